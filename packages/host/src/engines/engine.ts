@@ -1,0 +1,102 @@
+import type { Layer } from '../storage/layers.ts'
+import type { Upper } from '../storage/uppers.ts'
+import type { Slot } from '../slots.ts'
+
+/** What one kind of wall promises to the rest of the host. Nothing outside `engines/` asks which kind it is. */
+export interface Engine {
+  readonly name: EngineName
+  /** Really boots something; never trusts a device file. Ends within 10 s. */
+  probe(): Promise<EngineReport>
+  /**
+   * What a memory snapshot of this engine fits: engine, its version, kernel, CPU features, agent layer.
+   * Two hosts of one class can exchange memory snapshots.
+   */
+  hostClass(): string
+  /** Restores memory if `start.memoryDir` is given, else boots the layers cold. Answers when the init process runs. */
+  start(start: EngineStart): Promise<Instance>
+  /**
+   * Writes the memory of a running instance into `into.memoryDir` (which exists and is empty).
+   * With `leaveRunning` the instance goes on; otherwise it is gone afterwards, its upper whole and still.
+   */
+  capture(instance: Instance, into: CaptureTarget): Promise<CapturedState>
+  freeze(instance: Instance): Promise<void>
+  thaw(instance: Instance): Promise<void>
+  /** Idempotent; leaves no process and no mount. The slot and the upper go back to their owners. */
+  stop(instance: Instance): Promise<void>
+  /** After a restart of the daemon: the instance of a journal entry if it still runs. */
+  adopt(entry: AdoptEntry): Promise<Instance | undefined>
+  usage(instance: Instance): Promise<Usage>
+}
+
+export type EngineName = 'container' | 'gvisor' | 'microvm'
+
+export interface EngineReport {
+  usable: boolean
+  version: string
+  /** How it runs, or why it does not. */
+  detail: string
+  /** One command or setting that would make it usable or faster; empty when nothing is missing. */
+  remedy: string
+}
+
+export interface Limits {
+  cpuCount: number
+  memoryMib: number
+  diskMib: number
+  pids: number
+}
+
+export interface EngineStart {
+  sandboxId: string
+  slot: Slot
+  /** Bottom to top, without the agent's own layer. */
+  layers: readonly Layer[]
+  upper: Upper
+  limits: Limits
+  hostname: string
+  /** A directory made by `capture` on a host of the same class, or undefined for a cold boot. */
+  memoryDir: string | undefined
+}
+
+export interface CaptureTarget {
+  memoryDir: string
+  leaveRunning: boolean
+}
+
+export interface CapturedState {
+  sizeBytes: number
+}
+
+export interface Instance {
+  readonly sandboxId: string
+  readonly slot: Slot
+  readonly upper: Upper
+  /** Host pid of the sandbox's init process. */
+  readonly initPid: number
+  /** Resolves once, when the init process is gone, however that came. */
+  readonly exited: Promise<InstanceExit>
+}
+
+export interface InstanceExit {
+  /** Exit status of init, or -signal; undefined when unknown (adopted and ended while no daemon ran). */
+  status: number | undefined
+  outOfMemory: boolean
+}
+
+/** What the journal keeps of an instance, enough to find it again. */
+export interface AdoptEntry {
+  sandboxId: string
+  slot: Slot
+  upper: Upper
+  layers: readonly Layer[]
+  limits: Limits
+  initPid: number | undefined
+}
+
+export interface Usage {
+  cpuUsec: number
+  memoryBytes: number
+  memoryCacheBytes: number
+  pids: number
+  oomKills: number
+}
