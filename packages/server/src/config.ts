@@ -1,0 +1,137 @@
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+/**
+ * All configuration, in one place. Each setting has a default, and is read from the configuration file,
+ * then the environment, then the command line; the last one given wins. `e2b-server up --help` prints the table.
+ */
+
+interface Setting<T> {
+  readonly env: string
+  readonly flag: string
+  readonly doc: string
+  readonly default: T
+  readonly parse: (text: string) => T
+}
+
+class ConfigError extends Error {}
+
+const text = (env: string, flag: string, fallback: string, doc: string): Setting<string> => ({
+  env,
+  flag,
+  doc,
+  default: fallback,
+  parse: (value) => value,
+})
+
+function integer(env: string, flag: string, fallback: number, doc: string, min = 0): Setting<number> {
+  const parse = (value: string): number => {
+    const number = Number(value)
+    if (!Number.isInteger(number) || number < min) {
+      throw new ConfigError(`${env} (${flag}) must be a whole number of at least ${min}, not '${value}'`)
+    }
+    return number
+  }
+  return { env, flag, doc, default: fallback, parse }
+}
+
+function oneOf<T extends string>(env: string, flag: string, values: readonly T[], doc: string): Setting<T> {
+  const parse = (value: string): T => {
+    const found = values.find((known) => known === value)
+    if (!found) throw new ConfigError(`${env} (${flag}) must be one of ${values.join(', ')}, not '${value}'`)
+    return found
+  }
+  return { env, flag, doc, default: values[0]!, parse }
+}
+
+const settings = {
+  domain: text('E2B_DOMAIN', '--domain', 'e2b.localhost:3443', 'Domain that clients use, with its port'),
+  stateDir: text('E2B_STATE_DIR', '--state-dir', '/var/lib/e2b', 'Database, journal, images, certificates'),
+  imagesDir: text('E2B_IMAGES_DIR', '--images-dir', '', 'Layers and snapshots; default <state-dir>/images'),
+  runDir: text('E2B_RUN_DIR', '--run-dir', '/run/e2b', 'What lives until the next boot: mounts, slots'),
+  instance: text('E2B_INSTANCE', '--instance', 'e2b', 'Prefix of every kernel object; at most 6 letters'),
+  addressRange: text('E2B_ADDRESS_RANGE', '--address-range', '10.11.0.0/16', 'Addresses of the sandbox slots'),
+  uidBase: integer('E2B_UID_BASE', '--uid-base', 0x70000000, 'First host uid given to sandboxes', 65536),
+  bind: text('E2B_BIND', '--bind', '127.0.0.1', 'Address that the TLS listener binds'),
+  httpsPort: integer('E2B_HTTPS_PORT', '--https-port', 3443, 'TLS listener: API and sandboxes by host name', 1),
+  apiPort: integer('E2B_API_PORT', '--api-port', 3000, 'Plain HTTP API on the loopback interface', 1),
+  proxyPort: integer('E2B_PROXY_PORT', '--proxy-port', 3002, 'Plain HTTP sandbox proxy, routed by headers', 1),
+  databaseUrl: text('DATABASE_URL', '--database-url', '', 'PostgreSQL; default SQLite in <state-dir>'),
+  isolation: oneOf('E2B_ISOLATION', '--isolation', ['auto', 'container'], 'Engine; auto takes the strongest'),
+  maxSandboxes: integer('E2B_MAX_SANDBOXES', '--max-sandboxes', 500, 'Sandboxes at once on this machine', 1),
+  poolMax: integer('E2B_POOL_MAX', '--pool-max', 4, 'Pre-started sandboxes per hot template; 0 = no pool'),
+  poolMin: integer('E2B_POOL_MIN', '--pool-min', 0, 'Pre-started sandboxes per template that is always hot'),
+  slotsReady: integer('E2B_SLOTS_READY', '--slots-ready', 8, 'Network slots and disks made ahead', 1),
+  diskMib: integer('E2B_DISK_MIB', '--disk-mib', 10240, 'Disk of a sandbox, a hard cap', 64),
+  uppersGib: integer('E2B_UPPERS_GIB', '--uppers-gib', 64, 'Size of the sparse file with all sandbox disks', 1),
+  teamSandboxes: integer('E2B_TEAM_SANDBOXES', '--team-sandboxes', 500, 'Sandboxes at once per team', 1),
+  teamMaxHours: integer('E2B_TEAM_MAX_HOURS', '--team-max-hours', 24, 'Longest life of a sandbox, in hours', 1),
+  onShutdown: oneOf('E2B_ON_SHUTDOWN', '--on-shutdown', ['keep', 'kill'], 'Sandboxes at SIGTERM'),
+  caBundle: text('E2B_CA_BUNDLE', '--ca-bundle', '', 'PEM trusted in builds and sandboxes besides the public CAs'),
+  pipIndexUrl: text('E2B_PIP_INDEX_URL', '--pip-index-url', '', 'pip index for builds and sandboxes'),
+  npmRegistry: text('E2B_NPM_REGISTRY', '--npm-registry', '', 'npm registry for builds and sandboxes'),
+  aptMirror: text('E2B_APT_MIRROR', '--apt-mirror', '', 'Debian mirror for templates; default the host\'s'),
+  dnsUpstreams: text('E2B_DNS_UPSTREAMS', '--dns-upstreams', '', 'Resolvers; default those of /etc/resolv.conf'),
+  logLevel: oneOf('E2B_LOG_LEVEL', '--log-level', ['info', 'debug', 'warn', 'error'], 'Log level'),
+} as const
+
+type SettingName = keyof typeof settings
+export type Config = { readonly [Name in SettingName]: (typeof settings)[Name]['default'] } & {
+  readonly imagesDir: string
+}
+
+/** Rows of the settings table for --help: flag, environment variable, default, meaning. */
+export function describeSettings(): string {
+  const rows = Object.values(settings).map((setting) => {
+    const fallback = setting.default === '' ? '' : ` [${setting.default}]`
+    return `  ${setting.flag.padEnd(18)} ${setting.env.padEnd(20)} ${setting.doc}${fallback}`
+  })
+  return ['Settings (flag, environment variable, meaning, default):', ...rows].join('\n')
+}
+
+/** The flags of all settings as commander wants them. */
+export const settingFlags = (): { flag: string; doc: string }[] =>
+  Object.values(settings).map((setting) => ({ flag: `${setting.flag} <value>`, doc: setting.doc }))
+
+const camel = (flag: string): string =>
+  flag.slice(2).replace(/-([a-z])/g, (_match, letter: string) => letter.toUpperCase())
+
+function readFile(path: string): Record<string, unknown> {
+  if (!existsSync(path)) return {}
+  let parsed: unknown
+  try {
+    parsed = JSON.parse(readFileSync(path, 'utf8'))
+  } catch (error) {
+    throw new ConfigError(`${path} is not valid JSON: ${(error as Error).message}`)
+  }
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
+    throw new ConfigError(`${path} must hold a JSON object with setting names as keys`)
+  }
+  const unknown = Object.keys(parsed).filter((key) => !(key in settings))
+  if (unknown.length > 0) throw new ConfigError(`${path} has unknown settings: ${unknown.join(', ')}`)
+  return parsed as Record<string, unknown>
+}
+
+/**
+ * Reads the configuration.
+ * @param flags parsed command-line options, keyed in camelCase of the flag
+ * @throws ConfigError with a sentence for the operator
+ */
+export function loadConfig(flags: Record<string, unknown> = {}, env: NodeJS.ProcessEnv = process.env): Config {
+  const file = readFile(String(flags.config ?? env.E2B_CONFIG ?? '/etc/e2b/config.json'))
+  const read = <T extends string | number>(name: string, setting: Setting<T>): T => {
+    const given = flags[camel(setting.flag)] ?? (env[setting.env] || undefined) ?? file[name]
+    return given === undefined ? setting.default : setting.parse(String(given))
+  }
+  const entries = Object.entries(settings).map(([name, setting]) => [
+    name,
+    read(name, setting as Setting<string | number>),
+  ])
+  const config = Object.fromEntries(entries) as Config
+  if (!/^[a-z][a-z0-9]{0,5}$/.test(config.instance)) {
+    throw new ConfigError(`E2B_INSTANCE must be 1 to 6 letters and digits, not '${config.instance}'`)
+  }
+  return { ...config, imagesDir: config.imagesDir || join(config.stateDir, 'images') }
+}
+
+export { ConfigError }
