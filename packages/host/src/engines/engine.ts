@@ -21,6 +21,8 @@ export interface Engine {
   capture(instance: Instance, into: CaptureTarget): Promise<CapturedState>
   freeze(instance: Instance): Promise<void>
   thaw(instance: Instance): Promise<void>
+  /** Gives an instance that was started ahead under another name its own: host name inside, `sandboxId` outside. */
+  rename(instance: Instance, sandboxId: string): Promise<Instance>
   /** Idempotent; leaves no process and no mount. The slot and the upper go back to their owners. */
   stop(instance: Instance): Promise<void>
   /** After a restart of the daemon: the instance of a journal entry if it still runs. */
