@@ -1,0 +1,61 @@
+/**
+ * The one place that loads libc. Every wrapper in this folder goes through `checked`, so a failed call is
+ * always an `Error` with `code`, `errno`, `syscall` and, where there is one, `path`.
+ */
+import { getSystemErrorName } from 'node:util'
+import koffi, { type LibraryHandle } from 'koffi'
+
+/** Number, text or memory handed to libc; null is a null pointer. */
+export type NativeArgument = number | bigint | string | Uint8Array | null
+export type NativeFunction = (...args: NativeArgument[]) => number
+
+let library: LibraryHandle | undefined
+
+function libc(): LibraryHandle {
+  library ??= koffi.load('libc.so.6')
+  return library
+}
+
+/** A function of libc by its C types, bound on first use. */
+export function libcFunction(name: string, result: string, parameters: readonly string[]): NativeFunction {
+  let bound: NativeFunction | undefined
+  return (...args) => {
+    bound ??= libc().func(name, result, [...parameters]) as NativeFunction
+    return bound(...args)
+  }
+}
+
+/** A system call by number, for those that older C libraries do not wrap. */
+export function systemCall(number: number, parameters: readonly string[]): NativeFunction {
+  const call = libcFunction('syscall', 'long', ['long', ...parameters])
+  return (...args) => call(number, ...args)
+}
+
+/** A failed system call, shaped as Node's own: `code` is the errno name, e.g. `ENOENT`. */
+export class SystemError extends Error {
+  readonly code: string
+  readonly errno: number
+  readonly syscall: string
+  readonly path: string | undefined
+
+  constructor(errno: number, syscall: string, path?: string, detail?: string) {
+    const code = getSystemErrorName(-errno)
+    super(`${code}: ${syscall}${path === undefined ? '' : ` '${path}'`}${detail ? `: ${detail}` : ''}`)
+    this.name = 'SystemError'
+    this.code = code
+    this.errno = -errno
+    this.syscall = syscall
+    this.path = path
+  }
+}
+
+/** Passes a result through, or throws the errno it stands for. Must be the first thing after the call. */
+export function checked(result: number, syscall: string, path?: string): number {
+  if (result >= 0) return result
+  throw new SystemError(koffi.errno(), syscall, path)
+}
+
+/** The errno name of anything thrown by this folder or by node:fs; undefined for other values. */
+export function errorCode(error: unknown): string | undefined {
+  return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined
+}
