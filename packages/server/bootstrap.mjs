@@ -21,7 +21,9 @@ if (process.platform !== 'linux') {
 /** Installs from the lock file once per version of it; the stamp lies inside what it describes. */
 function installDependencies() {
   const stampPath = join(root, 'node_modules', '.installed')
-  const wanted = createHash('sha256').update(readFileSync(join(root, 'package-lock.json'))).digest('hex')
+  const wanted = createHash('sha256')
+    .update(readFileSync(join(root, 'package-lock.json')))
+    .digest('hex')
   if (existsSync(stampPath) && readFileSync(stampPath, 'utf8') === wanted) return
   const began = Date.now()
   process.stderr.write('Installing the locked dependencies (npm ci) …\n')
@@ -30,7 +32,9 @@ function installDependencies() {
     stdio: ['ignore', 'ignore', 'inherit'],
   })
   if (result.status !== 0) {
-    console.error('npm ci failed (its output is above): check the network and registry settings, then run this again.')
+    console.error(
+      'npm ci failed (its output is above): check the network and registry settings, then run this again.',
+    )
     process.exit(1)
   }
   writeFileSync(stampPath, wanted)
@@ -38,7 +42,10 @@ function installDependencies() {
 }
 
 installDependencies()
-const main = join(root, 'packages', 'server', 'src', 'main.ts')
+const [command, ...rest] = process.argv.slice(2)
+const entries = { test: 'tests/run.ts', bench: 'bench/run.ts' }
+const main = join(root, entries[command] ?? 'packages/server/src/main.ts')
+if (entries[command]) process.argv = [...process.argv.slice(0, 2), ...rest]
 if (major >= 24) {
   await import(main)
 } else {

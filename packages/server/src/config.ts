@@ -50,12 +50,29 @@ const settings = {
   imagesDir: text('E2B_IMAGES_DIR', '--images-dir', '', 'Layers and snapshots; default <state-dir>/images'),
   runDir: text('E2B_RUN_DIR', '--run-dir', '/run/e2b', 'What lives until the next boot: mounts, slots'),
   instance: text('E2B_INSTANCE', '--instance', 'e2b', 'Prefix of every kernel object; at most 6 letters'),
-  addressRange: text('E2B_ADDRESS_RANGE', '--address-range', '10.11.0.0/16', 'Addresses of the sandbox slots'),
+  addressRange: text(
+    'E2B_ADDRESS_RANGE',
+    '--address-range',
+    '10.11.0.0/16',
+    'Addresses of the sandbox slots',
+  ),
   uidBase: integer('E2B_UID_BASE', '--uid-base', 0x70000000, 'First host uid given to sandboxes', 65536),
   bind: text('E2B_BIND', '--bind', '127.0.0.1', 'Address that the TLS listener binds'),
-  httpsPort: integer('E2B_HTTPS_PORT', '--https-port', 3443, 'TLS listener: API and sandboxes by host name', 1),
+  httpsPort: integer(
+    'E2B_HTTPS_PORT',
+    '--https-port',
+    3443,
+    'TLS listener: API and sandboxes by host name',
+    1,
+  ),
   apiPort: integer('E2B_API_PORT', '--api-port', 3000, 'Plain HTTP API on the loopback interface', 1),
-  proxyPort: integer('E2B_PROXY_PORT', '--proxy-port', 3002, 'Plain HTTP sandbox proxy, routed by headers', 1),
+  proxyPort: integer(
+    'E2B_PROXY_PORT',
+    '--proxy-port',
+    3002,
+    'Plain HTTP sandbox proxy, routed by headers',
+    1,
+  ),
   databaseUrl: text('DATABASE_URL', '--database-url', '', 'PostgreSQL; default SQLite in <state-dir>'),
   isolation: oneOf('E2B_ISOLATION', '--isolation', ['auto', 'container'], 'Engine; auto takes the strongest'),
   maxSandboxes: integer('E2B_MAX_SANDBOXES', '--max-sandboxes', 500, 'Sandboxes at once on this machine', 1),
@@ -63,15 +80,37 @@ const settings = {
   poolMin: integer('E2B_POOL_MIN', '--pool-min', 0, 'Pre-started sandboxes per template that is always hot'),
   slotsReady: integer('E2B_SLOTS_READY', '--slots-ready', 8, 'Network slots and disks made ahead', 1),
   diskMib: integer('E2B_DISK_MIB', '--disk-mib', 10240, 'Disk of a sandbox, a hard cap', 64),
-  uppersGib: integer('E2B_UPPERS_GIB', '--uppers-gib', 64, 'Size of the sparse file with all sandbox disks', 1),
+  uppersGib: integer(
+    'E2B_UPPERS_GIB',
+    '--uppers-gib',
+    64,
+    'Size of the sparse file with all sandbox disks',
+    1,
+  ),
   teamSandboxes: integer('E2B_TEAM_SANDBOXES', '--team-sandboxes', 500, 'Sandboxes at once per team', 1),
-  teamMaxHours: integer('E2B_TEAM_MAX_HOURS', '--team-max-hours', 24, 'Longest life of a sandbox, in hours', 1),
+  teamMaxHours: integer(
+    'E2B_TEAM_MAX_HOURS',
+    '--team-max-hours',
+    24,
+    'Longest life of a sandbox, in hours',
+    1,
+  ),
   onShutdown: oneOf('E2B_ON_SHUTDOWN', '--on-shutdown', ['keep', 'kill'], 'Sandboxes at SIGTERM'),
-  caBundle: text('E2B_CA_BUNDLE', '--ca-bundle', '', 'PEM trusted in builds and sandboxes besides the public CAs'),
+  caBundle: text(
+    'E2B_CA_BUNDLE',
+    '--ca-bundle',
+    '',
+    'PEM trusted in builds and sandboxes besides the public CAs',
+  ),
   pipIndexUrl: text('E2B_PIP_INDEX_URL', '--pip-index-url', '', 'pip index for builds and sandboxes'),
   npmRegistry: text('E2B_NPM_REGISTRY', '--npm-registry', '', 'npm registry for builds and sandboxes'),
-  aptMirror: text('E2B_APT_MIRROR', '--apt-mirror', '', 'Debian mirror for templates; default the host\'s'),
-  dnsUpstreams: text('E2B_DNS_UPSTREAMS', '--dns-upstreams', '', 'Resolvers; default those of /etc/resolv.conf'),
+  aptMirror: text('E2B_APT_MIRROR', '--apt-mirror', '', "Debian mirror for templates; default the host's"),
+  dnsUpstreams: text(
+    'E2B_DNS_UPSTREAMS',
+    '--dns-upstreams',
+    '',
+    'Resolvers; default those of /etc/resolv.conf',
+  ),
   logLevel: oneOf('E2B_LOG_LEVEL', '--log-level', ['info', 'debug', 'warn', 'error'], 'Log level'),
 } as const
 
@@ -117,7 +156,10 @@ function readFile(path: string): Record<string, unknown> {
  * @param flags parsed command-line options, keyed in camelCase of the flag
  * @throws ConfigError with a sentence for the operator
  */
-export function loadConfig(flags: Record<string, unknown> = {}, env: NodeJS.ProcessEnv = process.env): Config {
+export function loadConfig(
+  flags: Record<string, unknown> = {},
+  env: NodeJS.ProcessEnv = process.env,
+): Config {
   const file = readFile(String(flags.config ?? env.E2B_CONFIG ?? '/etc/e2b/config.json'))
   const read = <T extends string | number>(name: string, setting: Setting<T>): T => {
     const given = flags[camel(setting.flag)] ?? (env[setting.env] || undefined) ?? file[name]

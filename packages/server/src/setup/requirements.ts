@@ -1,4 +1,4 @@
-import { readFileSync, statfsSync, existsSync } from 'node:fs'
+import { existsSync, readFileSync, statfsSync } from 'node:fs'
 import { release, totalmem } from 'node:os'
 
 /** One requirement of this machine, its verdict, and what to change where it is not met. */
@@ -15,7 +15,9 @@ const MIN_KERNEL = [5, 19] as const
 const MIN_DISK_GIB = 6
 
 function kernelNewEnough(): boolean {
-  const [major = 0, minor = 0] = release().split('.').map((part) => Number.parseInt(part, 10))
+  const [major = 0, minor = 0] = release()
+    .split('.')
+    .map((part) => Number.parseInt(part, 10))
   return major > MIN_KERNEL[0] || (major === MIN_KERNEL[0] && minor >= MIN_KERNEL[1])
 }
 

@@ -1,0 +1,76 @@
+#!/usr/bin/env node
+import { Command } from 'commander'
+import { type Config, ConfigError, describeSettings, loadConfig, settingFlags } from './config.ts'
+
+/** The operator's command. Exit codes: 0 done, 1 failed, 2 wrong use or configuration. */
+
+const program = new Command('e2b-server')
+  .description('Secure, isolated Linux sandboxes for AI agents, on this machine.')
+  .showHelpAfterError()
+  .addHelpText('after', `\n${describeSettings()}\n`)
+
+function command(name: string, doc: string): Command {
+  const added = program.command(name).description(doc).option('--config <path>', 'configuration file (JSON)')
+  for (const { flag, doc: meaning } of settingFlags()) added.option(flag, meaning)
+  return added
+}
+
+const configOf = (of: Command): Config => loadConfig(of.optsWithGlobals())
+
+command('up', 'Run the server: API, sandbox proxy and host in one process.').action(
+  async (_options, self) => {
+    const { up } = await import('./commands/up.ts')
+    await up(configOf(self))
+  },
+)
+
+command('setup', 'Install what is missing and build the templates; what is there is left alone.')
+  .option('--quiet', 'print nothing when nothing is to do')
+  .action(async (_options, self) => {
+    const { setup } = await import('./setup/setup.ts')
+    await setup(configOf(self))
+  })
+
+command('quickstart', 'Set everything up and run examples/quickstart.py.').action(async (_options, self) => {
+  const { quickstart } = await import('./commands/quickstart.ts')
+  process.exitCode = await quickstart(configOf(self))
+})
+
+command('env', 'Print shell exports for the official clients.')
+  .option('--http', 'the header-routed plain HTTP form', false)
+  .option('--json', 'as JSON', false)
+  .action(async (options: { http: boolean; json: boolean }, self) => {
+    const { printEnvironment } = await import('./commands/env.ts')
+    process.stdout.write(`${printEnvironment(configOf(self), options)}\n`)
+  })
+
+command('doctor', 'List each requirement and engine with verdict and remedy.')
+  .option('--json', 'as JSON', false)
+  .action(async (options: { json: boolean }, self) => {
+    const { doctor } = await import('./commands/doctor.ts')
+    process.exitCode = await doctor(configOf(self), options.json)
+  })
+
+command('key', 'Create an API key of a team and print it once.')
+  .option('--team <slug>', 'team; made when missing', 'default')
+  .option('--name <name>', 'what the key is called', 'cli')
+  .option('--json', 'as JSON', false)
+  .action(async (options: { team: string; name: string; json: boolean }, self) => {
+    const { createKey } = await import('./commands/key.ts')
+    process.stdout.write(`${await createKey(configOf(self), options)}\n`)
+  })
+
+command(
+  'teardown',
+  'Remove every sandbox and kernel object of this instance; the state directory stays.',
+).action(async (_options, self) => {
+  const { teardown } = await import('./commands/teardown.ts')
+  await teardown(configOf(self))
+})
+
+try {
+  await program.parseAsync()
+} catch (error) {
+  process.stderr.write(`${(error as Error).message}\n`)
+  process.exitCode = error instanceof ConfigError ? 2 : 1
+}

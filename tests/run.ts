@@ -1,0 +1,101 @@
+/**
+ * `npm test`: sets up what is missing, then checks, unit tests, whole-system tests, Python tests.
+ * Ends with the line `N passed, N failed`; a failed check or a suite that broke counts as one failure.
+ */
+import { spawn } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { loadConfig } from '../packages/server/src/config.ts'
+import { clientsVenv, installPythonClients } from '../packages/server/src/setup/python-clients.ts'
+
+const root = join(import.meta.dirname, '..')
+const node = process.execPath
+const scratch = mkdtempSync(join(tmpdir(), 'e2b-test-'))
+
+/** What the Python tests of the chart extraction draw with. */
+const PYTHON_TEST_PACKAGES = ['pytest', 'numpy', 'pandas', 'matplotlib', 'pillow']
+
+interface Count {
+  passed: number
+  failed: number
+}
+
+function run(title: string, argv: readonly string[]): Promise<number> {
+  process.stdout.write(`\n── ${title}\n`)
+  const began = Date.now()
+  const [command, ...args] = argv as [string, ...string[]]
+  const child = spawn(command, args, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'] })
+  return new Promise((resolve) => {
+    const end = (code: number): void => {
+      process.stdout.write(`── ${title}: ${code === 0 ? 'ok' : `failed (status ${code})`}, `)
+      process.stdout.write(`${((Date.now() - began) / 1000).toFixed(0)} s\n`)
+      resolve(code)
+    }
+    child.on('error', () => end(127))
+    child.on('close', (code) => end(code ?? 1))
+  })
+}
+
+/** A step that passes or fails as a whole. */
+async function step(title: string, argv: readonly string[]): Promise<Count> {
+  const code = await run(title, argv)
+  return { passed: code === 0 ? 1 : 0, failed: code === 0 ? 0 : 1 }
+}
+
+async function vitest(project: string): Promise<Count> {
+  const report = join(scratch, `${project}.json`)
+  const code = await run(`${project} tests`, [
+    node,
+    join(root, 'node_modules/vitest/vitest.mjs'),
+    'run',
+    '--project',
+    project,
+    '--reporter=default',
+    '--reporter=json',
+    `--outputFile=${report}`,
+  ])
+  try {
+    const result = JSON.parse(readFileSync(report, 'utf8')) as {
+      numPassedTests: number
+      numFailedTests: number
+    }
+    const broken = code !== 0 && result.numFailedTests === 0 ? 1 : 0
+    return { passed: result.numPassedTests, failed: result.numFailedTests + broken }
+  } catch {
+    return { passed: 0, failed: 1 }
+  }
+}
+
+async function pytest(python: string, folder: string): Promise<Count> {
+  const report = join(scratch, `${folder.replaceAll('/', '-')}.xml`)
+  const code = await run(`${folder} (pytest)`, [python, '-m', 'pytest', '-q', `--junitxml=${report}`, folder])
+  try {
+    const suite = /<testsuite [^>]*>/.exec(readFileSync(report, 'utf8'))![0]
+    const number = (name: string): number => Number(new RegExp(` ${name}="(\\d+)"`).exec(suite)?.[1] ?? 0)
+    const failed = number('failures') + number('errors')
+    return {
+      passed: number('tests') - failed - number('skipped'),
+      failed: failed + (code !== 0 && failed === 0 ? 1 : 0),
+    }
+  } catch {
+    return { passed: 0, failed: 1 }
+  }
+}
+
+const counts: Count[] = []
+const setup = await step('set-up', [node, join(root, 'packages/server/src/main.ts'), 'setup'])
+counts.push(setup, await step('check', ['npm', 'run', '--silent', 'check']))
+if (setup.failed === 0) {
+  const config = loadConfig()
+  await installPythonClients(config, join(scratch, 'pip.log'), PYTHON_TEST_PACKAGES)
+  const python = join(clientsVenv(config), 'bin', 'python')
+  counts.push(await vitest('unit'), await vitest('system'), await pytest(python, 'python/e2b_charts'))
+}
+rmSync(scratch, { recursive: true, force: true })
+const total = counts.reduce(
+  (sum, count) => ({ passed: sum.passed + count.passed, failed: sum.failed + count.failed }),
+  { passed: 0, failed: 0 },
+)
+process.stdout.write(`\n${total.passed} passed, ${total.failed} failed\n`)
+process.exit(total.failed === 0 ? 0 : 1)

@@ -1,0 +1,69 @@
+import { Sandbox } from 'e2b'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { useTestServer } from './harness/clients.ts'
+import { takeInventory } from './harness/leftovers.ts'
+import { createTestServer, type TestServer } from './harness/server.ts'
+
+describe('a server that dies', () => {
+  let server: TestServer
+  beforeAll(async () => {
+    server = createTestServer(1, { E2B_POOL_MAX: '0' })
+    await server.start()
+    useTestServer(server.clientEnv)
+  })
+  afterAll(async () => {
+    await server.dispose()
+    useTestServer()
+  })
+
+  it('comes back with running sandboxes, killed with SIGKILL', async () => {
+    const sandbox = await Sandbox.create('base', { timeoutMs: 300_000 })
+    const background = await sandbox.commands.run('sleep 1000', { background: true })
+    await server.kill()
+    await server.start()
+    expect(await sandbox.isRunning()).toBe(true)
+    const { stdout } = await sandbox.commands.run(`ps -o comm= -p ${background.pid}`)
+    expect(stdout.trim()).toBe('sleep')
+    await sandbox.kill()
+  })
+
+  it('keeps sandboxes over SIGTERM and answers 0', async () => {
+    const sandbox = await Sandbox.create('base', { timeoutMs: 300_000 })
+    expect(await server.stop()).toBe(0)
+    await server.start()
+    expect(await sandbox.isRunning()).toBe(true)
+    await sandbox.kill()
+  })
+
+  it('ends what was due while it was away', async () => {
+    const sandbox = await Sandbox.create('base', { timeoutMs: 1_000 })
+    await server.kill()
+    await new Promise((resolve) => setTimeout(resolve, 1_500))
+    await server.start()
+    await expect.poll(() => sandbox.isRunning(), { timeout: 5_000 }).toBe(false)
+  })
+
+  it('leaves nothing over when killed in the middle of creates', async () => {
+    const before = takeInventory(server.config)
+    for (let round = 0; round < 4; round++) {
+      const creates = Array.from({ length: 6 }, () => Sandbox.create('base', { timeoutMs: 300_000 }))
+      const settled = Promise.allSettled(creates)
+      await new Promise((resolve) => setTimeout(resolve, 40 + round * 60))
+      await server.kill()
+      await settled
+      await server.start()
+      const running = await Sandbox.list().nextItems()
+      for (const { sandboxId } of running) {
+        const sandbox = await Sandbox.connect(sandboxId)
+        expect(await sandbox.isRunning()).toBe(true)
+        await sandbox.kill()
+      }
+    }
+    await expect
+      .poll(() => takeInventory(server.config), { timeout: 15_000 })
+      .toMatchObject({ sandboxProcesses: 0, journalEntries: before.journalEntries })
+    await expect
+      .poll(() => takeInventory(server.config).mounts, { timeout: 15_000 })
+      .toBeLessThanOrEqual(before.mounts)
+  })
+})
