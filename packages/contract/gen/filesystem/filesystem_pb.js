@@ -2,15 +2,196 @@
 // @generated from file filesystem/filesystem.proto (package filesystem, syntax proto3)
 /* eslint-disable */
 
-import { fileDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, serviceDesc, tsEnum } from "@bufbuild/protobuf/codegenv2";
+import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 
 /**
  * Describes the file filesystem/filesystem.proto.
  */
 export const file_filesystem_filesystem = /*@__PURE__*/
-  fileDesc("ChtmaWxlc3lzdGVtL2ZpbGVzeXN0ZW0ucHJvdG8SCmZpbGVzeXN0ZW0yDAoKRmlsZXN5c3RlbWIGcHJvdG8z");
+  fileDesc("ChtmaWxlc3lzdGVtL2ZpbGVzeXN0ZW0ucHJvdG8SCmZpbGVzeXN0ZW0i+QIKCUVudHJ5SW5mbxIMCgRuYW1lGAEgASgJEiIKBHR5cGUYAiABKA4yFC5maWxlc3lzdGVtLkZpbGVUeXBlEgwKBHBhdGgYAyABKAkSDAoEc2l6ZRgEIAEoAxIMCgRtb2RlGAUgASgNEhMKC3Blcm1pc3Npb25zGAYgASgJEg0KBW93bmVyGAcgASgJEg0KBWdyb3VwGAggASgJEjEKDW1vZGlmaWVkX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhsKDnN5bWxpbmtfdGFyZ2V0GAogASgJSACIAQESNQoIbWV0YWRhdGEYCyADKAsyIy5maWxlc3lzdGVtLkVudHJ5SW5mby5NZXRhZGF0YUVudHJ5EhIKCmlzX3N5bWxpbmsYDCABKAgaLwoNTWV0YWRhdGFFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQhEKD19zeW1saW5rX3RhcmdldCIbCgtTdGF0UmVxdWVzdBIMCgRwYXRoGAEgASgJIjQKDFN0YXRSZXNwb25zZRIkCgVlbnRyeRgBIAEoCzIVLmZpbGVzeXN0ZW0uRW50cnlJbmZvIh4KDk1ha2VEaXJSZXF1ZXN0EgwKBHBhdGgYASABKAkiNwoPTWFrZURpclJlc3BvbnNlEiQKBWVudHJ5GAEgASgLMhUuZmlsZXN5c3RlbS5FbnRyeUluZm8iMgoLTW92ZVJlcXVlc3QSDgoGc291cmNlGAEgASgJEhMKC2Rlc3RpbmF0aW9uGAIgASgJIjQKDE1vdmVSZXNwb25zZRIkCgVlbnRyeRgBIAEoCzIVLmZpbGVzeXN0ZW0uRW50cnlJbmZvIi0KDkxpc3REaXJSZXF1ZXN0EgwKBHBhdGgYASABKAkSDQoFZGVwdGgYAiABKA0iOQoPTGlzdERpclJlc3BvbnNlEiYKB2VudHJpZXMYASADKAsyFS5maWxlc3lzdGVtLkVudHJ5SW5mbyIdCg1SZW1vdmVSZXF1ZXN0EgwKBHBhdGgYASABKAkiEAoOUmVtb3ZlUmVzcG9uc2UieQoPRmlsZXN5c3RlbUV2ZW50EgwKBG5hbWUYASABKAkSIwoEdHlwZRgCIAEoDjIVLmZpbGVzeXN0ZW0uRXZlbnRUeXBlEikKBWVudHJ5GAMgASgLMhUuZmlsZXN5c3RlbS5FbnRyeUluZm9IAIgBAUIICgZfZW50cnkiZwoPV2F0Y2hEaXJSZXF1ZXN0EgwKBHBhdGgYASABKAkSEQoJcmVjdXJzaXZlGAIgASgIEhUKDWluY2x1ZGVfZW50cnkYAyABKAgSHAoUYWxsb3dfbmV0d29ya19tb3VudHMYBCABKAgi4AEKEFdhdGNoRGlyUmVzcG9uc2USOAoFc3RhcnQYASABKAsyJy5maWxlc3lzdGVtLldhdGNoRGlyUmVzcG9uc2UuU3RhcnRFdmVudEgAEjEKCmZpbGVzeXN0ZW0YAiABKAsyGy5maWxlc3lzdGVtLkZpbGVzeXN0ZW1FdmVudEgAEjsKCWtlZXBhbGl2ZRgDIAEoCzImLmZpbGVzeXN0ZW0uV2F0Y2hEaXJSZXNwb25zZS5LZWVwQWxpdmVIABoMCgpTdGFydEV2ZW50GgsKCUtlZXBBbGl2ZUIHCgVldmVudCJsChRDcmVhdGVXYXRjaGVyUmVxdWVzdBIMCgRwYXRoGAEgASgJEhEKCXJlY3Vyc2l2ZRgCIAEoCBIVCg1pbmNsdWRlX2VudHJ5GAMgASgIEhwKFGFsbG93X25ldHdvcmtfbW91bnRzGAQgASgIIisKFUNyZWF0ZVdhdGNoZXJSZXNwb25zZRISCgp3YXRjaGVyX2lkGAEgASgJIi0KF0dldFdhdGNoZXJFdmVudHNSZXF1ZXN0EhIKCndhdGNoZXJfaWQYASABKAkiRwoYR2V0V2F0Y2hlckV2ZW50c1Jlc3BvbnNlEisKBmV2ZW50cxgBIAMoCzIbLmZpbGVzeXN0ZW0uRmlsZXN5c3RlbUV2ZW50IioKFFJlbW92ZVdhdGNoZXJSZXF1ZXN0EhIKCndhdGNoZXJfaWQYASABKAkiFwoVUmVtb3ZlV2F0Y2hlclJlc3BvbnNlKmkKCEZpbGVUeXBlEhkKFUZJTEVfVFlQRV9VTlNQRUNJRklFRBAAEhIKDkZJTEVfVFlQRV9GSUxFEAESFwoTRklMRV9UWVBFX0RJUkVDVE9SWRACEhUKEUZJTEVfVFlQRV9TWU1MSU5LEAMqmAEKCUV2ZW50VHlwZRIaChZFVkVOVF9UWVBFX1VOU1BFQ0lGSUVEEAASFQoRRVZFTlRfVFlQRV9DUkVBVEUQARIUChBFVkVOVF9UWVBFX1dSSVRFEAISFQoRRVZFTlRfVFlQRV9SRU1PVkUQAxIVChFFVkVOVF9UWVBFX1JFTkFNRRAEEhQKEEVWRU5UX1RZUEVfQ0hNT0QQBTKfBQoKRmlsZXN5c3RlbRI5CgRTdGF0EhcuZmlsZXN5c3RlbS5TdGF0UmVxdWVzdBoYLmZpbGVzeXN0ZW0uU3RhdFJlc3BvbnNlEkIKB01ha2VEaXISGi5maWxlc3lzdGVtLk1ha2VEaXJSZXF1ZXN0GhsuZmlsZXN5c3RlbS5NYWtlRGlyUmVzcG9uc2USOQoETW92ZRIXLmZpbGVzeXN0ZW0uTW92ZVJlcXVlc3QaGC5maWxlc3lzdGVtLk1vdmVSZXNwb25zZRJCCgdMaXN0RGlyEhouZmlsZXN5c3RlbS5MaXN0RGlyUmVxdWVzdBobLmZpbGVzeXN0ZW0uTGlzdERpclJlc3BvbnNlEj8KBlJlbW92ZRIZLmZpbGVzeXN0ZW0uUmVtb3ZlUmVxdWVzdBoaLmZpbGVzeXN0ZW0uUmVtb3ZlUmVzcG9uc2USRwoIV2F0Y2hEaXISGy5maWxlc3lzdGVtLldhdGNoRGlyUmVxdWVzdBocLmZpbGVzeXN0ZW0uV2F0Y2hEaXJSZXNwb25zZTABElQKDUNyZWF0ZVdhdGNoZXISIC5maWxlc3lzdGVtLkNyZWF0ZVdhdGNoZXJSZXF1ZXN0GiEuZmlsZXN5c3RlbS5DcmVhdGVXYXRjaGVyUmVzcG9uc2USXQoQR2V0V2F0Y2hlckV2ZW50cxIjLmZpbGVzeXN0ZW0uR2V0V2F0Y2hlckV2ZW50c1JlcXVlc3QaJC5maWxlc3lzdGVtLkdldFdhdGNoZXJFdmVudHNSZXNwb25zZRJUCg1SZW1vdmVXYXRjaGVyEiAuZmlsZXN5c3RlbS5SZW1vdmVXYXRjaGVyUmVxdWVzdBohLmZpbGVzeXN0ZW0uUmVtb3ZlV2F0Y2hlclJlc3BvbnNlYgZwcm90bzM", [file_google_protobuf_timestamp]);
 
 /**
+ * Describes the message filesystem.EntryInfo.
+ * Use `create(EntryInfoSchema)` to create a new message.
+ */
+export const EntryInfoSchema = /*@__PURE__*/
+  messageDesc(file_filesystem_filesystem, 0);
+
+/**
+ * Describes the message filesystem.StatRequest.
+ * Use `create(StatRequestSchema)` to create a new message.
+ */
+export const StatRequestSchema = /*@__PURE__*/
+  messageDesc(file_filesystem_filesystem, 1);
+
+/**
+ * Describes the message filesystem.StatResponse.
+ * Use `create(StatResponseSchema)` to create a new message.
+ */
+export const StatResponseSchema = /*@__PURE__*/
+  messageDesc(file_filesystem_filesystem, 2);
+
+/**
+ * Describes the message filesystem.MakeDirRequest.
+ * Use `create(MakeDirRequestSchema)` to create a new message.
+ */
+export const MakeDirRequestSchema = /*@__PURE__*/
+  messageDesc(file_filesystem_filesystem, 3);
+
+/**
+ * Describes the message filesystem.MakeDirResponse.
+ * Use `create(MakeDirResponseSchema)` to create a new message.
+ */
+export const MakeDirResponseSchema = /*@__PURE__*/
+  messageDesc(file_filesystem_filesystem, 4);
+
+/**
+ * Describes the message filesystem.MoveRequest.
+ * Use `create(MoveRequestSchema)` to create a new message.
+ */
+export const MoveRequestSchema = /*@__PURE__*/
+  messageDesc(file_filesystem_filesystem, 5);
+
+/**
+ * Describes the message filesystem.MoveResponse.
+ * Use `create(MoveResponseSchema)` to create a new message.
+ */
+export const MoveResponseSchema = /*@__PURE__*/
+  messageDesc(file_filesystem_filesystem, 6);
+
+/**
+ * Describes the message filesystem.ListDirRequest.
+ * Use `create(ListDirRequestSchema)` to create a new message.
+ */
+export const ListDirRequestSchema = /*@__PURE__*/
+  messageDesc(file_filesystem_filesystem, 7);
+
+/**
+ * Describes the message filesystem.ListDirResponse.
+ * Use `create(ListDirResponseSchema)` to create a new message.
+ */
+export const ListDirResponseSchema = /*@__PURE__*/
+  messageDesc(file_filesystem_filesystem, 8);
+
+/**
+ * Describes the message filesystem.RemoveRequest.
+ * Use `create(RemoveRequestSchema)` to create a new message.
+ */
+export const RemoveRequestSchema = /*@__PURE__*/
+  messageDesc(file_filesystem_filesystem, 9);
+
+/**
+ * Describes the message filesystem.RemoveResponse.
+ * Use `create(RemoveResponseSchema)` to create a new message.
+ */
+export const RemoveResponseSchema = /*@__PURE__*/
+  messageDesc(file_filesystem_filesystem, 10);
+
+/**
+ * Describes the message filesystem.FilesystemEvent.
+ * Use `create(FilesystemEventSchema)` to create a new message.
+ */
+export const FilesystemEventSchema = /*@__PURE__*/
+  messageDesc(file_filesystem_filesystem, 11);
+
+/**
+ * Describes the message filesystem.WatchDirRequest.
+ * Use `create(WatchDirRequestSchema)` to create a new message.
+ */
+export const WatchDirRequestSchema = /*@__PURE__*/
+  messageDesc(file_filesystem_filesystem, 12);
+
+/**
+ * Describes the message filesystem.WatchDirResponse.
+ * Use `create(WatchDirResponseSchema)` to create a new message.
+ */
+export const WatchDirResponseSchema = /*@__PURE__*/
+  messageDesc(file_filesystem_filesystem, 13);
+
+/**
+ * Describes the message filesystem.WatchDirResponse.StartEvent.
+ * Use `create(WatchDirResponse_StartEventSchema)` to create a new message.
+ */
+export const WatchDirResponse_StartEventSchema = /*@__PURE__*/
+  messageDesc(file_filesystem_filesystem, 13, 0);
+
+/**
+ * Describes the message filesystem.WatchDirResponse.KeepAlive.
+ * Use `create(WatchDirResponse_KeepAliveSchema)` to create a new message.
+ */
+export const WatchDirResponse_KeepAliveSchema = /*@__PURE__*/
+  messageDesc(file_filesystem_filesystem, 13, 1);
+
+/**
+ * Describes the message filesystem.CreateWatcherRequest.
+ * Use `create(CreateWatcherRequestSchema)` to create a new message.
+ */
+export const CreateWatcherRequestSchema = /*@__PURE__*/
+  messageDesc(file_filesystem_filesystem, 14);
+
+/**
+ * Describes the message filesystem.CreateWatcherResponse.
+ * Use `create(CreateWatcherResponseSchema)` to create a new message.
+ */
+export const CreateWatcherResponseSchema = /*@__PURE__*/
+  messageDesc(file_filesystem_filesystem, 15);
+
+/**
+ * Describes the message filesystem.GetWatcherEventsRequest.
+ * Use `create(GetWatcherEventsRequestSchema)` to create a new message.
+ */
+export const GetWatcherEventsRequestSchema = /*@__PURE__*/
+  messageDesc(file_filesystem_filesystem, 16);
+
+/**
+ * Describes the message filesystem.GetWatcherEventsResponse.
+ * Use `create(GetWatcherEventsResponseSchema)` to create a new message.
+ */
+export const GetWatcherEventsResponseSchema = /*@__PURE__*/
+  messageDesc(file_filesystem_filesystem, 17);
+
+/**
+ * Describes the message filesystem.RemoveWatcherRequest.
+ * Use `create(RemoveWatcherRequestSchema)` to create a new message.
+ */
+export const RemoveWatcherRequestSchema = /*@__PURE__*/
+  messageDesc(file_filesystem_filesystem, 18);
+
+/**
+ * Describes the message filesystem.RemoveWatcherResponse.
+ * Use `create(RemoveWatcherResponseSchema)` to create a new message.
+ */
+export const RemoveWatcherResponseSchema = /*@__PURE__*/
+  messageDesc(file_filesystem_filesystem, 19);
+
+/**
+ * Describes the enum filesystem.FileType.
+ */
+export const FileTypeSchema = /*@__PURE__*/
+  enumDesc(file_filesystem_filesystem, 0);
+
+/**
+ * @generated from enum filesystem.FileType
+ */
+export const FileType = /*@__PURE__*/
+  tsEnum(FileTypeSchema);
+
+/**
+ * Describes the enum filesystem.EventType.
+ */
+export const EventTypeSchema = /*@__PURE__*/
+  enumDesc(file_filesystem_filesystem, 1);
+
+/**
+ * @generated from enum filesystem.EventType
+ */
+export const EventType = /*@__PURE__*/
+  tsEnum(EventTypeSchema);
+
+/**
+ * Files and watches in a sandbox. Field numbers are those of the E2B agent.
+ *
  * @generated from service filesystem.Filesystem
  */
 export const Filesystem = /*@__PURE__*/

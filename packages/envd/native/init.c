@@ -1,0 +1,113 @@
+/*
+ * init: process 1 of a sandbox. Starts the agent, starts it again when it dies, and reaps every orphan.
+ *
+ *   init COMMAND ARG...        (without arguments: /.e2b/bin/node FLAGS /.e2b/envd.mjs)
+ *
+ * SIGTERM and SIGINT end it: every process gets SIGTERM, one second to leave, and the kernel kills the rest.
+ * It waits for signals only, so it uses no timer while the agent runs and survives a dump and restore.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define LOG_FILE "/run/e2b/envd.log"
+#define BACKOFF_FIRST_MS 20
+#define BACKOFF_MAX_MS 2000
+#define STEADY_MS 10000
+#define GRACE_MS 1000
+
+static char *agent[] = {"/.e2b/bin/node",       "--max-semi-space-size=1", "--v8-pool-size=1", "--no-warnings",
+                        "--disable-wasm-trap-handler", "/.e2b/envd.mjs", NULL};
+
+static long long now_ms(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
+}
+
+/* Nothing in here may refer to a file of the host: a restored process could not open it again. */
+static void own_stdio(void) {
+  mkdir("/run", 0755);
+  mkdir("/run/e2b", 0755);
+  int null = open("/dev/null", O_RDWR);
+  int log = open(LOG_FILE, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0600);
+  if (null >= 0) dup2(null, 0);
+  if (log < 0) log = null;
+  if (log >= 0) {
+    dup2(log, 1);
+    dup2(log, 2);
+  }
+  syscall(SYS_close_range, 3, ~0U, 0);
+}
+
+static pid_t start(char **command) {
+  pid_t pid = fork();
+  if (pid) return pid;
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, NULL);
+  setsid();
+  execv(command[0], command);
+  _exit(127);
+}
+
+/* Returns 1 when the agent was among the dead. */
+static int reap(pid_t agent_pid) {
+  int ended = 0;
+  for (pid_t pid; (pid = waitpid(-1, NULL, WNOHANG)) > 0;)
+    if (pid == agent_pid) ended = 1;
+  return ended;
+}
+
+static void leave(const sigset_t *signals) {
+  kill(-1, SIGTERM);
+  for (long long until = now_ms() + GRACE_MS; now_ms() < until;) {
+    pid_t pid;
+    while ((pid = waitpid(-1, NULL, WNOHANG)) > 0);
+    if (pid < 0 && errno == ECHILD) break;
+    struct timespec wait = {0, 50 * 1000000};
+    sigtimedwait(signals, NULL, &wait);
+  }
+  _exit(0);
+}
+
+int main(int argc, char **argv) {
+  char **command = argc > 1 ? argv + 1 : agent;
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGCHLD);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  sigprocmask(SIG_BLOCK, &signals, NULL);
+  prctl(PR_SET_CHILD_SUBREAPER, 1);
+  own_stdio();
+
+  if (!getenv("PATH")) setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
+  long backoff_ms = BACKOFF_FIRST_MS;
+  long long started_ms = now_ms();
+  pid_t pid = start(command);
+
+  for (;;) {
+    struct timespec wait = {backoff_ms / 1000, (backoff_ms % 1000) * 1000000};
+    int signal = pid > 0 ? sigwaitinfo(&signals, NULL) : sigtimedwait(&signals, NULL, &wait);
+    if (signal == SIGTERM || signal == SIGINT) leave(&signals);
+    if (pid <= 0 && signal < 0 && errno == EAGAIN) {
+      started_ms = now_ms();
+      pid = start(command);
+      continue;
+    }
+    if (reap(pid)) {
+      int steady = now_ms() - started_ms >= STEADY_MS;
+      backoff_ms = steady ? BACKOFF_FIRST_MS : backoff_ms * 2 > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : backoff_ms * 2;
+      pid = -1;
+    }
+  }
+}
