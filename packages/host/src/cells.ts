@@ -1,0 +1,211 @@
+import type { Admission, Reservation } from './admission.ts'
+import { AgentClient } from './agent-client.ts'
+import type { Engine, Instance, InstanceExit, Limits } from './engines/engine.ts'
+import type { Journal, JournalEntry, Occupant } from './journal.ts'
+import type { NetworkPolicy, SlotSource, UpperSource } from './parts.ts'
+import type { Slot } from './slots.ts'
+import type { Layer } from './storage/layers.ts'
+import type { Upper } from './storage/uppers.ts'
+
+/**
+ * A cell is a slot with something running in it: a user's sandbox, a pooled one, or a build. Opening makes its parts
+ * in order, each journalled before it exists; closing undoes them in reverse. A cell has no policy and no name of its
+ * own: `sandboxes.ts`, `pool.ts` and `builds/` decide what it is for.
+ */
+
+export interface CellPlan {
+  occupant: Occupant
+  sandboxId: string
+  snapshotId: string
+  templateId: string
+  layers: readonly Layer[]
+  limits: Limits
+  /** Undefined boots cold. */
+  memoryDir: string | undefined
+  network: NetworkPolicy
+  endAtMs: number | undefined
+  onEnd: 'kill' | 'pause'
+}
+
+/** Milliseconds of each phase, in the order they ran. */
+export type Phases = Record<string, number>
+
+export interface CellParts {
+  admission: Admission
+  engine: Engine
+  journal: Journal
+  slots: SlotSource
+  uppers: UpperSource
+  nowMs: () => number
+}
+
+type Plan = Omit<JournalEntry, 'version' | 'bootId' | 'slot' | 'upper' | 'initPid'>
+
+export class Cell {
+  readonly slot: Slot
+  readonly upper: Upper
+  readonly limits: Limits
+  readonly agent: AgentClient
+  readonly exited: Promise<InstanceExit>
+  readonly #parts: CellParts
+  readonly #reservation: Reservation
+  #plan: Plan
+  #instance: Instance
+  #stopped: Promise<void> | undefined
+  #released: Promise<void> | undefined
+
+  constructor(parts: CellParts, plan: Plan, instance: Instance, upper: Upper, reservation: Reservation) {
+    this.#parts = parts
+    this.#plan = plan
+    this.#instance = instance
+    this.#reservation = reservation
+    this.slot = instance.slot
+    this.upper = upper
+    this.limits = plan.limits
+    this.agent = new AgentClient(instance.slot.address)
+    this.exited = instance.exited
+  }
+
+  get startedAtMs(): number {
+    return this.#plan.startedAtMs
+  }
+
+  get instance(): Instance {
+    return this.#instance
+  }
+
+  freeze(): Promise<void> {
+    return this.#parts.engine.freeze(this.#instance)
+  }
+
+  thaw(): Promise<void> {
+    return this.#parts.engine.thaw(this.#instance)
+  }
+
+  /** Makes a pooled cell a user's: its journal entry first, in one rename, then its name inside. */
+  async assign(plan: CellPlan): Promise<void> {
+    this.#plan = { ...planOf(plan, this.#parts), startedAtMs: this.#parts.nowMs() }
+    this.writeJournal()
+    await this.#parts.slots.allow(this.slot, plan.network)
+    this.#instance = await this.#parts.engine.rename(this.#instance, plan.sandboxId)
+  }
+
+  /** Keeps the end of life for the next daemon. */
+  moveEnd(endAtMs: number): void {
+    this.#plan = { ...this.#plan, endAtMs }
+    this.writeJournal()
+  }
+
+  writeJournal(): void {
+    const { slot, upper, initPid } = this.#instance
+    this.#parts.journal.write({ ...this.#plan, slot, upper, initPid })
+  }
+
+  /** Ends its processes and connections; with it every stream is reset. Idempotent. */
+  stop(): Promise<void> {
+    this.#stopped ??= (async () => {
+      this.agent.close()
+      await this.#parts.engine.stop(this.#instance)
+    })()
+    return this.#stopped
+  }
+
+  /** Gives upper and slot back to their owners, then forgets. Idempotent; stops first. */
+  release(): Promise<void> {
+    this.#released ??= (async () => {
+      await this.stop()
+      await giveBack(this.#parts, this.slot, this.upper)
+      this.#reservation.release()
+    })()
+    return this.#released
+  }
+}
+
+/**
+ * Opens a cell; what was made is undone when a step fails or `signal` says that it is no longer wanted.
+ * @throws HostError noRoom before anything was made; whatever a part throws
+ */
+export async function openCell(
+  parts: CellParts,
+  plan: CellPlan,
+  phases: Phases,
+  signal?: AbortSignal,
+): Promise<Cell> {
+  const reservation = parts.admission.reserve(plan.limits)
+  const measure = phaseClock(phases)
+  const made: { slot?: Slot; upper?: Upper } = {}
+  try {
+    made.slot = await parts.slots.take()
+    measure('slot')
+    made.upper = await parts.uppers.take(plan.limits.diskMib)
+    measure('upper')
+    signal?.throwIfAborted()
+    const base = { ...planOf(plan, parts), startedAtMs: parts.nowMs() }
+    parts.journal.write({ ...base, slot: made.slot, upper: made.upper, initPid: undefined })
+    measure('journal')
+    await parts.slots.allow(made.slot, plan.network)
+    const instance = await parts.engine.start({
+      sandboxId: plan.sandboxId,
+      slot: made.slot,
+      layers: plan.layers,
+      upper: made.upper,
+      limits: plan.limits,
+      hostname: plan.sandboxId,
+      memoryDir: plan.memoryDir,
+    })
+    measure('engine')
+    if (signal?.aborted) {
+      await parts.engine.stop(instance)
+      signal.throwIfAborted()
+    }
+    const cell = new Cell(parts, base, instance, made.upper, reservation)
+    cell.writeJournal()
+    return cell
+  } catch (error) {
+    await giveBack(parts, made.slot, made.upper).finally(() => reservation.release())
+    throw error
+  }
+}
+
+/** A cell that an earlier daemon opened and that still runs. */
+export async function adoptCell(parts: CellParts, entry: JournalEntry): Promise<Cell | undefined> {
+  const instance = await parts.engine.adopt(entry)
+  if (!instance) return undefined
+  await parts.slots.adopt(entry.slot)
+  return new Cell(parts, entry, instance, entry.upper, parts.admission.recognise(entry.limits))
+}
+
+/** The undo of everything before the engine. A slot that is in no journal entry is cleaned by the sweep. */
+export async function giveBack(
+  parts: Pick<CellParts, 'uppers' | 'slots' | 'journal'>,
+  slot: Slot | undefined,
+  upper: Upper | undefined,
+): Promise<void> {
+  if (upper) await parts.uppers.give(upper)
+  if (!slot) return
+  // The entry goes before the slot is free: the next occupant writes one of the same name.
+  parts.journal.remove(slot.index)
+  await parts.slots.give(slot)
+}
+
+/** Adds the time since the last call to `phases`, under a name. */
+export function phaseClock(phases: Phases): (name: string) => void {
+  let last = performance.now()
+  return (name) => {
+    const now = performance.now()
+    phases[name] = Math.round((now - last) * 100) / 100
+    last = now
+  }
+}
+
+const planOf = (plan: CellPlan, parts: CellParts): Omit<Plan, 'startedAtMs'> => ({
+  occupant: plan.occupant,
+  sandboxId: plan.sandboxId,
+  snapshotId: plan.snapshotId,
+  templateId: plan.templateId,
+  engine: parts.engine.name,
+  layers: plan.layers,
+  limits: plan.limits,
+  endAtMs: plan.endAtMs,
+  onEnd: plan.onEnd,
+})

@@ -1,0 +1,230 @@
+import { createHash } from 'node:crypto'
+import { existsSync, mkdirSync, readdirSync } from 'node:fs'
+import { mkdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { randomName } from '@sandbox/contract/ids'
+import type { Limits } from './engines/engine.ts'
+import { HostError } from './host-error.ts'
+
+/**
+ * Snapshots on disk: `<dir>/<id>/manifest.json`, immutable, and `<dir>/<id>/memory/<host class>/` for each class of
+ * host that captured it. Both appear by one rename, so that several daemons can share the folder and an
+ * interrupted capture leaves nothing that looks whole. Manifests name layers, memory names the layers under it:
+ * what the processes wrote before the capture is one more layer on top.
+ */
+
+export interface HttpHook {
+  port: number
+  path: string
+}
+
+/** What starts and readies a sandbox, and what its processes see. */
+export interface SnapshotConfig {
+  readonly envVars: Readonly<Record<string, string>>
+  readonly user: string
+  readonly workdir: string
+  readonly startCmd: string
+  readonly readyCmd: string
+  /** Asked, in order, right before memory is captured; a refused connection means there is nobody to ask. */
+  readonly beforeCapture: readonly HttpHook[]
+  readonly limits: Limits
+}
+
+export interface SnapshotManifest {
+  readonly version: 1
+  readonly id: string
+  /** Digests, bottom to top, without the agent's layer. */
+  readonly layers: readonly string[]
+  readonly config: SnapshotConfig
+  readonly createdAtMs: number
+  readonly agentVersion: string
+}
+
+export interface SnapshotMemory {
+  /** What the engine's `capture` wrote. */
+  readonly dir: string
+  /** Digests, bottom to top: the manifest's and what was written until the capture. */
+  readonly layers: readonly string[]
+  readonly sizeBytes: number
+}
+
+const SNAPSHOT_ID = /^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$/
+
+/** A capture in the making: the engine fills `dir`, `publish` makes it visible. */
+export interface MemoryDraft {
+  readonly dir: string
+  readonly root: string
+}
+
+export class SnapshotStore {
+  readonly #dir: string
+  readonly #draftDir: string
+  readonly #hostClassDir: string
+  readonly #manifests = new Map<string, SnapshotManifest>()
+  readonly #memories = new Map<string, SnapshotMemory>()
+  readonly #lastUsedMs = new Map<string, number>()
+
+  /** @param dir made if missing */
+  constructor(dir: string, hostClass: string) {
+    this.#dir = dir
+    this.#draftDir = join(dir, '.drafts')
+    this.#hostClassDir = fileName(hostClass)
+    mkdirSync(this.#draftDir, { recursive: true, mode: 0o700 })
+  }
+
+  /** @throws HostError notFound */
+  async manifest(id: string): Promise<SnapshotManifest> {
+    const known = this.#manifests.get(id)
+    if (known) return known
+    const text = SNAPSHOT_ID.test(id) ? await readIfThere(join(this.#dir, id, 'manifest.json')) : undefined
+    if (text === undefined) throw new HostError('notFound', `snapshot '${id}' is not on this host`)
+    const manifest = JSON.parse(text) as SnapshotManifest
+    this.#manifests.set(id, manifest)
+    return manifest
+  }
+
+  has(id: string): boolean {
+    return SNAPSHOT_ID.test(id) && existsSync(join(this.#dir, id, 'manifest.json'))
+  }
+
+  /** Makes a snapshot known; one that is there already stays as it is. */
+  async publish(manifest: SnapshotManifest): Promise<void> {
+    if (!SNAPSHOT_ID.test(manifest.id)) throw new HostError('failed', `'${manifest.id}' is no snapshot id`)
+    if (this.has(manifest.id)) return
+    const draft = join(this.#draftDir, randomName(16))
+    await mkdir(join(draft, 'memory'), { recursive: true, mode: 0o755 })
+    await writeFile(join(draft, 'manifest.json'), `${JSON.stringify(manifest, null, 2)}\n`)
+    await renameUnlessThere(draft, join(this.#dir, manifest.id))
+  }
+
+  /** The memory of this snapshot that fits this host, if it has been captured. */
+  async memory(id: string): Promise<SnapshotMemory | undefined> {
+    const known = this.#memories.get(id)
+    if (known) {
+      this.#lastUsedMs.set(id, Date.now())
+      return known
+    }
+    const root = this.#memoryRoot(id)
+    const text = await readIfThere(join(root, 'memory.json'))
+    if (text === undefined) return undefined
+    const stored = JSON.parse(text) as Omit<SnapshotMemory, 'dir'>
+    const memory = { ...stored, dir: join(root, 'images') }
+    this.#memories.set(id, memory)
+    this.#lastUsedMs.set(id, Date.now())
+    return memory
+  }
+
+  async draftMemory(): Promise<MemoryDraft> {
+    const root = join(this.#draftDir, randomName(16))
+    const dir = join(root, 'images')
+    await mkdir(dir, { recursive: true, mode: 0o755 })
+    return { root, dir }
+  }
+
+  async publishMemory(id: string, draft: MemoryDraft, memory: Omit<SnapshotMemory, 'dir'>): Promise<void> {
+    await writeFile(join(draft.root, 'memory.json'), `${JSON.stringify(memory, null, 2)}\n`)
+    await mkdir(join(this.#dir, id, 'memory'), { recursive: true })
+    await renameUnlessThere(draft.root, this.#memoryRoot(id))
+  }
+
+  async dropDraft(draft: MemoryDraft): Promise<void> {
+    await rm(draft.root, { recursive: true, force: true })
+  }
+
+  /** Removes drafts that a killed daemon left. Only while no capture runs. */
+  async sweepDrafts(olderThanMs: number): Promise<void> {
+    for (const name of readdirSync(this.#draftDir)) {
+      const path = join(this.#draftDir, name)
+      const found = await stat(path).catch(() => undefined)
+      if (found && found.mtimeMs < olderThanMs) await rm(path, { recursive: true, force: true })
+    }
+  }
+
+  /** Ids of snapshots whose memory fits this host: they start warm. */
+  warmIds(): string[] {
+    return this.ids().filter((id) => existsSync(join(this.#memoryRoot(id), 'memory.json')))
+  }
+
+  ids(): string[] {
+    return readdirSync(this.#dir).filter((name) => SNAPSHOT_ID.test(name) && this.has(name))
+  }
+
+  /**
+   * Drops the least recently used memory of this host class until all of it is within `boundBytes`. Files and
+   * manifests stay: memory is made again when it is asked for.
+   * @returns ids whose memory was dropped
+   */
+  async evict(boundBytes: number, inUse: ReadonlySet<string>): Promise<string[]> {
+    const held: { id: string; sizeBytes: number; usedMs: number }[] = []
+    for (const id of this.warmIds()) held.push({ id, ...(await this.#sizeAndUse(id)) })
+    held.sort((a, b) => a.usedMs - b.usedMs)
+    let total = held.reduce((sum, one) => sum + one.sizeBytes, 0)
+    const dropped: string[] = []
+    for (const one of held) {
+      if (total <= boundBytes) break
+      if (inUse.has(one.id)) continue
+      await this.dropMemory(one.id)
+      dropped.push(one.id)
+      total -= one.sizeBytes
+    }
+    return dropped
+  }
+
+  /** Forgets memory that turned out not to restore. Sandboxes that run from it keep their mapped pages. */
+  async dropMemory(id: string): Promise<void> {
+    this.#memories.delete(id)
+    const grave = join(this.#draftDir, randomName(16))
+    await rename(this.#memoryRoot(id), grave).catch(ignoreMissing)
+    await rm(grave, { recursive: true, force: true })
+  }
+
+  /** Writes the time of last use where the next daemon finds it. */
+  async keepUse(): Promise<void> {
+    for (const [id, usedMs] of this.#lastUsedMs) {
+      await utimes(join(this.#memoryRoot(id), 'memory.json'), usedMs / 1000, usedMs / 1000).catch(
+        ignoreMissing,
+      )
+    }
+  }
+
+  async #sizeAndUse(id: string): Promise<{ sizeBytes: number; usedMs: number }> {
+    const path = join(this.#memoryRoot(id), 'memory.json')
+    const [text, found] = await Promise.all([readFile(path, 'utf8'), stat(path)])
+    const { sizeBytes } = JSON.parse(text) as SnapshotMemory
+    return { sizeBytes, usedMs: Math.max(found.mtimeMs, this.#lastUsedMs.get(id) ?? 0) }
+  }
+
+  #memoryRoot(id: string): string {
+    return join(this.#dir, id, 'memory', this.#hostClassDir)
+  }
+}
+
+/** A host class as a folder name: itself if it is plain, else its hash. */
+const fileName = (hostClass: string): string =>
+  /^[A-Za-z0-9][A-Za-z0-9._-]{0,100}$/.test(hostClass)
+    ? hostClass
+    : createHash('sha256').update(hostClass).digest('hex').slice(0, 32)
+
+async function readIfThere(path: string): Promise<string | undefined> {
+  try {
+    return await readFile(path, 'utf8')
+  } catch (error) {
+    ignoreMissing(error)
+    return undefined
+  }
+}
+
+/** Whoever publishes first wins; both captured the same thing. */
+async function renameUnlessThere(from: string, to: string): Promise<void> {
+  try {
+    await rename(from, to)
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code
+    if (code !== 'ENOTEMPTY' && code !== 'EEXIST') throw error
+    await rm(from, { recursive: true, force: true })
+  }
+}
+
+function ignoreMissing(error: unknown): void {
+  if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+}

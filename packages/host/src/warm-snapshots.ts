@@ -1,0 +1,74 @@
+import type { Limits } from './engines/engine.ts'
+import type { LayerSource } from './parts.ts'
+import type { SnapshotConfig, SnapshotManifest, SnapshotStore } from './snapshots.ts'
+import type { Layer } from './storage/layers.ts'
+
+/** A snapshot with everything that a start needs, resolved on this machine. */
+export interface ReadySnapshot {
+  readonly id: string
+  readonly config: SnapshotConfig
+  readonly limits: Limits
+  /** Bottom to top. */
+  readonly layers: readonly Layer[]
+  /** Undefined only where the engine cannot capture: then every start boots. */
+  readonly memoryDir: string | undefined
+}
+
+export interface WarmSnapshotsParts {
+  store: SnapshotStore
+  layers: LayerSource
+  /** False where starts always boot. */
+  canRestore: boolean
+  /** Boots the snapshot once, waits until it is ready, captures and publishes its memory. */
+  captureMemory: (manifest: SnapshotManifest) => Promise<void>
+}
+
+/**
+ * Resolves snapshots for starts. The first start of a snapshot without memory for this host's class boots it once and
+ * captures; all who ask meanwhile wait for that one capture.
+ */
+export class WarmSnapshots {
+  readonly #parts: WarmSnapshotsParts
+  readonly #ready = new Map<string, ReadySnapshot>()
+  readonly #resolving = new Map<string, Promise<ReadySnapshot>>()
+
+  constructor(parts: WarmSnapshotsParts) {
+    this.#parts = parts
+  }
+
+  /** @throws HostError notFound, or what boot and capture throw */
+  ready(id: string): Promise<ReadySnapshot> | ReadySnapshot {
+    const known = this.#ready.get(id)
+    if (known) return known
+    let resolving = this.#resolving.get(id)
+    if (!resolving) {
+      resolving = this.#resolve(id).finally(() => this.#resolving.delete(id))
+      this.#resolving.set(id, resolving)
+    }
+    return resolving
+  }
+
+  /** After its memory was dropped. */
+  forget(id: string): void {
+    this.#ready.delete(id)
+  }
+
+  async #resolve(id: string): Promise<ReadySnapshot> {
+    const { store, canRestore } = this.#parts
+    const manifest = await store.manifest(id)
+    let memory = canRestore ? await store.memory(id) : undefined
+    if (!memory && canRestore) {
+      await this.#parts.captureMemory(manifest)
+      memory = await store.memory(id)
+    }
+    const layers = await this.#layers(memory?.layers ?? manifest.layers)
+    const { config } = manifest
+    const ready = { id, config, limits: config.limits, layers, memoryDir: memory?.dir }
+    this.#ready.set(id, ready)
+    return ready
+  }
+
+  #layers(digests: readonly string[]): Promise<Layer[]> {
+    return Promise.all(digests.map((digest) => this.#parts.layers.get(digest)))
+  }
+}
