@@ -1,0 +1,43 @@
+import type { IdempotencyKey, StoreDb } from './schema.ts'
+
+export class IdempotencyKeyRepository {
+  readonly #db: StoreDb
+
+  constructor(db: StoreDb) {
+    this.#db = db
+  }
+
+  /**
+   * Takes a key for a request.
+   * @returns undefined when it was free, else what holds it
+   */
+  async take(entry: Omit<IdempotencyKey, 'state' | 'answer'>): Promise<IdempotencyKey | undefined> {
+    const inserted = await this.#db
+      .insertInto('idempotencyKeys')
+      .values({ ...entry, state: 'in_progress', answer: null })
+      .onConflict((conflict) => conflict.columns(['teamId', 'key']).doNothing())
+      .executeTakeFirst()
+    if ((inserted.numInsertedOrUpdatedRows ?? 0n) > 0n) return undefined
+    return this.#db
+      .selectFrom('idempotencyKeys')
+      .selectAll()
+      .where('teamId', '=', entry.teamId)
+      .where('key', '=', entry.key)
+      .executeTakeFirst()
+  }
+
+  /** Gives a key back after a request that changed nothing. */
+  async release(teamId: string, key: string, owner: string): Promise<void> {
+    await this.#db
+      .deleteFrom('idempotencyKeys')
+      .where('teamId', '=', teamId)
+      .where('key', '=', key)
+      .where('owner', '=', owner)
+      .where('state', '=', 'in_progress')
+      .execute()
+  }
+
+  async deleteOlderThan(createdAt: number): Promise<void> {
+    await this.#db.deleteFrom('idempotencyKeys').where('createdAt', '<', createdAt).execute()
+  }
+}

@@ -1,0 +1,134 @@
+import { type ExpressionBuilder, type ExpressionWrapper, type SqlBool, sql } from 'kysely'
+import type { Database, NewSandboxRow, SandboxRow, SandboxRowState, StoreDb } from './schema.ts'
+
+/** Which sandboxes of a team; all conditions hold together. */
+export interface SandboxFilter {
+  readonly teamId: string
+  readonly states: readonly SandboxRowState[]
+  readonly metadata?: Readonly<Record<string, string>>
+  readonly templateId?: string
+  /** Inclusive, milliseconds. */
+  readonly startedAfter?: number
+}
+
+export interface SandboxPage {
+  readonly order: 'asc' | 'desc'
+  readonly limit: number
+  /** The last sandbox of the page before. */
+  readonly after?: { readonly startedAt: number; readonly id: string }
+}
+
+/** The idempotency key that an insert completes. */
+export interface CompletedKey {
+  readonly key: string
+  /** The answer without its tokens, JSON. */
+  readonly answer: string
+}
+
+export class SandboxRepository {
+  readonly #db: StoreDb
+  readonly #metadataSyntax: 'sqlite' | 'postgres'
+
+  constructor(db: StoreDb, metadataSyntax: 'sqlite' | 'postgres') {
+    this.#db = db
+    this.#metadataSyntax = metadataSyntax
+  }
+
+  /** Writes the row of a started sandbox and, in the same step, the outcome of its idempotency key. */
+  async insert(row: NewSandboxRow, completed?: CompletedKey): Promise<void> {
+    if (!completed) {
+      await this.#db.insertInto('sandboxes').values(row).execute()
+      return
+    }
+    await this.#db.transaction().execute(async (transaction) => {
+      await transaction.insertInto('sandboxes').values(row).execute()
+      await transaction
+        .updateTable('idempotencyKeys')
+        .set({ state: 'done', answer: completed.answer })
+        .where('teamId', '=', row.teamId)
+        .where('key', '=', completed.key)
+        .execute()
+    })
+  }
+
+  async find(teamId: string, id: string): Promise<SandboxRow | undefined> {
+    return this.#db
+      .selectFrom('sandboxes')
+      .selectAll()
+      .where('id', '=', id)
+      .where('teamId', '=', teamId)
+      .executeTakeFirst()
+  }
+
+  /** Of any team: for the control plane itself. */
+  async findById(id: string): Promise<SandboxRow | undefined> {
+    return this.#db.selectFrom('sandboxes').selectAll().where('id', '=', id).executeTakeFirst()
+  }
+
+  /** Everything that the store believes to run, on one machine or on all. */
+  async listRunning(hostId?: string): Promise<SandboxRow[]> {
+    let query = this.#db.selectFrom('sandboxes').selectAll().where('state', '!=', 'paused')
+    if (hostId !== undefined) query = query.where('hostId', '=', hostId)
+    return query.execute()
+  }
+
+  async list(filter: SandboxFilter, page: SandboxPage): Promise<SandboxRow[]> {
+    const { after, order } = page
+    const direction = order === 'asc' ? '>' : '<'
+    let query = this.#db
+      .selectFrom('sandboxes')
+      .selectAll()
+      .where((builder) => this.#matches(builder, filter))
+    if (after) {
+      query = query.where(({ eb, and, or }) =>
+        or([
+          eb('startedAt', direction, after.startedAt),
+          and([eb('startedAt', '=', after.startedAt), eb('id', direction, after.id)]),
+        ]),
+      )
+    }
+    return query.orderBy('startedAt', order).orderBy('id', order).limit(page.limit).execute()
+  }
+
+  async count(filter: SandboxFilter): Promise<number> {
+    const row = await this.#db
+      .selectFrom('sandboxes')
+      .select(({ fn }) => fn.countAll<number>().as('total'))
+      .where((builder) => this.#matches(builder, filter))
+      .executeTakeFirstOrThrow()
+    return Number(row.total)
+  }
+
+  async setEnd(id: string, endAt: number): Promise<void> {
+    await this.#db.updateTable('sandboxes').set({ endAt }).where('id', '=', id).execute()
+  }
+
+  /** Answers whether the sandbox is there. */
+  async update(id: string, change: Partial<Omit<SandboxRow, 'id' | 'teamId'>>): Promise<boolean> {
+    const result = await this.#db.updateTable('sandboxes').set(change).where('id', '=', id).executeTakeFirst()
+    return result.numUpdatedRows > 0n
+  }
+
+  /** Answers whether the sandbox was there. */
+  async delete(id: string): Promise<boolean> {
+    const result = await this.#db.deleteFrom('sandboxes').where('id', '=', id).executeTakeFirst()
+    return result.numDeletedRows > 0n
+  }
+
+  #matches(
+    builder: ExpressionBuilder<Database, 'sandboxes'>,
+    filter: SandboxFilter,
+  ): ExpressionWrapper<Database, 'sandboxes', SqlBool> {
+    const conditions = [builder('teamId', '=', filter.teamId), builder('state', 'in', [...filter.states])]
+    if (filter.templateId !== undefined) conditions.push(builder('templateId', '=', filter.templateId))
+    if (filter.startedAfter !== undefined) conditions.push(builder('startedAt', '>=', filter.startedAfter))
+    const pairs = Object.entries(filter.metadata ?? {}).map(([key, value]) => this.#hasPair(key, value))
+    return builder.and([...conditions, ...pairs])
+  }
+
+  #hasPair(key: string, value: string) {
+    return this.#metadataSyntax === 'postgres'
+      ? sql<SqlBool>`metadata::jsonb ->> ${key} = ${value}`
+      : sql<SqlBool>`exists (select 1 from json_each(metadata) as pair where pair.key = ${key} and pair.value = ${value})`
+  }
+}

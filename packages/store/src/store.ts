@@ -1,0 +1,106 @@
+import type { DatabaseSync } from 'node:sqlite'
+import { CamelCasePlugin, Kysely, Migrator, PostgresDialect } from 'kysely'
+import pg from 'pg'
+import { ApiKeyRepository } from './api-keys.ts'
+import { type ChangeCounter, postgresChanges, sqliteChanges } from './changes.ts'
+import { IdempotencyKeyRepository } from './idempotency-keys.ts'
+import { firstLight } from './migrations/0001-first-light.ts'
+import { SandboxRepository } from './sandboxes.ts'
+import type { Database, StoreDb } from './schema.ts'
+import { ServerSecretRepository } from './server-secrets.ts'
+import { NodeSqliteDialect, openSqliteFile } from './sqlite-dialect.ts'
+import { TeamRepository } from './teams.ts'
+import { TemplateBuildRepository } from './template-builds.ts'
+import { TemplateRepository } from './templates.ts'
+
+export interface StoreOptions {
+  /** `postgres://…` or `postgresql://…`. Wins over `path`. */
+  readonly url?: string
+  /** SQLite file, made when missing; `:memory:` for one that lives with the process. */
+  readonly path?: string
+  /** Connections to PostgreSQL at once. */
+  readonly maxConnections?: number
+}
+
+/** Everything that is kept. One repository per noun. */
+export interface Store {
+  readonly teams: TeamRepository
+  readonly apiKeys: ApiKeyRepository
+  readonly templates: TemplateRepository
+  readonly templateBuilds: TemplateBuildRepository
+  readonly sandboxes: SandboxRepository
+  readonly idempotencyKeys: IdempotencyKeyRepository
+  readonly serverSecrets: ServerSecretRepository
+  /**
+   * A number that differs once another process may have changed teams, keys or templates: what a cache
+   * compares before it answers. Costs microseconds, does no I/O on PostgreSQL.
+   */
+  version(): number
+  close(): Promise<void>
+}
+
+const CONNECT_TIMEOUT_MS = 10_000
+const INT8_OID = 20
+
+async function migrate(db: StoreDb): Promise<void> {
+  const migrator = new Migrator({
+    db,
+    provider: { getMigrations: async () => ({ '0001-first-light': firstLight }) },
+  })
+  const { error } = await migrator.migrateToLatest()
+  if (error) throw error
+}
+
+function assemble(db: StoreDb, changes: ChangeCounter, metadataSyntax: 'sqlite' | 'postgres'): Store {
+  return {
+    teams: new TeamRepository(db, changes),
+    apiKeys: new ApiKeyRepository(db, changes),
+    templates: new TemplateRepository(db, changes),
+    templateBuilds: new TemplateBuildRepository(db, changes),
+    sandboxes: new SandboxRepository(db, metadataSyntax),
+    idempotencyKeys: new IdempotencyKeyRepository(db),
+    serverSecrets: new ServerSecretRepository(db),
+    version: () => changes.current(),
+    async close() {
+      await changes.close()
+      await db.destroy()
+    },
+  }
+}
+
+async function openSqlite(path: string): Promise<Store> {
+  const file: DatabaseSync = openSqliteFile(path)
+  const db = new Kysely<Database>({ dialect: new NodeSqliteDialect(file), plugins: [new CamelCasePlugin()] })
+  await migrate(db)
+  return assemble(db, sqliteChanges(file), 'sqlite')
+}
+
+async function openPostgres(url: string, maxConnections: number): Promise<Store> {
+  const types: pg.CustomTypesConfig = {
+    getTypeParser: (oid: number, format?: 'text' | 'binary') =>
+      oid === INT8_OID && format !== 'binary' ? Number : pg.types.getTypeParser(oid, format),
+  }
+  const pool = new pg.Pool({
+    connectionString: url,
+    max: maxConnections,
+    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+    types,
+  })
+  // A connection that breaks while idle is replaced by the pool; without a listener it would end the process.
+  pool.on('error', () => {})
+  const db = new Kysely<Database>({
+    dialect: new PostgresDialect({ pool }),
+    plugins: [new CamelCasePlugin()],
+  })
+  await migrate(db)
+  return assemble(db, await postgresChanges(url, db), 'postgres')
+}
+
+/**
+ * Opens the store and brings its schema up to date.
+ * @throws when the database cannot be reached or is of a newer schema
+ */
+export async function openStore(options: StoreOptions): Promise<Store> {
+  if (options.url) return openPostgres(options.url, options.maxConnections ?? 10)
+  return openSqlite(options.path ?? ':memory:')
+}

@@ -1,0 +1,93 @@
+import type { ChangeCounter } from './changes.ts'
+import type { StoreDb, TemplateBuild, TemplateTag } from './schema.ts'
+
+/** Builds of templates and the tags that point at them. */
+export class TemplateBuildRepository {
+  readonly #db: StoreDb
+  readonly #changes: ChangeCounter
+
+  constructor(db: StoreDb, changes: ChangeCounter) {
+    this.#db = db
+    this.#changes = changes
+  }
+
+  async insert(build: TemplateBuild): Promise<void> {
+    await this.#db.insertInto('templateBuilds').values(build).execute()
+    await this.#changes.announce()
+  }
+
+  async find(templateId: string, id: string): Promise<TemplateBuild | undefined> {
+    return this.#db
+      .selectFrom('templateBuilds')
+      .selectAll()
+      .where('id', '=', id)
+      .where('templateId', '=', templateId)
+      .executeTakeFirst()
+  }
+
+  /** Changes status or result; answers whether the build exists. */
+  async update(id: string, change: Partial<Omit<TemplateBuild, 'id' | 'templateId'>>): Promise<boolean> {
+    const result = await this.#db
+      .updateTable('templateBuilds')
+      .set(change)
+      .where('id', '=', id)
+      .executeTakeFirst()
+    await this.#changes.announce()
+    return result.numUpdatedRows > 0n
+  }
+
+  /** Newest first. */
+  async list(templateId: string, limit: number): Promise<TemplateBuild[]> {
+    return this.#db
+      .selectFrom('templateBuilds')
+      .selectAll()
+      .where('templateId', '=', templateId)
+      .orderBy('createdAt', 'desc')
+      .orderBy('id')
+      .limit(limit)
+      .execute()
+  }
+
+  async findByTag(templateId: string, tag: string): Promise<TemplateBuild | undefined> {
+    return this.#db
+      .selectFrom('templateTags')
+      .innerJoin('templateBuilds', 'templateBuilds.id', 'templateTags.buildId')
+      .selectAll('templateBuilds')
+      .where('templateTags.templateId', '=', templateId)
+      .where('templateTags.tag', '=', tag)
+      .executeTakeFirst()
+  }
+
+  /** Points a tag at a build, moving it when it exists. */
+  async assignTag(tag: TemplateTag): Promise<void> {
+    await this.#db
+      .insertInto('templateTags')
+      .values(tag)
+      .onConflict((conflict) =>
+        conflict
+          .columns(['templateId', 'tag'])
+          .doUpdateSet({ buildId: tag.buildId, assignedAt: tag.assignedAt }),
+      )
+      .execute()
+    await this.#changes.announce()
+  }
+
+  async listTags(templateId: string): Promise<TemplateTag[]> {
+    return this.#db
+      .selectFrom('templateTags')
+      .selectAll()
+      .where('templateId', '=', templateId)
+      .orderBy('tag')
+      .execute()
+  }
+
+  async deleteTag(templateId: string, tag: string): Promise<boolean> {
+    const result = await this.#db
+      .deleteFrom('templateTags')
+      .where('templateId', '=', templateId)
+      .where('tag', '=', tag)
+      .executeTakeFirst()
+    await this.#changes.announce()
+    return result.numDeletedRows > 0n
+  }
+}
