@@ -1,0 +1,156 @@
+import { type Client, Code, ConnectError } from '@connectrpc/connect'
+import type { Directory, Route } from '@sandbox/contract/gen/directory/directory_pb'
+import type { Logger } from 'pino'
+import { Upstream } from './upstream.ts'
+
+const MAX_ROUTES = 65_536
+const MAX_FIND_ROUNDS = 3
+const MAX_REWATCH_DELAY_MS = 1000
+
+/** A running sandbox as the edge knows it. */
+export interface Place {
+  readonly route: Route
+  readonly upstream: Upstream
+}
+
+/** A question under way; `stale` once a change of that sandbox overtook it. */
+interface Question {
+  readonly answer: Promise<Route | undefined>
+  stale: boolean
+}
+
+/**
+ * Where sandboxes are: answers of the directory, kept only while its stream of changes is live. A change drops
+ * the route; `present: false` also breaks off all that runs to the sandbox.
+ */
+export class Routes {
+  readonly #directory: Client<typeof Directory>
+  readonly #log: Logger
+  readonly #known = new Map<string, Route>()
+  readonly #questions = new Map<string, Question>()
+  readonly #upstreams = new Map<string, Upstream>()
+  readonly #stopped = new AbortController()
+  #live = false
+
+  constructor(directory: Client<typeof Directory>, log: Logger) {
+    this.#directory = directory
+    this.#log = log
+  }
+
+  /** Follows the changes until `close`; runs in the background. */
+  async watch(): Promise<void> {
+    for (
+      let delayMs = 20;
+      !this.#stopped.signal.aborted;
+      delayMs = Math.min(delayMs * 2, MAX_REWATCH_DELAY_MS)
+    ) {
+      try {
+        for await (const change of this.#directory.watch({}, { signal: this.#stopped.signal })) {
+          delayMs = 20
+          this.#apply(change.sandboxId, change.present)
+        }
+      } catch (error) {
+        if (this.#stopped.signal.aborted) return
+        this.#log.warn({ err: error }, 'directory watch lost')
+      }
+      this.#live = false
+      this.#known.clear()
+      for (const question of this.#questions.values()) question.stale = true
+      this.#questions.clear()
+      await new Promise((resume) => setTimeout(resume, delayMs))
+    }
+  }
+
+  #apply(sandboxId: string, present: boolean): void {
+    if (sandboxId === '') {
+      this.#known.clear()
+      this.#live = true
+      return
+    }
+    this.#known.delete(sandboxId)
+    const question = this.#questions.get(sandboxId)
+    if (question) question.stale = true
+    this.#questions.delete(sandboxId)
+    if (!present) this.#breakOff(sandboxId)
+  }
+
+  #breakOff(sandboxId: string): void {
+    const upstream = this.#upstreams.get(sandboxId)
+    if (!upstream) return
+    this.#upstreams.delete(sandboxId)
+    this.#log.info({ sandboxId, broken: upstream.liveCount }, 'sandbox gone')
+    upstream.reset()
+  }
+
+  /**
+   * The place of a sandbox, or undefined when none of that id runs. May take as long as the directory likes:
+   * this is where auto-resume plugs in, by a `Find` that answers when the sandbox is running again.
+   *
+   * @throws ConnectError for anything but not_found: permission_denied (resume refused), aborted or
+   * failed_precondition (in transition), resource_exhausted (limit), unavailable (no directory).
+   */
+  async find(sandboxId: string, port: number): Promise<Place | undefined> {
+    const route = this.#known.get(sandboxId) ?? (await this.#ask(sandboxId, port))
+    return route ? { route, upstream: this.#upstreamOf(route) } : undefined
+  }
+
+  /** Drops what is known, so that the next `find` asks anew. */
+  forget(sandboxId: string): void {
+    this.#known.delete(sandboxId)
+  }
+
+  async #ask(sandboxId: string, port: number): Promise<Route | undefined> {
+    for (let round = 1; ; round++) {
+      const question = this.#questions.get(sandboxId) ?? this.#question(sandboxId, port)
+      const route = await question.answer
+      // An answer that a change overtook may name a place that belongs to another sandbox by now.
+      if (question.stale && round < MAX_FIND_ROUNDS) continue
+      return question.stale ? undefined : route
+    }
+  }
+
+  #question(sandboxId: string, port: number): Question {
+    const question: Question = { answer: this.#fetch(sandboxId, port), stale: false }
+    this.#questions.set(sandboxId, question)
+    const settle = (route?: Route): void => {
+      if (this.#questions.get(sandboxId) === question) this.#questions.delete(sandboxId)
+      if (route && this.#live && !question.stale) this.#remember(route)
+    }
+    question.answer.then(settle, () => settle())
+    return question
+  }
+
+  async #fetch(sandboxId: string, port: number): Promise<Route | undefined> {
+    try {
+      return await this.#directory.find({ sandboxId, port }, { signal: this.#stopped.signal })
+    } catch (error) {
+      if (error instanceof ConnectError && error.code === Code.NotFound) {
+        this.#breakOff(sandboxId)
+        return undefined
+      }
+      throw error
+    }
+  }
+
+  #remember(route: Route): void {
+    if (this.#known.size >= MAX_ROUTES) this.#known.delete(this.#known.keys().next().value ?? '')
+    this.#known.set(route.sandboxId, route)
+  }
+
+  #upstreamOf(route: Route): Upstream {
+    const known = this.#upstreams.get(route.sandboxId)
+    if (known && known.address === route.address && !known.gone) return known
+    // A sandbox that moved: nothing of its old place may be used again.
+    known?.reset()
+    const upstream = Upstream.sandbox(route.address)
+    this.#upstreams.set(route.sandboxId, upstream)
+    return upstream
+  }
+
+  /** Ends the watch and breaks off everything. */
+  close(): void {
+    this.#stopped.abort()
+    for (const upstream of this.#upstreams.values()) upstream.reset()
+    this.#upstreams.clear()
+  }
+}

@@ -1,0 +1,127 @@
+import { Agent, type ClientRequestArgs } from 'node:http'
+import { connect, type Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import { connect as connectTls } from 'node:tls'
+
+/** Waits between dials that are refused: a service behind the agent's port forwarding may take a second. */
+const SANDBOX_RETRY_DELAYS_MS = [100, 200, 300, 400]
+const DIAL_TIMEOUT_MS = 30_000
+/** Longer than the idle time-out of load balancers in front (600 s), so that the edge never closes first. */
+const IDLE_TIMEOUT_MS = 615_000
+const MAX_IDLE_CONNECTIONS = 256
+
+type Dialled = (error: Error | null, socket: Duplex) => void
+
+/** Keep-alive connections to one address. A connection is handed out only when it is established. */
+class DialAgent extends Agent {
+  readonly #retryDelaysMs: readonly number[]
+  readonly #tls: boolean
+  #closed = false
+
+  constructor(retryDelaysMs: readonly number[], tls: boolean) {
+    super({
+      keepAlive: true,
+      timeout: IDLE_TIMEOUT_MS,
+      maxFreeSockets: MAX_IDLE_CONNECTIONS,
+      scheduling: 'lifo',
+    })
+    this.#retryDelaysMs = retryDelaysMs
+    this.#tls = tls
+  }
+
+  override createConnection(args: ClientRequestArgs, dialled: Dialled): undefined {
+    this.#dial(args.host ?? '', Number(args.port), 0, dialled as Dialled & ((error: Error) => void))
+  }
+
+  #dial(host: string, port: number, round: number, dialled: Dialled & ((error: Error) => void)): void {
+    const socket = connect({ host, port, noDelay: true })
+    const timer = setTimeout(() => socket.destroy(new Error('dial timed out')), DIAL_TIMEOUT_MS)
+    const onError = (error: NodeJS.ErrnoException): void => {
+      clearTimeout(timer)
+      const delayMs = this.#retryDelaysMs[round]
+      const again = error.code === 'ECONNREFUSED' && delayMs !== undefined && !this.#closed
+      if (again) setTimeout(() => this.#dial(host, port, round + 1, dialled), delayMs)
+      else dialled(error)
+    }
+    socket.once('error', onError)
+    socket.once('connect', () => {
+      clearTimeout(timer)
+      if (this.#closed) {
+        socket.destroy(new Error('the sandbox is gone'))
+        return
+      }
+      socket.off('error', onError)
+      if (this.#tls) this.#secure(socket, dialled)
+      else dialled(null, socket)
+    })
+  }
+
+  /** The service's certificate is its own affair: the path to it never leaves the host. */
+  #secure(socket: Socket, dialled: Dialled & ((error: Error) => void)): void {
+    const secured = connectTls({ socket, rejectUnauthorized: false, ALPNProtocols: ['http/1.1'] })
+    secured.once('error', dialled)
+    secured.once('secureConnect', () => {
+      secured.off('error', dialled)
+      dialled(null, secured)
+    })
+  }
+
+  close(): void {
+    this.#closed = true
+    this.destroy()
+  }
+}
+
+/** One place that requests go to (a sandbox, or the API): its connections and what runs over them. */
+export class Upstream {
+  readonly address: string
+  readonly #retryDelaysMs: readonly number[]
+  #plain: DialAgent | undefined
+  #tls: DialAgent | undefined
+  readonly #live = new Set<() => void>()
+  #gone = false
+
+  constructor(address: string, retryDelaysMs: readonly number[]) {
+    this.address = address
+    this.#retryDelaysMs = retryDelaysMs
+  }
+
+  /** An address of a sandbox: refused dials are repeated. */
+  static sandbox(address: string): Upstream {
+    return new Upstream(address, SANDBOX_RETRY_DELAYS_MS)
+  }
+
+  /** True once `reset` was called: nothing may be dialled any more. */
+  get gone(): boolean {
+    return this.#gone
+  }
+
+  /** Number of exchanges and tunnels under way. */
+  get liveCount(): number {
+    return this.#live.size
+  }
+
+  agent(tls: boolean): Agent {
+    if (tls) {
+      this.#tls ??= new DialAgent(this.#retryDelaysMs, true)
+      return this.#tls
+    }
+    this.#plain ??= new DialAgent(this.#retryDelaysMs, false)
+    return this.#plain
+  }
+
+  /** Remembers how to break off something that runs; call the returned function when it is over. */
+  track(breakOff: () => void): () => void {
+    this.#live.add(breakOff)
+    return () => this.#live.delete(breakOff)
+  }
+
+  /** Breaks off everything at once and closes all connections. Idempotent. */
+  reset(): void {
+    this.#gone = true
+    for (const breakOff of [...this.#live]) breakOff()
+    this.#live.clear()
+    this.#plain?.close()
+    this.#tls?.close()
+  }
+}
