@@ -45,7 +45,7 @@ const LONGEST_PAUSE_MS = 20
 /** HTTP to the services of one sandbox over kept-alive connections, which end with it. */
 export class AgentClient {
   readonly address: string
-  readonly #agent = new Agent({ keepAlive: true, maxSockets: 4, noDelay: true })
+  readonly #agent = new Agent({ keepAlive: true, maxSockets: 4 })
   #closed = false
 
   /** @param address under which this machine reaches the sandbox */

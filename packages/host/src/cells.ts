@@ -1,6 +1,7 @@
 import type { Admission, Reservation } from './admission.ts'
 import { AgentClient } from './agent-client.ts'
 import type { Engine, Instance, InstanceExit, Limits } from './engines/engine.ts'
+import { HostError } from './host-error.ts'
 import type { Journal, JournalEntry, Occupant } from './journal.ts'
 import type { NetworkPolicy, SlotSource, UpperSource } from './parts.ts'
 import type { Slot } from './slots.ts'
@@ -66,12 +67,26 @@ export class Cell {
     this.exited = instance.exited
   }
 
+  /** Where this machine reaches it. */
+  get address(): string {
+    return this.slot.address
+  }
+
   get startedAtMs(): number {
     return this.#plan.startedAtMs
   }
 
   get instance(): Instance {
     return this.#instance
+  }
+
+  /** Fails at once when the sandbox ends while something waits for it. */
+  whileAlive<T>(work: Promise<T>): Promise<T> {
+    const died = this.exited.then(({ status, outOfMemory }): never => {
+      const why = outOfMemory ? 'out of memory' : `status ${status ?? 'unknown'}`
+      throw new HostError('failed', `the sandbox ended by itself (${why})`)
+    })
+    return Promise.race([work, died])
   }
 
   freeze(): Promise<void> {

@@ -1,0 +1,222 @@
+import { randomName } from '@sandbox/contract/ids'
+import type { Logger } from 'pino'
+import type { CaptureParts } from '../capture.ts'
+import { captureMemory } from '../capture.ts'
+import { type Cell, type CellPlan, openCell } from '../cells.ts'
+import type { Limits } from '../engines/engine.ts'
+import { HostError } from '../host-error.ts'
+import type { SnapshotConfig, SnapshotManifest } from '../snapshots.ts'
+import { baseKey, type StepCache, type StepResult, stepKey } from './step-cache.ts'
+import { applyStep, type BuildContext, type BuildStep, touchesFiles } from './steps.ts'
+
+/** Builds a snapshot: base, steps (each a layer, each cached), one boot, its memory captured. */
+
+export type BuildBase =
+  | { kind: 'snapshot'; id: string }
+  | { kind: 'directory'; path: string }
+  | { kind: 'image'; name: string }
+
+export interface BuildPlan {
+  buildId: string
+  base: BuildBase
+  steps: readonly BuildStep[]
+  /** Empty inherits the base snapshot's. */
+  startCmd: string
+  readyCmd: string
+  limits: Limits
+  force: boolean
+}
+
+export interface BuildLine {
+  level: 'debug' | 'info' | 'warn' | 'error'
+  message: string
+  /** `base`, the 1-based number of a step, or `finalize`. */
+  step: string
+}
+
+export interface BuilderParts extends CaptureParts {
+  cache: StepCache
+  canRestore: boolean
+  agentVersion: string
+  maxBuilds: number
+  log: Logger
+}
+
+interface Base {
+  result: StepResult
+  startCmd: string
+  readyCmd: string
+}
+
+interface Progress {
+  result: StepResult
+  key: string
+  /** Once a step ran, all that follow it run too. */
+  isCached: boolean
+}
+
+const AGENT_WITHIN_MS = 60_000
+/** Asked before a capture, where somebody listens. */
+const BEFORE_CAPTURE = [{ port: 49999, path: '/quiesce' }]
+
+export class Builder {
+  readonly #parts: BuilderParts
+  #running = 0
+
+  constructor(parts: BuilderParts) {
+    this.#parts = parts
+  }
+
+  /**
+   * Builds and publishes the snapshot `buildId`. Repeating a finished build answers at once.
+   * @throws HostError noRoom, notFound, unsupported, failed; the reason of `signal`
+   */
+  async build(
+    plan: BuildPlan,
+    emit: (line: BuildLine) => void,
+    signal: AbortSignal,
+  ): Promise<SnapshotManifest> {
+    if (this.#running >= this.#parts.maxBuilds) {
+      throw new HostError('noRoom', `this host runs its maximum of ${this.#parts.maxBuilds} builds`)
+    }
+    this.#running++
+    const startMs = performance.now()
+    const line = { event: 'build', buildId: plan.buildId, steps: plan.steps.length }
+    try {
+      const manifest = await this.#build(plan, emit, signal)
+      this.#parts.log.info({
+        ...line,
+        layers: manifest.layers.length,
+        totalMs: Math.round(performance.now() - startMs),
+      })
+      return manifest
+    } catch (error) {
+      this.#parts.log.warn({ ...line, totalMs: Math.round(performance.now() - startMs), err: error })
+      throw error
+    } finally {
+      this.#running--
+    }
+  }
+
+  async #build(
+    plan: BuildPlan,
+    emit: (line: BuildLine) => void,
+    signal: AbortSignal,
+  ): Promise<SnapshotManifest> {
+    const { store } = this.#parts
+    const base = await this.#base(plan.base, emit)
+    const { layers, context } = await this.#runSteps(plan, base.result, emit, signal)
+    const config: SnapshotConfig = {
+      ...context,
+      startCmd: plan.startCmd || base.startCmd,
+      readyCmd: plan.readyCmd || base.readyCmd,
+      beforeCapture: BEFORE_CAPTURE,
+      limits: plan.limits,
+    }
+    const { buildId: id } = plan
+    const { agentVersion } = this.#parts
+    await store.publish({ version: 1, id, layers, config, createdAtMs: Date.now(), agentVersion })
+    const manifest = await store.manifest(id)
+    if (this.#parts.canRestore && !(await store.memory(id))) {
+      const onLine = (level: 'info' | 'debug', message: string): void =>
+        emit({ level, message, step: 'finalize' })
+      await captureMemory(this.#parts, manifest, { signal, onLine })
+    }
+    return manifest
+  }
+
+  async #base(base: BuildBase, emit: (line: BuildLine) => void): Promise<Base> {
+    if (base.kind === 'image') {
+      throw new HostError('unsupported', `this host cannot build from an image yet: ${base.name}`)
+    }
+    if (base.kind === 'directory') {
+      emit({ level: 'info', message: `Importing ${base.path}`, step: 'base' })
+      const layer = await this.#parts.layers.importDirectory(base.path)
+      const context = { envVars: {}, user: 'root', workdir: '/' }
+      return { result: { layers: [layer.digest], context }, startCmd: '', readyCmd: '' }
+    }
+    const { config, layers } = await this.#parts.store.manifest(base.id)
+    const { envVars, user, workdir, startCmd, readyCmd } = config
+    return { result: { layers, context: { envVars, user, workdir } }, startCmd, readyCmd }
+  }
+
+  async #runSteps(
+    plan: BuildPlan,
+    base: StepResult,
+    emit: (line: BuildLine) => void,
+    signal: AbortSignal,
+  ): Promise<StepResult> {
+    let progress: Progress = { result: base, key: baseKey(base), isCached: !plan.force }
+    for (const [index, step] of plan.steps.entries()) {
+      signal.throwIfAborted()
+      const number = String(index + 1)
+      const key = stepKey(progress.key, step)
+      const isCached = progress.isCached && !step.force
+      const cached = isCached ? await this.#usable(key) : undefined
+      const what = `[${number}/${plan.steps.length}] ${step.type.toUpperCase()} ${step.args.join(' ')}`
+      emit({ level: 'info', message: cached ? `CACHED ${what}` : what, step: number })
+      const result = cached ?? (await this.#runStep(plan, step, progress.result, number, emit, signal))
+      if (!cached) await this.#parts.cache.put(key, result)
+      progress = { result, key, isCached: cached !== undefined }
+    }
+    return progress.result
+  }
+
+  /** A cached result whose layers are still here. */
+  async #usable(key: string): Promise<StepResult | undefined> {
+    const found = await this.#parts.cache.get(key)
+    if (!found) return undefined
+    const layers = found.layers.map((digest) => this.#parts.layers.get(digest))
+    return (await Promise.allSettled(layers)).every(({ status }) => status === 'fulfilled')
+      ? found
+      : undefined
+  }
+
+  async #runStep(
+    plan: BuildPlan,
+    step: BuildStep,
+    before: StepResult,
+    number: string,
+    emit: (line: BuildLine) => void,
+    signal: AbortSignal,
+  ): Promise<StepResult> {
+    if (!touchesFiles(step)) return { ...before, context: await applyStep(step, before.context, undefined) }
+    const cell = await this.#boot(plan, before, signal)
+    try {
+      const onLine = (_stream: string, message: string): void =>
+        emit({ level: 'info', message, step: number })
+      const context = await cell.whileAlive(applyStep(step, before.context, { cell, onLine, signal }))
+      await cell.stop()
+      const layer = await this.#parts.layers.fromUpper(cell.upper)
+      return { layers: layer ? [...before.layers, layer.digest] : before.layers, context }
+    } finally {
+      await cell.release()
+    }
+  }
+
+  async #boot(plan: BuildPlan, from: StepResult, signal: AbortSignal): Promise<Cell> {
+    const layers = await Promise.all(from.layers.map((digest) => this.#parts.layers.get(digest)))
+    const cellPlan: CellPlan = {
+      occupant: 'build',
+      sandboxId: `b${randomName(20)}`,
+      snapshotId: plan.buildId,
+      templateId: '',
+      layers,
+      limits: plan.limits,
+      memoryDir: undefined,
+      network: { allowInternetAccess: true, networkJson: '' },
+      endAtMs: undefined,
+      onEnd: 'kill',
+    }
+    const cell = await openCell(this.#parts.cells, cellPlan, {}, signal)
+    try {
+      await cell.whileAlive(cell.agent.waitHealthy(AGENT_WITHIN_MS))
+      return cell
+    } catch (error) {
+      await cell.release()
+      throw error
+    }
+  }
+}
+
+export type { BuildContext, BuildStep }

@@ -1,0 +1,92 @@
+import { newUuid, randomName } from '@sandbox/contract/ids'
+import { type Cell, type CellParts, openCell } from './cells.ts'
+import { cloneIdentity } from './clone-identity.ts'
+import { HostError } from './host-error.ts'
+import type { LayerSource } from './parts.ts'
+import { bringServicesUp, type ServicesUpOptions } from './services-up.ts'
+import type { SnapshotManifest, SnapshotStore } from './snapshots.ts'
+
+/** Boots a snapshot's files once, waits until everything answers, and keeps its memory for all later starts. */
+
+export interface CaptureParts {
+  cells: CellParts
+  layers: LayerSource
+  store: SnapshotStore
+}
+
+const BOOT_WITHIN_MS = 60_000
+const HOOK_WITHIN_MS = 30_000
+
+/**
+ * Boots, readies, captures and publishes the memory of a published snapshot.
+ * @throws HostError failed when boot, start command or capture fail
+ */
+export async function captureMemory(
+  parts: CaptureParts,
+  manifest: SnapshotManifest,
+  options: ServicesUpOptions = {},
+): Promise<void> {
+  const layers = await Promise.all(manifest.layers.map((digest) => parts.layers.get(digest)))
+  const cell = await openCell(parts.cells, bootPlan(manifest, layers), {}, options.signal)
+  const draft = await parts.store.draftMemory()
+  try {
+    await makeReady(cell, manifest, options)
+    options.onLine?.('info', 'Capturing memory')
+    const { sizeBytes } = await parts.cells.engine.capture(cell.instance, {
+      memoryDir: draft.dir,
+      leaveRunning: false,
+    })
+    const written = await parts.layers.fromUpper(cell.upper)
+    const digests = written ? [...manifest.layers, written.digest] : manifest.layers
+    await parts.store.publishMemory(manifest.id, draft, { layers: digests, sizeBytes })
+  } finally {
+    await parts.store.dropDraft(draft)
+    await cell.release()
+  }
+}
+
+const bootPlan = (
+  manifest: SnapshotManifest,
+  layers: Parameters<typeof openCell>[1]['layers'],
+): Parameters<typeof openCell>[1] => ({
+  occupant: 'build',
+  sandboxId: `b${randomName(20)}`,
+  snapshotId: manifest.id,
+  templateId: '',
+  layers,
+  limits: manifest.config.limits,
+  memoryDir: undefined,
+  network: { allowInternetAccess: true, networkJson: '' },
+  endAtMs: undefined,
+  onEnd: 'kill',
+})
+
+async function makeReady(cell: Cell, manifest: SnapshotManifest, options: ServicesUpOptions): Promise<void> {
+  const { config } = manifest
+  const request = {
+    sandboxId: `b${randomName(20)}`,
+    templateId: newUuid(),
+    envVars: {},
+    envdAccessToken: undefined,
+  }
+  const identity = cloneIdentity(request, config, Date.now())
+  await cell.whileAlive(cell.agent.init(identity, BOOT_WITHIN_MS))
+  await cell.whileAlive(bringServicesUp(cell.agent, config, options))
+  for (const hook of config.beforeCapture) await askBeforeCapture(cell, hook.port, hook.path)
+  cell.agent.disconnect()
+}
+
+/** A service that is not there has nothing to prepare; one that answers with an error stops the capture. */
+async function askBeforeCapture(cell: Cell, port: number, path: string): Promise<void> {
+  const call = { method: 'POST', path, port, json: {}, timeoutMs: HOOK_WITHIN_MS } as const
+  const answer = await cell.agent.send(call).catch((error: unknown) => {
+    if ((error as NodeJS.ErrnoException).code === 'ECONNREFUSED') return undefined
+    throw new HostError('failed', `port ${port} did not prepare for the capture`, error)
+  })
+  if (answer && answer.status >= 400 && answer.status !== 404) {
+    throw new HostError(
+      'failed',
+      `port ${port} could not prepare for the capture: ${answer.body.slice(0, 300)}`,
+    )
+  }
+}

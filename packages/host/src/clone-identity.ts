@@ -1,0 +1,38 @@
+import { kernelRandomBytes, newUuid } from '@sandbox/contract/ids'
+import type { InitBody } from './agent-client.ts'
+import type { SnapshotConfig } from './snapshots.ts'
+
+/** Entropy handed to every user-space generator of a clone. */
+const RESEED_BYTES = 64
+
+export interface IdentityRequest {
+  sandboxId: string
+  templateId: string
+  envVars: Readonly<Record<string, string>>
+  envdAccessToken: string | undefined
+}
+
+/** What a freshly started clone is told about itself. All of it comes from this machine's kernel, none from the image. */
+export function cloneIdentity(request: IdentityRequest, config: SnapshotConfig, nowMs: number): InitBody {
+  const { sandboxId, templateId, envdAccessToken } = request
+  return {
+    envVars: {
+      ...config.envVars,
+      ...request.envVars,
+      E2B_SANDBOX: 'true',
+      E2B_SANDBOX_ID: sandboxId,
+      E2B_TEMPLATE_ID: templateId,
+    },
+    ...(envdAccessToken === undefined ? {} : { accessToken: envdAccessToken }),
+    timestamp: new Date(nowMs).toISOString(),
+    defaultUser: config.user,
+    defaultWorkdir: config.workdir,
+    hostname: sandboxId,
+    machineId: newUuid().replaceAll('-', ''),
+    bootId: newUuid(),
+    generation: newUuid(),
+    sandboxId,
+    templateId,
+    reseed: kernelRandomBytes(RESEED_BYTES).toString('hex'),
+  }
+}

@@ -1,0 +1,174 @@
+import type { Logger } from 'pino'
+import type { Cell } from './cells.ts'
+import type { Foreground } from './foreground.ts'
+
+/**
+ * Sandboxes that were restored ahead, answered once, and wait frozen. Per snapshot the pool grows with starts that
+ * found it empty, shrinks while nobody asks, and gives everything back when the machine runs short of memory.
+ * It fills one at a time, never while a create is in flight.
+ */
+
+export interface PoolOptions {
+  /** Kept for every snapshot that was ever asked for. */
+  min: number
+  /** Bound per snapshot; 0 turns the pool off. */
+  max: number
+  /** Without demand for this long, half of what a snapshot keeps is given back. */
+  idleMs: number
+}
+
+export interface PoolParts {
+  /** Restores one, waits for its agent and freezes it. */
+  open: (snapshotId: string) => Promise<Cell>
+  foreground: Foreground
+  isMemoryTight: () => boolean
+  log: Logger
+}
+
+interface Shelf {
+  target: number
+  lastDemandMs: number
+  readonly cells: Cell[]
+}
+
+export class Pool {
+  readonly #options: PoolOptions
+  readonly #parts: PoolParts
+  readonly #shelves = new Map<string, Shelf>()
+  #filling: Promise<void> | undefined
+  #closed = false
+
+  constructor(options: PoolOptions, parts: PoolParts) {
+    this.#options = options
+    this.#parts = parts
+  }
+
+  get size(): number {
+    let size = 0
+    for (const shelf of this.#shelves.values()) size += shelf.cells.length
+    return size
+  }
+
+  /** Takes one for a start, still frozen, and learns from the demand. */
+  claim(snapshotId: string, nowMs = Date.now()): Cell | undefined {
+    if (this.#options.max === 0 || this.#closed) return undefined
+    const shelf = this.#shelf(snapshotId)
+    shelf.lastDemandMs = nowMs
+    const cell = shelf.cells.shift()
+    if (!cell) shelf.target = Math.min(this.#options.max, Math.max(1, this.#options.min, shelf.target * 2))
+    this.#fill()
+    return cell
+  }
+
+  /** Takes in one that an earlier daemon left. It is frozen. */
+  adopt(snapshotId: string, cell: Cell): void {
+    const shelf = this.#shelf(snapshotId)
+    shelf.target = Math.min(this.#options.max, Math.max(shelf.target, shelf.cells.length + 1))
+    shelf.lastDemandMs = Date.now()
+    this.#add(snapshotId, cell)
+  }
+
+  /** Gives the room of one pooled sandbox to a create that found none. */
+  async yieldOne(): Promise<boolean> {
+    for (const shelf of this.#shelves.values()) {
+      const cell = shelf.cells.pop()
+      if (!cell) continue
+      shelf.target = Math.min(shelf.target, shelf.cells.length)
+      await cell.release()
+      return true
+    }
+    return false
+  }
+
+  /** Slow upkeep: what nobody asked for shrinks, and everything goes when memory is tight. */
+  async tend(nowMs = Date.now()): Promise<void> {
+    const isTight = this.#parts.isMemoryTight()
+    for (const [snapshotId, shelf] of this.#shelves) {
+      if (isTight) shelf.target = 0
+      else if (nowMs - shelf.lastDemandMs >= this.#options.idleMs) {
+        shelf.target = Math.max(this.#options.min, Math.floor(shelf.target / 2))
+        shelf.lastDemandMs = nowMs
+      }
+      const surplus = shelf.cells.splice(shelf.target)
+      await Promise.all(surplus.map((cell) => cell.release()))
+      if (shelf.target === 0 && shelf.cells.length === 0 && !isTight) this.#shelves.delete(snapshotId)
+    }
+    this.#fill()
+  }
+
+  /** Releases what is pooled of one snapshot, or of all. */
+  async drain(snapshotId?: string): Promise<void> {
+    const shelves = snapshotId === undefined ? [...this.#shelves.keys()] : [snapshotId]
+    const cells = shelves.flatMap((id) => {
+      const shelf = this.#shelves.get(id)
+      this.#shelves.delete(id)
+      return shelf?.cells.splice(0) ?? []
+    })
+    await Promise.all(cells.map((cell) => cell.release()))
+  }
+
+  /** Stops filling. With `keep` what is pooled stays for the next daemon. */
+  async close(keep: boolean): Promise<void> {
+    this.#closed = true
+    await this.#filling
+    if (!keep) await this.drain()
+  }
+
+  #shelf(snapshotId: string): Shelf {
+    let shelf = this.#shelves.get(snapshotId)
+    if (!shelf) {
+      shelf = { target: this.#options.min, lastDemandMs: Date.now(), cells: [] }
+      this.#shelves.set(snapshotId, shelf)
+    }
+    return shelf
+  }
+
+  #add(snapshotId: string, cell: Cell): void {
+    const { cells } = this.#shelf(snapshotId)
+    cells.push(cell)
+    cell.exited.then(async () => {
+      const at = cells.indexOf(cell)
+      if (at < 0) return
+      cells.splice(at, 1)
+      this.#parts.log.warn({ event: 'pool.lost', snapshotId, slot: cell.slot.index })
+      await cell
+        .release()
+        .catch((error: unknown) => this.#parts.log.error({ event: 'pool.release', err: error }))
+    })
+  }
+
+  #fill(): void {
+    if (this.#filling || this.#closed) return
+    this.#filling = this.#fillAll().finally(() => {
+      this.#filling = undefined
+    })
+  }
+
+  async #fillAll(): Promise<void> {
+    for (let next = this.#neediest(); next && !this.#closed; next = this.#neediest()) {
+      await this.#parts.foreground.whenQuiet()
+      if (this.#closed || this.#parts.isMemoryTight()) return
+      try {
+        const startedMs = performance.now()
+        const cell = await this.#parts.open(next)
+        this.#add(next, cell)
+        const tookMs = Math.round(performance.now() - startedMs)
+        this.#parts.log.info({ event: 'pool.filled', snapshotId: next, slot: cell.slot.index, tookMs })
+      } catch (error) {
+        // Demand asks again; until then this snapshot is left alone rather than tried in a loop.
+        this.#shelf(next).target = this.#shelf(next).cells.length
+        this.#parts.log.warn({ event: 'pool.failed', snapshotId: next, err: error })
+      }
+    }
+  }
+
+  /** The snapshot that was asked for last, among those with less than they should have. */
+  #neediest(): string | undefined {
+    let found: { id: string; lastDemandMs: number } | undefined
+    for (const [id, shelf] of this.#shelves) {
+      if (shelf.cells.length >= shelf.target) continue
+      if (!found || shelf.lastDemandMs > found.lastDemandMs) found = { id, lastDemandMs: shelf.lastDemandMs }
+    }
+    return found?.id
+  }
+}

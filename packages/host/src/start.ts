@@ -1,0 +1,182 @@
+import type { Logger } from 'pino'
+import { type Cell, type CellParts, type CellPlan, openCell, type Phases, phaseClock } from './cells.ts'
+import { cloneIdentity } from './clone-identity.ts'
+import type { Limits } from './engines/engine.ts'
+import type { Foreground } from './foreground.ts'
+import { HostError } from './host-error.ts'
+import { type NetworkPolicy, sameLimits } from './parts.ts'
+import type { Pool } from './pool.ts'
+import { bringServicesUp } from './services-up.ts'
+import type { ReadySnapshot, WarmSnapshots } from './warm-snapshots.ts'
+
+/** The create path: a pooled sandbox is woken, or a slot, an upper and a journal entry are taken and memory restored. */
+
+export interface StartRequest {
+  sandboxId: string
+  snapshotId: string
+  templateId: string
+  /** Undefined takes the snapshot's own. */
+  limits: Limits | undefined
+  envVars: Readonly<Record<string, string>>
+  envdAccessToken: string | undefined
+  network: NetworkPolicy
+  endAtMs: number
+  onEnd: 'kill' | 'pause'
+  skipPool: boolean
+}
+
+export interface Started {
+  cell: Cell
+  fromPool: boolean
+}
+
+export interface StarterParts {
+  cells: CellParts
+  snapshots: WarmSnapshots
+  pool: Pool
+  foreground: Foreground
+  log: Logger
+}
+
+/** The agent of a restored clone answers in milliseconds; this bounds a broken one. */
+const INIT_WITHIN_MS = 10_000
+const BOOT_WITHIN_MS = 60_000
+
+export class Starter {
+  readonly #parts: StarterParts
+
+  constructor(parts: StarterParts) {
+    this.#parts = parts
+  }
+
+  /**
+   * Answers once the agent has accepted `/init`; leaves nothing when it throws.
+   * @param phases filled with the milliseconds of each phase
+   * @throws HostError noRoom, notFound, failed; the reason of `signal`
+   */
+  start(request: StartRequest, phases: Phases, signal: AbortSignal): Promise<Started> {
+    return this.#parts.foreground.run(async () => {
+      const measure = phaseClock(phases)
+      const snapshot = await this.#parts.snapshots.ready(request.snapshotId)
+      measure('snapshot')
+      signal.throwIfAborted()
+      const plan = planFor(request, snapshot)
+      const pooled = await this.#fromPool(request, snapshot, plan, phases)
+      const cell = pooled ?? (await this.#fresh(request, snapshot, plan, phases, signal))
+      if (signal.aborted) await cell.release()
+      signal.throwIfAborted()
+      return { cell, fromPool: pooled !== undefined }
+    })
+  }
+
+  /** A pooled sandbox that does not wake is dropped: the user gets a fresh one. */
+  async #fromPool(
+    request: StartRequest,
+    snapshot: ReadySnapshot,
+    plan: CellPlan,
+    phases: Phases,
+  ): Promise<Cell | undefined> {
+    if (request.skipPool || !snapshot.memoryDir || !sameLimits(plan.limits, snapshot.limits)) return undefined
+    const cell = this.#parts.pool.claim(snapshot.id)
+    if (!cell) return undefined
+    const measure = phaseClock(phases)
+    try {
+      await cell.assign(plan)
+      measure('assign')
+      await cell.thaw()
+      measure('thaw')
+      const identity = cloneIdentity(request, snapshot.config, Date.now())
+      await cell.whileAlive(cell.agent.init(identity, INIT_WITHIN_MS))
+      measure('init')
+      return cell
+    } catch (error) {
+      this.#parts.log.warn({
+        event: 'pool.dropped',
+        snapshotId: snapshot.id,
+        slot: cell.slot.index,
+        err: error,
+      })
+      await cell.release()
+      return undefined
+    }
+  }
+
+  async #fresh(
+    request: StartRequest,
+    snapshot: ReadySnapshot,
+    plan: CellPlan,
+    phases: Phases,
+    signal: AbortSignal,
+  ): Promise<Cell> {
+    const cell = await this.#openYielding(plan, phases, signal)
+    const measure = phaseClock(phases)
+    try {
+      const isBoot = snapshot.memoryDir === undefined
+      const identity = cloneIdentity(request, snapshot.config, Date.now())
+      await cell.whileAlive(cell.agent.init(identity, isBoot ? BOOT_WITHIN_MS : INIT_WITHIN_MS))
+      measure('init')
+      if (isBoot) {
+        await cell.whileAlive(bringServicesUp(cell.agent, snapshot.config, { signal }))
+        measure('services')
+      }
+      return cell
+    } catch (error) {
+      await cell.release()
+      throw error
+    }
+  }
+
+  /** A create that finds no room takes that of a pooled sandbox. */
+  async #openYielding(plan: CellPlan, phases: Phases, signal: AbortSignal): Promise<Cell> {
+    try {
+      return await openCell(this.#parts.cells, plan, phases, signal)
+    } catch (error) {
+      const isFull = error instanceof HostError && error.kind === 'noRoom'
+      if (!isFull || !(await this.#parts.pool.yieldOne())) throw error
+      return await openCell(this.#parts.cells, plan, phases, signal)
+    }
+  }
+}
+
+const planFor = (request: StartRequest, snapshot: ReadySnapshot): CellPlan => ({
+  occupant: 'sandbox',
+  sandboxId: request.sandboxId,
+  snapshotId: snapshot.id,
+  templateId: request.templateId,
+  layers: snapshot.layers,
+  limits: request.limits ?? snapshot.limits,
+  memoryDir: snapshot.memoryDir,
+  network: request.network,
+  endAtMs: request.endAtMs,
+  onEnd: request.onEnd,
+})
+
+/** Restores one for the pool: its agent has answered once, then it waits frozen, without connections. */
+export async function openPooled(
+  cells: CellParts,
+  snapshot: ReadySnapshot,
+  sandboxId: string,
+): Promise<Cell> {
+  const plan: CellPlan = {
+    occupant: 'pooled',
+    sandboxId,
+    snapshotId: snapshot.id,
+    templateId: '',
+    layers: snapshot.layers,
+    limits: snapshot.limits,
+    memoryDir: snapshot.memoryDir,
+    network: { allowInternetAccess: true, networkJson: '' },
+    endAtMs: undefined,
+    onEnd: 'kill',
+  }
+  const cell = await openCell(cells, plan, {})
+  try {
+    await cell.whileAlive(cell.agent.waitHealthy(INIT_WITHIN_MS))
+    cell.agent.disconnect()
+    await cell.freeze()
+    return cell
+  } catch (error) {
+    await cell.release()
+    throw error
+  }
+}
