@@ -2,8 +2,9 @@
  * Namespaces of the calling thread. JavaScript of one thread runs alone, so between entering and leaving nothing
  * else can observe the foreign namespace as long as `action` is synchronous: these take no async callback.
  */
-import { closeSync, openSync } from 'node:fs'
+import { closeSync, openSync, unlinkSync, writeFileSync } from 'node:fs'
 import { checked, libcFunction } from './libc.ts'
+import { MS_BIND, mount } from './mount.ts'
 
 export const CLONE_NEWNS = 0x20000
 export const CLONE_NEWCGROUP = 0x2000000
@@ -41,6 +42,28 @@ export function inUtsNamespace<Result>(path: string, action: () => Result): Resu
 export function setHostname(utsPath: string, hostname: string): void {
   const bytes = Buffer.byteLength(hostname)
   inUtsNamespace(utsPath, () => checked(sethostnameCall(hostname, bytes), 'sethostname', utsPath))
+}
+
+/**
+ * Makes a new namespace that lives at `path` (a file is created there) without a process in it. The caller
+ * unmounts and unlinks the file. Throws EEXIST when `path` exists.
+ */
+export function createNamespaceAt(kind: 'net' | 'uts' | 'ipc', type: number, path: string): void {
+  writeFileSync(path, '', { flag: 'wx', mode: 0o444 })
+  const home = openSync(`/proc/thread-self/ns/${kind}`, 'r')
+  try {
+    unshare(type)
+    try {
+      mount(`/proc/thread-self/ns/${kind}`, path, null, MS_BIND)
+    } finally {
+      returnHome(home, type)
+    }
+  } catch (error) {
+    unlinkSync(path)
+    throw error
+  } finally {
+    closeSync(home)
+  }
 }
 
 function inNamespace<Result>(kind: string, type: number, path: string, action: () => Result): Result {

@@ -1,0 +1,291 @@
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, unlinkSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { flushConntrack } from '../linux/conntrack.ts'
+import {
+  bindMount,
+  MOUNT_ATTR_NODEV,
+  MOUNT_ATTR_NOEXEC,
+  MOUNT_ATTR_NOSUID,
+  MOUNT_ATTR_RDONLY,
+  MS_REC,
+  MS_SHARED,
+  mount,
+  mountNew,
+  unmountIfMounted,
+} from '../linux/mount.ts'
+import { mountTable } from '../linux/mount-table.ts'
+import { CLONE_NEWNET, createNamespaceAt, inNetworkNamespace } from '../linux/namespace.ts'
+import { run } from '../linux/process.ts'
+import { addDropVerdict, deleteVerdict } from '../linux/verdict-map.ts'
+import {
+  assertNaming,
+  gatewayAddress,
+  gatewayMac,
+  guestAddress,
+  guestMac,
+  hostInterface,
+  machineAddress,
+  netnsDir,
+  netnsName,
+  type SlotNaming,
+  slotAddress,
+  slotDir,
+} from '../slots.ts'
+import {
+  addSlotElements,
+  hostRuleset,
+  removeSlotElements,
+  type SlotElements,
+  slotRuleset,
+} from './ruleset.ts'
+
+const forwardingSwitch = '/proc/sys/net/ipv4/ip_forward'
+
+export interface NetworkOptions extends SlotNaming {
+  /** Port of the DNS forwarder on this machine's address towards the sandboxes. Default 10053. */
+  dnsPort?: number
+  /** CIDR ranges denied to every sandbox besides the private and reserved ones. */
+  deniedRanges?: readonly string[]
+  /** Connection mark of slot 0; slot n has n more. Default 0xe2b00000. */
+  markBase?: number
+}
+
+export interface NetworkPolicy {
+  internet: boolean
+}
+
+/**
+ * Network namespaces, links and firewall of the slots of one instance. `prepare` and `destroy` start processes
+ * and belong off the create path; `setPolicy` and `forgetFlows` are synchronous and take microseconds.
+ */
+export class NetworkSlots {
+  readonly #options: NetworkOptions
+  readonly #table: string
+  readonly #offline = new Set<number>()
+
+  constructor(options: NetworkOptions) {
+    assertNaming(options)
+    this.#options = options
+    this.#table = options.instance
+  }
+
+  /** Address and port the DNS forwarder must listen on. */
+  get dnsEndpoint(): { address: string; port: number } {
+    return { address: machineAddress(this.#options), port: this.#options.dnsPort ?? 10_053 }
+  }
+
+  /** Rules, forwarding and this machine's own address. Idempotent; running slots keep their elements and flows. */
+  async start(): Promise<void> {
+    this.#shareNetnsDir()
+    mkdirSync(this.#options.runDir, { recursive: true })
+    const { address, port } = this.dnsEndpoint
+    const deniedRanges = this.#options.deniedRanges ?? []
+    const ruleset = hostRuleset({ table: this.#table, machineAddress: address, dnsPort: port, deniedRanges })
+    await run('nft', ['-f', '-'], { stdin: ruleset })
+    await run('ip', ['address', 'replace', `${address}/32`, 'dev', 'lo', 'scope', 'host'])
+    this.#enableForwarding()
+    await this.#readPolicies()
+  }
+
+  /** Makes everything a slot needs from the network. Idempotent: what is left of an earlier slot is replaced. */
+  async prepare(index: number): Promise<void> {
+    const link = hostInterface(this.#options, index)
+    const address = slotAddress(this.#options, index)
+    await this.destroy(index)
+    await run('nft', ['-f', '-'], { stdin: addSlotElements(this.#elements(index)) })
+    const netns = this.netnsPath(index)
+    createNamespaceAt('net', CLONE_NEWNET, netns)
+    inNetworkNamespace(netns, () => this.#setNamespaceSwitches())
+    const name = netnsName(this.#options, index)
+    await run('ip', ['-batch', '-'], {
+      stdin: `link add ${link} address ${gatewayMac} type veth peer name eth0 address ${guestMac} netns ${name}
+link set ${link} addrgenmode none
+link set ${link} up
+neigh replace ${address} lladdr ${guestMac} dev ${link} nud permanent
+route replace ${address}/32 dev ${link} src ${machineAddress(this.#options)}
+`,
+    })
+    // A child inherits the namespace of the thread at the moment it is started.
+    await inNetworkNamespace(netns, () =>
+      run('ip', ['-batch', '-'], {
+        stdin: `link set lo up
+address add ${guestAddress}/30 dev eth0
+link set eth0 up
+neigh replace ${gatewayAddress} lladdr ${gatewayMac} dev eth0 nud permanent
+route add default via ${gatewayAddress} dev eth0
+`,
+      }),
+    )
+    await inNetworkNamespace(netns, () => run('nft', ['-f', '-'], { stdin: slotRuleset(address) }))
+    this.#mountSysfs(index)
+  }
+
+  /** Removes a slot's kernel objects, whatever of them exists. */
+  async destroy(index: number): Promise<void> {
+    const link = hostInterface(this.#options, index)
+    unmountIfMounted(this.sysfsPath(index))
+    if (existsSync(`/sys/class/net/${link}`)) await run('ip', ['link', 'delete', link])
+    const netns = this.netnsPath(index)
+    if (existsSync(netns)) {
+      unmountIfMounted(netns)
+      unlinkSync(netns)
+    }
+    // Last: while the link exists its rules must.
+    await run('nft', ['-f', '-'], { stdin: removeSlotElements(this.#elements(index)) })
+    this.#offline.delete(index)
+  }
+
+  /** Destroys every slot of this instance found in the kernel that is not in `known`. Answers which. */
+  async sweep(known: ReadonlySet<number>): Promise<number[]> {
+    const stray = (await this.list()).filter((index) => !known.has(index))
+    for (const index of stray) await this.destroy(index)
+    return stray
+  }
+
+  /** Indexes of all slots of which the kernel has anything: a namespace, a link, a mount or a rule element. */
+  async list(): Promise<number[]> {
+    const { instance, runDir } = this.#options
+    const found = new Set<number>()
+    const note = (text: string, pattern: RegExp): void => {
+      const index = pattern.exec(text)?.[1]
+      if (index !== undefined) found.add(Number(index))
+    }
+    const linkName = new RegExp(`^${instance}(\\d+)h$`)
+    if (existsSync(netnsDir))
+      for (const name of readdirSync(netnsDir)) note(name, new RegExp(`^${instance}-(\\d+)$`))
+    for (const name of readdirSync('/sys/class/net')) note(name, linkName)
+    for (const name of await this.#elementsOf('set', 'slots')) note(name, linkName)
+    for (const { target } of mountTable()) {
+      if (target.startsWith(`${runDir}/slots/`)) note(target.slice(runDir.length), /^\/slots\/(\d+)\/sys$/)
+    }
+    return [...found].sort((a, b) => a - b)
+  }
+
+  /** Applies to new connections at once; costs nothing when it is the policy already. */
+  setPolicy(index: number, policy: NetworkPolicy): void {
+    if (policy.internet !== this.#offline.has(index)) return
+    const at = { table: this.#table, map: 'egress' }
+    const link = hostInterface(this.#options, index)
+    if (policy.internet) {
+      deleteVerdict(at, link)
+      this.#offline.delete(index)
+    } else {
+      addDropVerdict(at, link)
+      this.#offline.add(index)
+    }
+  }
+
+  /**
+   * Forgets every connection of a slot, on the host and inside its namespace. To be called when no process is left
+   * in the slot: a late packet of an old peer then finds no flow that would lead it to the next sandbox.
+   */
+  forgetFlows(index: number): void {
+    flushConntrack(this.#mark(index))
+    inNetworkNamespace(this.netnsPath(index), () => flushConntrack())
+  }
+
+  /** Removes all slots, the table, the address, and gives the forwarding switch its former value. Idempotent. */
+  async remove(): Promise<void> {
+    await run('nft', ['add', 'table', 'inet', this.#table])
+    if (await this.#tableIsComplete()) await this.sweep(new Set())
+    await run('nft', ['delete', 'table', 'inet', this.#table])
+    const { address } = this.dnsEndpoint
+    const { stdout } = await run('ip', ['-json', 'address', 'show', 'dev', 'lo'])
+    if (stdout.includes(`"${address}"`)) await run('ip', ['address', 'delete', `${address}/32`, 'dev', 'lo'])
+    const record = this.#forwardingRecord()
+    if (existsSync(record)) {
+      writeFileSync(forwardingSwitch, readFileSync(record, 'utf8'))
+      rmSync(record)
+    }
+  }
+
+  netnsPath(index: number): string {
+    return join(netnsDir, netnsName(this.#options, index))
+  }
+
+  sysfsPath(index: number): string {
+    return join(slotDir(this.#options, index), 'sys')
+  }
+
+  #mark(index: number): number {
+    return (this.#options.markBase ?? 0xe2b0_0000) + index
+  }
+
+  #elements(index: number): SlotElements {
+    return {
+      table: this.#table,
+      interfaceName: hostInterface(this.#options, index),
+      address: slotAddress(this.#options, index),
+      mark: this.#mark(index),
+    }
+  }
+
+  /**
+   * The guest's root has no capability over this namespace, so low ports and ping are opened to everybody in it.
+   * IPv6 goes off before the first link exists.
+   */
+  #setNamespaceSwitches(): void {
+    const switches: Record<string, string> = {
+      'ipv4/ip_unprivileged_port_start': '0',
+      'ipv4/ping_group_range': '0 2147483647',
+    }
+    if (existsSync('/proc/sys/net/ipv6')) {
+      switches['ipv6/conf/all/disable_ipv6'] = '1'
+      switches['ipv6/conf/default/disable_ipv6'] = '1'
+    }
+    for (const [name, value] of Object.entries(switches)) writeFileSync(`/proc/sys/net/${name}`, value)
+  }
+
+  /** A sysfs shows the devices of the namespace it was mounted in. */
+  #mountSysfs(index: number): void {
+    const target = this.sysfsPath(index)
+    mkdirSync(target, { recursive: true })
+    const attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
+    inNetworkNamespace(this.netnsPath(index), () => mountNew('sysfs', [], target, attributes))
+  }
+
+  /** As `ip netns` does it: a shared mount, so that an unmount reaches copies in other mount namespaces. */
+  #shareNetnsDir(): void {
+    mkdirSync(netnsDir, { recursive: true })
+    if (mountTable().some((entry) => entry.target === netnsDir)) return
+    bindMount(netnsDir, netnsDir, { recursive: true })
+    mount(null, netnsDir, null, MS_SHARED | MS_REC)
+  }
+
+  /** The former value is recorded once, by whoever first finds it off. */
+  #enableForwarding(): void {
+    const former = readFileSync(forwardingSwitch, 'utf8')
+    if (former.trim() === '1') return
+    writeFileSync(this.#forwardingRecord(), former)
+    writeFileSync(forwardingSwitch, '1')
+  }
+
+  #forwardingRecord(): string {
+    return join(this.#options.runDir, 'ip_forward.before')
+  }
+
+  async #readPolicies(): Promise<void> {
+    this.#offline.clear()
+    const linkName = new RegExp(`^${this.#options.instance}(\\d+)h$`)
+    for (const name of await this.#elementsOf('map', 'egress')) {
+      const index = linkName.exec(name)?.[1]
+      if (index !== undefined) this.#offline.add(Number(index))
+    }
+  }
+
+  async #tableIsComplete(): Promise<boolean> {
+    const { stdout } = await run('nft', ['list', 'table', 'inet', this.#table])
+    return stdout.includes('map egress')
+  }
+
+  /** Interface names that are keys of a set or map of the table; none when it does not exist. */
+  async #elementsOf(kind: 'set' | 'map', name: string): Promise<string[]> {
+    try {
+      const { stdout } = await run('nft', ['list', kind, 'inet', this.#table, name])
+      return [...stdout.matchAll(/"([a-z0-9]+)"/g)].map((match) => match[1] ?? '')
+    } catch (error) {
+      if (error instanceof Error && error.message.includes('No such file or directory')) return []
+      throw error
+    }
+  }
+}

@@ -1,0 +1,156 @@
+/** The text of the nftables rules. What they promise stands in README.md; each rule says what it is there for. */
+import { gatewayAddress, guestAddress } from '../slots.ts'
+
+/** Never reachable from a sandbox: private, shared, link-local (metadata), loopback, multicast, reserved. */
+export const forbiddenRanges: readonly string[] = [
+  '0.0.0.0/8',
+  '10.0.0.0/8',
+  '100.64.0.0/10',
+  '127.0.0.0/8',
+  '169.254.0.0/16',
+  '172.16.0.0/12',
+  '192.0.0.0/24',
+  '192.168.0.0/16',
+  '198.18.0.0/15',
+  '224.0.0.0/3',
+]
+
+export interface HostRulesetOptions {
+  table: string
+  machineAddress: string
+  dnsPort: number
+  /** CIDR ranges denied besides `forbiddenRanges`. */
+  deniedRanges: readonly string[]
+}
+
+/**
+ * Creates or refreshes the instance's table as one transaction. The elements of running slots stay, so this is
+ * safe while sandboxes run. Policy of every chain is accept: other traffic of the machine is not ours to judge.
+ */
+export function hostRuleset(options: HostRulesetOptions): string {
+  const { table, machineAddress, dnsPort } = options
+  const ranges = [...forbiddenRanges, ...options.deniedRanges].join(', ')
+  return `
+add table inet ${table}
+add set inet ${table} slots { type ifname; }
+add set inet ${table} sources { type ifname . ipv4_addr; }
+add map inet ${table} marks { type ifname : mark; }
+add map inet ${table} egress { type ifname : verdict; }
+add set inet ${table} forbidden { type ipv4_addr; flags interval; auto-merge; }
+flush set inet ${table} forbidden
+add element inet ${table} forbidden { ${ranges} }
+add chain inet ${table} guard { type filter hook prerouting priority raw; policy accept; }
+add chain inet ${table} mark_new { type filter hook prerouting priority mangle; policy accept; }
+add chain inet ${table} dns_redirect { type nat hook prerouting priority dstnat; policy accept; }
+add chain inet ${table} input { type filter hook input priority filter; policy accept; }
+add chain inet ${table} forward { type filter hook forward priority filter; policy accept; }
+add chain inet ${table} mark_host { type filter hook output priority mangle; policy accept; }
+add chain inet ${table} translate { type nat hook postrouting priority srcnat; policy accept; }
+add chain inet ${table} to_host
+add chain inet ${table} from_slot
+add chain inet ${table} to_slot
+flush chain inet ${table} guard
+flush chain inet ${table} mark_new
+flush chain inet ${table} dns_redirect
+flush chain inet ${table} input
+flush chain inet ${table} forward
+flush chain inet ${table} mark_host
+flush chain inet ${table} translate
+flush chain inet ${table} to_host
+flush chain inet ${table} from_slot
+flush chain inet ${table} to_slot
+table inet ${table} {
+  chain guard {
+    iifname @slots meta protocol != ip drop comment "no IPv6"
+    iifname @slots iifname . ip saddr != @sources drop comment "a slot sends from its own address only"
+  }
+  chain mark_new {
+    iifname @slots ct state new ct mark set iifname map @marks comment "lets a recycled slot's flows be forgotten"
+  }
+  chain mark_host {
+    oifname @slots ct state new ct mark set oifname map @marks
+  }
+  chain dns_redirect {
+    iifname @slots ip daddr ${gatewayAddress} udp dport 53 dnat ip to ${machineAddress}:${dnsPort}
+    iifname @slots ip daddr ${gatewayAddress} tcp dport 53 dnat ip to ${machineAddress}:${dnsPort}
+  }
+  chain input {
+    iifname @slots jump to_host
+    iifname != "lo" ip daddr ${machineAddress} drop comment "the DNS forwarder serves slots only"
+  }
+  chain to_host {
+    ct state established,related ct direction reply accept comment "answers to this machine's requests"
+    iifname vmap @egress
+    ip daddr ${machineAddress} udp dport ${dnsPort} ct original ip daddr ${gatewayAddress} accept
+    ip daddr ${machineAddress} tcp dport ${dnsPort} ct original ip daddr ${gatewayAddress} accept
+    drop
+  }
+  chain forward {
+    iifname @slots jump from_slot
+    oifname @slots jump to_slot
+  }
+  chain from_slot {
+    oifname @slots drop comment "no guest reaches a guest"
+    ip daddr @forbidden drop
+    ct state invalid drop
+    ct state established,related accept
+    iifname vmap @egress
+    accept
+  }
+  chain to_slot {
+    ct state established,related ct direction reply accept
+    drop
+  }
+  chain translate {
+    iifname @slots oifname != @slots masquerade
+  }
+}
+`
+}
+
+/** One-to-one translation inside a slot's namespace: the guest keeps one address, the host tells slots apart. */
+export function slotRuleset(address: string): string {
+  return `
+add table ip slot
+delete table ip slot
+table ip slot {
+  chain arriving {
+    type nat hook prerouting priority dstnat; policy accept;
+    iifname "eth0" ip daddr ${address} dnat to ${guestAddress}
+  }
+  chain leaving {
+    type nat hook postrouting priority srcnat; policy accept;
+    oifname "eth0" ip saddr ${guestAddress} snat to ${address}
+  }
+}
+`
+}
+
+export interface SlotElements {
+  table: string
+  interfaceName: string
+  address: string
+  mark: number
+}
+
+/** Makes the table know a slot's interface. Must come before the interface does: unknown ones are not guarded. */
+export function addSlotElements(slot: SlotElements): string {
+  const { table, interfaceName, address, mark } = slot
+  return `
+add element inet ${table} slots { "${interfaceName}" }
+add element inet ${table} sources { "${interfaceName}" . ${address} }
+add element inet ${table} marks { "${interfaceName}" : ${mark} }
+`
+}
+
+/** Adding first makes the deletion succeed whether or not the elements were there. */
+export function removeSlotElements(slot: SlotElements): string {
+  const { table, interfaceName, address, mark } = slot
+  return `${addSlotElements(slot)}
+add element inet ${table} egress { "${interfaceName}" : drop }
+delete element inet ${table} egress { "${interfaceName}" }
+delete element inet ${table} marks { "${interfaceName}" : ${mark} }
+delete element inet ${table} sources { "${interfaceName}" . ${address} }
+delete element inet ${table} slots { "${interfaceName}" }
+`
+}
