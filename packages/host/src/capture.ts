@@ -18,7 +18,7 @@ const BOOT_WITHIN_MS = 60_000
 const HOOK_WITHIN_MS = 30_000
 
 /**
- * Boots, readies, captures and publishes the memory of a published snapshot.
+ * Boots, readies and captures a snapshot, and publishes its memory; the manifest may be published later.
  * @throws HostError failed when boot, start command or capture fail
  */
 export async function captureMemory(

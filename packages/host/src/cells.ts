@@ -99,10 +99,16 @@ export class Cell {
 
   /** Makes a pooled cell a user's: its journal entry first, in one rename, then its name inside. */
   async assign(plan: CellPlan): Promise<void> {
-    this.#plan = { ...planOf(plan, this.#parts), startedAtMs: this.#parts.nowMs() }
+    this.#plan = planOf(plan, this.#parts)
     this.writeJournal()
     await this.#parts.slots.allow(this.slot, plan.network)
     this.#instance = await this.#parts.engine.rename(this.#instance, plan.sandboxId)
+  }
+
+  /** From here on the next daemon adopts it instead of undoing its start. */
+  markReady(): void {
+    this.#plan = { ...this.#plan, isReady: true }
+    this.writeJournal()
   }
 
   /** Keeps the end of life for the next daemon. */
@@ -155,7 +161,7 @@ export async function openCell(
     made.upper = await parts.uppers.take(plan.limits.diskMib)
     measure('upper')
     signal?.throwIfAborted()
-    const base = { ...planOf(plan, parts), startedAtMs: parts.nowMs() }
+    const base = planOf(plan, parts)
     parts.journal.write({ ...base, slot: made.slot, upper: made.upper, initPid: undefined })
     measure('journal')
     await parts.slots.allow(made.slot, plan.network)
@@ -187,6 +193,7 @@ export async function adoptCell(parts: CellParts, entry: JournalEntry): Promise<
   const instance = await parts.engine.adopt(entry)
   if (!instance) return undefined
   await parts.slots.adopt(entry.slot)
+  await parts.uppers.adopt(entry.upper)
   return new Cell(parts, entry, instance, entry.upper, parts.admission.recognise(entry.limits))
 }
 
@@ -213,7 +220,7 @@ export function phaseClock(phases: Phases): (name: string) => void {
   }
 }
 
-const planOf = (plan: CellPlan, parts: CellParts): Omit<Plan, 'startedAtMs'> => ({
+const planOf = (plan: CellPlan, parts: CellParts): Plan => ({
   occupant: plan.occupant,
   sandboxId: plan.sandboxId,
   snapshotId: plan.snapshotId,
@@ -223,4 +230,6 @@ const planOf = (plan: CellPlan, parts: CellParts): Omit<Plan, 'startedAtMs'> => 
   limits: plan.limits,
   endAtMs: plan.endAtMs,
   onEnd: plan.onEnd,
+  isReady: false,
+  startedAtMs: parts.nowMs(),
 })

@@ -32,6 +32,8 @@ export interface JournalEntry {
   readonly limits: Limits
   /** Undefined until the engine has answered: the start had not finished. */
   readonly initPid: number | undefined
+  /** False until whoever asked for it was answered: such a start is undone by the next daemon. */
+  readonly isReady: boolean
   readonly startedAtMs: number
   /** Undefined for what has no end of its own (pooled, build). */
   readonly endAtMs: number | undefined

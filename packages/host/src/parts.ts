@@ -21,6 +21,8 @@ export interface SlotSource {
   allow(slot: Slot, policy: NetworkPolicy): Promise<void>
   /** Makes the slot clean and free again. Nothing runs in it any more. */
   give(slot: Slot): Promise<void>
+  /** Removes kernel objects of this instance that belong to no slot it knows. Idempotent. */
+  sweep(): Promise<void>
 }
 
 export interface UpperSource {
@@ -28,6 +30,10 @@ export interface UpperSource {
   take(capMib: number): Promise<Upper>
   /** Removes it with everything in it. Idempotent. */
   give(upper: Upper): Promise<void>
+  /** Marks the upper of an adopted sandbox as in use. */
+  adopt(upper: Upper): Promise<void>
+  /** Removes uppers of this instance that are neither in use nor ready. Idempotent. */
+  sweep(): Promise<void>
 }
 
 export interface LayerSource {

@@ -8,7 +8,7 @@ import { HostError } from './host-error.ts'
 
 /**
  * Snapshots on disk: `<dir>/<id>/manifest.json`, immutable, and `<dir>/<id>/memory/<host class>/` for each class of
- * host that captured it. Both appear by one rename, so that several daemons can share the folder and an
+ * host that captured it. Each appears by one rename, memory first, so that several daemons can share the folder and an
  * interrupted capture leaves nothing that looks whole. Manifests name layers, memory names the layers under it:
  * what the processes wrote before the capture is one more layer on top.
  */
@@ -87,14 +87,14 @@ export class SnapshotStore {
     return SNAPSHOT_ID.test(id) && existsSync(join(this.#dir, id, 'manifest.json'))
   }
 
-  /** Makes a snapshot known; one that is there already stays as it is. */
+  /** Makes a snapshot known, after its memory if it has any; one that is there already stays as it is. */
   async publish(manifest: SnapshotManifest): Promise<void> {
     if (!SNAPSHOT_ID.test(manifest.id)) throw new HostError('failed', `'${manifest.id}' is no snapshot id`)
     if (this.has(manifest.id)) return
     const draft = join(this.#draftDir, randomName(16))
-    await mkdir(join(draft, 'memory'), { recursive: true, mode: 0o755 })
-    await writeFile(join(draft, 'manifest.json'), `${JSON.stringify(manifest, null, 2)}\n`)
-    await renameUnlessThere(draft, join(this.#dir, manifest.id))
+    await writeFile(draft, `${JSON.stringify(manifest, null, 2)}\n`)
+    await mkdir(join(this.#dir, manifest.id), { recursive: true })
+    await rename(draft, join(this.#dir, manifest.id, 'manifest.json'))
   }
 
   /** The memory of this snapshot that fits this host, if it has been captured. */

@@ -65,6 +65,7 @@ export class Starter {
       const cell = pooled ?? (await this.#fresh(request, snapshot, plan, phases, signal))
       if (signal.aborted) await cell.release()
       signal.throwIfAborted()
+      cell.markReady()
       return { cell, fromPool: pooled !== undefined }
     })
   }
@@ -174,6 +175,7 @@ export async function openPooled(
     await cell.whileAlive(cell.agent.waitHealthy(INIT_WITHIN_MS))
     cell.agent.disconnect()
     await cell.freeze()
+    cell.markReady()
     return cell
   } catch (error) {
     await cell.release()

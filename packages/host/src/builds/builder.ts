@@ -7,7 +7,7 @@ import type { Limits } from '../engines/engine.ts'
 import { HostError } from '../host-error.ts'
 import type { SnapshotConfig, SnapshotManifest } from '../snapshots.ts'
 import { baseKey, type StepCache, type StepResult, stepKey } from './step-cache.ts'
-import { applyStep, type BuildContext, type BuildStep, touchesFiles } from './steps.ts'
+import { applyStep, type BuildStep, touchesFiles } from './steps.ts'
 
 /** Builds a snapshot: base, steps (each a layer, each cached), one boot, its memory captured. */
 
@@ -32,6 +32,12 @@ export interface BuildLine {
   message: string
   /** `base`, the 1-based number of a step, or `finalize`. */
   step: string
+}
+
+export interface BuildResult {
+  snapshotId: string
+  diskSizeMib: bigint
+  envdVersion: string
 }
 
 export interface BuilderParts extends CaptureParts {
@@ -71,11 +77,7 @@ export class Builder {
    * Builds and publishes the snapshot `buildId`. Repeating a finished build answers at once.
    * @throws HostError noRoom, notFound, unsupported, failed; the reason of `signal`
    */
-  async build(
-    plan: BuildPlan,
-    emit: (line: BuildLine) => void,
-    signal: AbortSignal,
-  ): Promise<SnapshotManifest> {
+  async build(plan: BuildPlan, emit: (line: BuildLine) => void, signal: AbortSignal): Promise<BuildResult> {
     if (this.#running >= this.#parts.maxBuilds) {
       throw new HostError('noRoom', `this host runs its maximum of ${this.#parts.maxBuilds} builds`)
     }
@@ -84,12 +86,18 @@ export class Builder {
     const line = { event: 'build', buildId: plan.buildId, steps: plan.steps.length }
     try {
       const manifest = await this.#build(plan, emit, signal)
+      const layers = await Promise.all(manifest.layers.map((digest) => this.#parts.layers.get(digest)))
       this.#parts.log.info({
         ...line,
-        layers: manifest.layers.length,
+        layers: layers.length,
         totalMs: Math.round(performance.now() - startMs),
       })
-      return manifest
+      const sizeBytes = layers.reduce((sum, layer) => sum + layer.sizeBytes, 0)
+      return {
+        snapshotId: manifest.id,
+        diskSizeMib: BigInt(Math.ceil(sizeBytes / 2 ** 20)),
+        envdVersion: manifest.agentVersion,
+      }
     } catch (error) {
       this.#parts.log.warn({ ...line, totalMs: Math.round(performance.now() - startMs), err: error })
       throw error
@@ -104,6 +112,7 @@ export class Builder {
     signal: AbortSignal,
   ): Promise<SnapshotManifest> {
     const { store } = this.#parts
+    if (store.has(plan.buildId)) return store.manifest(plan.buildId)
     const base = await this.#base(plan.base, emit)
     const { layers, context } = await this.#runSteps(plan, base.result, emit, signal)
     const config: SnapshotConfig = {
@@ -115,13 +124,21 @@ export class Builder {
     }
     const { buildId: id } = plan
     const { agentVersion } = this.#parts
-    await store.publish({ version: 1, id, layers, config, createdAtMs: Date.now(), agentVersion })
-    const manifest = await store.manifest(id)
+    const manifest: SnapshotManifest = {
+      version: 1,
+      id,
+      layers,
+      config,
+      createdAtMs: Date.now(),
+      agentVersion,
+    }
+    // The manifest comes last: a build whose start command fails leaves no snapshot.
     if (this.#parts.canRestore && !(await store.memory(id))) {
       const onLine = (level: 'info' | 'debug', message: string): void =>
         emit({ level, message, step: 'finalize' })
       await captureMemory(this.#parts, manifest, { signal, onLine })
     }
+    await store.publish(manifest)
     return manifest
   }
 
@@ -218,5 +235,3 @@ export class Builder {
     }
   }
 }
-
-export type { BuildContext, BuildStep }

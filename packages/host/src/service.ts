@@ -1,0 +1,152 @@
+import { create } from '@bufbuild/protobuf'
+import { type Timestamp, timestampDate, timestampFromMs } from '@bufbuild/protobuf/wkt'
+import { Code, ConnectError, type ServiceImpl } from '@connectrpc/connect'
+import {
+  type EngineStatus,
+  type HostEvent,
+  HostEventSchema,
+  type Host as HostService,
+  OnEnd,
+  type SandboxConfig,
+  SandboxState,
+  type SandboxStatus,
+  SandboxStatusSchema,
+  type StartRequest,
+  type StatusResponse,
+} from '@sandbox/contract/gen/host/host_pb'
+import { buildEvents } from './builds/build-events.ts'
+import type { Builder } from './builds/builder.ts'
+import { connectError } from './connect-error.ts'
+import type { Limits } from './engines/engine.ts'
+import type { SandboxEvent } from './events.ts'
+import { limitsFrom } from './limits.ts'
+import type { Sandboxes, SandboxView } from './sandboxes.ts'
+import type { StartRequest as StartCommand } from './start.ts'
+
+/** The Connect service of this machine: translates between wire and rooms, and errors to codes. No policy here. */
+
+export interface ServiceParts {
+  sandboxes: Sandboxes
+  builder: Builder
+  defaultLimits: Limits
+  status: () => Promise<MachineStatus> | MachineStatus
+}
+
+export interface MachineStatus {
+  hostId: string
+  memoryTotalBytes: number
+  memoryAvailableBytes: number
+  cpuCount: number
+  sandboxCapacity: number
+  engines: Pick<EngineStatus, 'name' | 'usable' | 'version' | 'detail' | 'remedy'>[]
+  warmSnapshotIds: string[]
+}
+
+export function hostService(parts: ServiceParts): ServiceImpl<typeof HostService> {
+  const { sandboxes, builder, defaultLimits } = parts
+  return {
+    start: (request) =>
+      translated(async () => {
+        const { view, fromPool } = await sandboxes.start(startCommand(request, defaultLimits))
+        return { sandbox: statusOf(view), fromPool }
+      }),
+    stop: ({ sandboxId }) =>
+      translated(async () => {
+        await sandboxes.kill(sandboxId)
+        return {}
+      }),
+    setEnd: ({ sandboxId, endAt, extendOnly }) =>
+      translated(() => {
+        const endAtMs = sandboxes.setEnd(sandboxId, milliseconds(endAt, 'end_at'), extendOnly)
+        return { endAt: timestampFromMs(endAtMs) }
+      }),
+    list: () => ({ sandboxes: sandboxes.list().map(statusOf) }),
+    async *watch(_request, context) {
+      for await (const event of sandboxes.events.watch(context.signal)) yield eventOf(event)
+    },
+    status: () => translated(async () => statusAnswer(await parts.status(), sandboxes.count)),
+    build: (request, context) => buildEvents(builder, request, defaultLimits, context.signal),
+  }
+}
+
+function startCommand(request: StartRequest, defaultLimits: Limits): StartCommand {
+  const { sandboxId, snapshotId, config } = request
+  if (!/^[a-z0-9]{1,64}$/.test(sandboxId))
+    throw new ConnectError('sandbox_id must be [a-z0-9]', Code.InvalidArgument)
+  return {
+    sandboxId,
+    snapshotId,
+    templateId: config?.templateId ?? '',
+    limits: config?.resources ? limitsFrom(config.resources, defaultLimits) : undefined,
+    envVars: config?.envVars ?? {},
+    envdAccessToken: config?.envdAccessToken,
+    network: networkOf(config),
+    endAtMs: milliseconds(request.endAt, 'end_at'),
+    onEnd: request.onEnd === OnEnd.PAUSE ? 'pause' : 'kill',
+    skipPool: request.skipPool,
+  }
+}
+
+const networkOf = (config: SandboxConfig | undefined): StartCommand['network'] => ({
+  allowInternetAccess: config?.allowInternetAccess ?? true,
+  networkJson: config?.networkJson ?? '',
+})
+
+function milliseconds(time: Timestamp | undefined, field: string): number {
+  if (!time) throw new ConnectError(`${field} is missing`, Code.InvalidArgument)
+  return timestampDate(time).getTime()
+}
+
+/** A sandbox is public while it runs or ends; one that starts is not listed yet. */
+const PUBLIC_STATES = {
+  starting: SandboxState.UNSPECIFIED,
+  running: SandboxState.RUNNING,
+  pausing: SandboxState.PAUSING,
+  killing: SandboxState.KILLING,
+  gone: SandboxState.UNSPECIFIED,
+} as const
+
+const statusOf = (view: SandboxView): SandboxStatus =>
+  create(SandboxStatusSchema, {
+    sandboxId: view.sandboxId,
+    state: PUBLIC_STATES[view.state],
+    address: view.address,
+    startedAt: timestampFromMs(view.startedAtMs),
+    endAt: timestampFromMs(view.endAtMs),
+    snapshotId: view.snapshotId,
+    engine: view.engine,
+  })
+
+function eventOf(event: SandboxEvent): HostEvent {
+  switch (event.kind) {
+    case 'synced':
+      return create(HostEventSchema, { event: { case: 'synced', value: {} } })
+    case 'started':
+      return create(HostEventSchema, { event: { case: 'started', value: statusOf(event.sandbox) } })
+    case 'ended': {
+      const { sandboxId, reason, atMs } = event
+      const value = { sandboxId, reason, at: timestampFromMs(atMs) }
+      return create(HostEventSchema, { event: { case: 'ended', value } })
+    }
+  }
+}
+
+const statusAnswer = (
+  status: MachineStatus,
+  sandboxCount: number,
+): Omit<StatusResponse, '$typeName' | 'engines'> & {
+  engines: MachineStatus['engines']
+} => ({
+  ...status,
+  memoryTotalBytes: BigInt(status.memoryTotalBytes),
+  memoryAvailableBytes: BigInt(status.memoryAvailableBytes),
+  sandboxCount,
+})
+
+async function translated<T>(work: () => T | Promise<T>): Promise<T> {
+  try {
+    return await work()
+  } catch (error) {
+    throw connectError(error)
+  }
+}

@@ -1,0 +1,63 @@
+import type { Logger } from 'pino'
+import { adoptCell, type Cell, type CellParts, giveBack } from './cells.ts'
+import type { JournalEntry } from './journal.ts'
+
+/** Reconciles journal and kernel: what the journal knows and lives is taken in, everything else is removed. */
+
+export interface SweepParts {
+  cells: CellParts
+  /** Takes in a sandbox or a pooled one. */
+  adopt: (entry: JournalEntry, cell: Cell) => Promise<void>
+  log: Logger
+}
+
+export interface SweepResult {
+  adopted: number
+  removed: number
+}
+
+/** Once, before the first start: no other cell may be open. */
+export async function sweepAtStart(parts: SweepParts): Promise<SweepResult> {
+  const { journal } = parts.cells
+  const { entries, stale } = journal.read()
+  for (const name of stale) journal.removeStale(name)
+  const outcomes = await Promise.all(entries.map((entry) => settleEntry(parts, entry)))
+  await sweepAgain(parts.cells)
+  const adopted = outcomes.filter(Boolean).length
+  return { adopted, removed: entries.length - adopted + stale.length }
+}
+
+/** The safety net, now and then: owners remove what they neither handed out nor hold ready. */
+export async function sweepAgain(cells: Pick<CellParts, 'slots' | 'uppers'>): Promise<void> {
+  await cells.slots.sweep()
+  await cells.uppers.sweep()
+}
+
+/** True when the entry was adopted; else nothing of it is left. One bad entry does not keep the others. */
+async function settleEntry(parts: SweepParts, entry: JournalEntry): Promise<boolean> {
+  const line = { sandboxId: entry.sandboxId, occupant: entry.occupant, slot: entry.slot.index }
+  try {
+    if (await adopt(parts, entry)) {
+      parts.log.info({ event: 'sweep.adopted', ...line })
+      return true
+    }
+    parts.log.info({ event: 'sweep.removed', ...line })
+  } catch (error) {
+    parts.log.error({ event: 'sweep.failed', ...line, err: error })
+  }
+  return false
+}
+
+async function adopt(parts: SweepParts, entry: JournalEntry): Promise<boolean> {
+  const cell = await adoptCell(parts.cells, entry)
+  if (!cell) {
+    await giveBack(parts.cells, entry.slot, entry.upper)
+    return false
+  }
+  if (!entry.isReady || entry.occupant === 'build') {
+    await cell.release()
+    return false
+  }
+  await parts.adopt(entry, cell)
+  return true
+}
