@@ -34,8 +34,9 @@ const BODYLESS_METHODS = new Set(['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE'])
  * framing headers.
  *
  * @param host value of the Host header; the client's own authority goes to X-Forwarded-Host
+ * @param hasBody false for an upgrade, whose bytes are no body
  */
-export function requestHeaders(exchange: Exchange, host: string): string[] {
+export function requestHeaders(exchange: Exchange, host: string, hasBody = exchange.hasBody): string[] {
   const raw = exchange.rawHeaders
   const tokens = connectionTokens(raw)
   const headers: string[] = ['Host', host]
@@ -57,7 +58,7 @@ export function requestHeaders(exchange: Exchange, host: string): string[] {
     exchange.secure ? 'https' : 'http',
   )
   if (!hasLength) {
-    if (exchange.hasBody) headers.push('Transfer-Encoding', 'chunked')
+    if (hasBody) headers.push('Transfer-Encoding', 'chunked')
     else if (!BODYLESS_METHODS.has(exchange.method)) headers.push('Content-Length', '0')
   }
   return headers

@@ -167,15 +167,17 @@ export const publicHost = (port: number, sandboxId: string): string =>
 
 /** Status, headers and whole body of an HTTP/2 stream; rejects when it is reset. */
 export async function readHttp2(stream: ClientHttp2Stream) {
-  const headers = await new Promise<Record<string, string | string[] | number | undefined>>(
-    (resolve, reject) => {
-      stream.once('response', (received) => resolve({ ...received }))
-      stream.once('error', reject)
-      stream.once('close', () => reject(new Error(`closed with ${stream.rstCode}`)))
-    },
-  )
+  let headers: Record<string, string | string[] | number | undefined> = {}
   const chunks: Buffer[] = []
-  for await (const chunk of stream) chunks.push(chunk as Buffer)
+  stream.once('response', (received) => {
+    headers = { ...received }
+  })
+  stream.on('data', (chunk: Buffer) => chunks.push(chunk))
+  await new Promise<void>((resolve, reject) => {
+    stream.once('end', () => resolve())
+    stream.once('error', reject)
+    stream.once('close', () => reject(new Error(`closed with ${stream.rstCode}`)))
+  })
   return { status: Number(headers[':status']), headers, body: Buffer.concat(chunks).toString() }
 }
 

@@ -39,7 +39,7 @@ function join(client: Duplex, service: Duplex, closed: () => void): void {
 }
 
 function tunnelHeaders(exchange: Exchange, to: Destination, upgrade: Upgrade): string[] {
-  const headers = requestHeaders(exchange, to.host)
+  const headers = requestHeaders(exchange, to.host, false)
   headers.push('Connection', 'Upgrade', 'Upgrade', upgrade.protocol)
   // HTTP/2 clients have no key, the service of HTTP/1.1 wants one.
   if (upgrade.protocol === 'websocket' && exchange.header('sec-websocket-key') === undefined) {
