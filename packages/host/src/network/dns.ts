@@ -1,0 +1,170 @@
+/**
+ * Forwards the sandboxes' DNS queries to resolvers of this machine, which may be private addresses that guests
+ * cannot reach themselves. Messages are passed on unparsed apart from id and size; answers that name private
+ * addresses are passed on too: the firewall, not this, keeps guests away from them.
+ */
+import { createSocket, type RemoteInfo, type Socket as UdpSocket } from 'node:dgram'
+import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
+import { connect, createServer, isIPv6, type Server, type Socket } from 'node:net'
+import { pipeline } from 'node:stream/promises'
+
+const headerBytes = 12
+const maxQueryBytes = 4096
+const responseFlag = 0x80
+
+export interface DnsForwarderOptions {
+  /** Where to listen, UDP and TCP: `NetworkSlots.dnsEndpoint`. The firewall admits slots only. */
+  address: string
+  port: number
+  /** Resolvers asked in order, each `{address, port}`; default: those of /etc/resolv.conf, read at start. */
+  upstreams?: readonly DnsUpstream[]
+  /** How long one resolver may take before the next is asked. Default 2,000. */
+  upstreamTimeoutMs?: number
+  /** Queries and TCP connections under way, of all sandboxes together. Default 1,024; more are dropped. */
+  maxInFlight?: number
+  /** The same for one sandbox, so that one cannot starve the others. Default 64. */
+  maxInFlightPerClient?: number
+}
+
+export interface DnsUpstream {
+  address: string
+  port: number
+}
+
+export class DnsForwarder {
+  readonly #options: Required<DnsForwarderOptions>
+  readonly #inFlight = new Map<string, number>()
+  readonly #open = new Set<UdpSocket | Socket>()
+  #total = 0
+  #udp: UdpSocket | undefined
+  #tcp: Server | undefined
+
+  constructor(options: DnsForwarderOptions) {
+    this.#options = {
+      upstreamTimeoutMs: 2_000,
+      maxInFlight: 1_024,
+      maxInFlightPerClient: 64,
+      ...options,
+      upstreams: options.upstreams ?? machineResolvers(),
+    }
+  }
+
+  /** Throws EADDRNOTAVAIL before `NetworkSlots.start` made the address, EADDRINUSE when the port is taken. */
+  async start(): Promise<void> {
+    const { address, port } = this.#options
+    const udp = createSocket('udp4')
+    this.#udp = udp
+    udp.bind(port, address)
+    await once(udp, 'listening')
+    udp.on('message', (query, client) => this.#onQuery(udp, query, client))
+    // A send to a guest that has just gone may report it here; the query is lost either way.
+    udp.on('error', () => {})
+    const tcp = createServer((socket) => this.#onConnection(socket))
+    this.#tcp = tcp
+    tcp.listen(port, address)
+    await once(tcp, 'listening')
+  }
+
+  async stop(): Promise<void> {
+    const { promise: closed, resolve } = Promise.withResolvers<void>()
+    if (this.#tcp) this.#tcp.close(() => resolve())
+    else resolve()
+    this.#udp?.close()
+    this.#udp = undefined
+    this.#tcp = undefined
+    for (const socket of this.#open) 'destroy' in socket ? socket.destroy() : socket.close()
+    await closed
+  }
+
+  #onQuery(udp: UdpSocket, query: Buffer, client: RemoteInfo): void {
+    const isQuery = query.length >= headerBytes && ((query[2] ?? 0) & responseFlag) === 0
+    if (!isQuery || query.length > maxQueryBytes || !this.#enter(client.address)) return
+    this.#ask(query)
+      .then((answer) => {
+        if (answer && this.#udp === udp) udp.send(answer, client.port, client.address)
+      })
+      .finally(() => this.#leave(client.address))
+  }
+
+  async #ask(query: Buffer): Promise<Buffer | undefined> {
+    for (const upstream of this.#options.upstreams) {
+      const answer = await this.#askOne(query, upstream)
+      if (answer) return answer
+    }
+    return undefined
+  }
+
+  /** A connected socket of its own for each query: the kernel picks a random port and drops other senders. */
+  #askOne(query: Buffer, upstream: DnsUpstream): Promise<Buffer | undefined> {
+    const { promise, resolve } = Promise.withResolvers<Buffer | undefined>()
+    const socket = createSocket(isIPv6(upstream.address) ? 'udp6' : 'udp4')
+    this.#open.add(socket)
+    const timer = setTimeout(() => resolve(undefined), this.#options.upstreamTimeoutMs)
+    socket.on('error', () => resolve(undefined))
+    socket.on('close', () => resolve(undefined))
+    socket.on('message', (answer) => {
+      if (answer.length >= headerBytes && answer.readUInt16BE(0) === query.readUInt16BE(0)) resolve(answer)
+    })
+    socket.connect(upstream.port, upstream.address, () => socket.send(query))
+    return promise.finally(() => {
+      clearTimeout(timer)
+      if (this.#open.delete(socket)) closeQuietly(socket)
+    })
+  }
+
+  #onConnection(client: Socket): void {
+    const upstream = this.#options.upstreams[0]
+    const address = client.remoteAddress
+    if (!upstream || address === undefined || !this.#enter(address)) {
+      client.destroy()
+      return
+    }
+    const server = connect(upstream.port, upstream.address)
+    const sockets = [client, server]
+    const lifetimeMs = this.#options.upstreamTimeoutMs * 5
+    const timer = setTimeout(() => sockets.forEach((socket) => void socket.destroy()), lifetimeMs)
+    for (const socket of sockets) this.#open.add(socket)
+    Promise.allSettled([pipeline(client, server), pipeline(server, client)]).then(() => {
+      clearTimeout(timer)
+      for (const socket of sockets) {
+        this.#open.delete(socket)
+        socket.destroy()
+      }
+      this.#leave(address)
+    })
+  }
+
+  #enter(client: string): boolean {
+    const own = this.#inFlight.get(client) ?? 0
+    if (this.#total >= this.#options.maxInFlight || own >= this.#options.maxInFlightPerClient) return false
+    this.#inFlight.set(client, own + 1)
+    this.#total++
+    return true
+  }
+
+  #leave(client: string): void {
+    const own = (this.#inFlight.get(client) ?? 1) - 1
+    if (own === 0) this.#inFlight.delete(client)
+    else this.#inFlight.set(client, own)
+    this.#total--
+  }
+}
+
+/** The `nameserver` lines of a resolv.conf; at most three, as the C library has it. */
+export function machineResolvers(path = '/etc/resolv.conf'): DnsUpstream[] {
+  return readFileSync(path, 'utf8')
+    .split('\n')
+    .map((line) => /^\s*nameserver\s+(\S+)/.exec(line)?.[1])
+    .filter((address) => address !== undefined)
+    .slice(0, 3)
+    .map((address) => ({ address, port: 53 }))
+}
+
+function closeQuietly(socket: UdpSocket): void {
+  try {
+    socket.close()
+  } catch {
+    // Closed by `stop` meanwhile.
+  }
+}
