@@ -56,7 +56,7 @@ const bootPlan = (
   layers,
   limits: manifest.config.limits,
   memoryDir: undefined,
-  network: { allowInternetAccess: true, networkJson: '' },
+  network: { internet: true },
   endAtMs: undefined,
   onEnd: 'kill',
 })

@@ -3,7 +3,8 @@ import { AgentClient } from './agent-client.ts'
 import type { Engine, Instance, InstanceExit, Limits } from './engines/engine.ts'
 import { HostError } from './host-error.ts'
 import type { Journal, JournalEntry, Occupant } from './journal.ts'
-import type { NetworkPolicy, SlotSource, UpperSource } from './parts.ts'
+import type { NetworkPolicy } from './network/network-slots.ts'
+import type { SlotSource, UpperSource } from './parts.ts'
 import type { Slot } from './slots.ts'
 import type { Layer } from './storage/layers.ts'
 import type { Upper } from './storage/uppers.ts'
@@ -101,7 +102,7 @@ export class Cell {
   async assign(plan: CellPlan): Promise<void> {
     this.#plan = planOf(plan, this.#parts)
     this.writeJournal()
-    await this.#parts.slots.allow(this.slot, plan.network)
+    this.#parts.slots.allow(this.slot, plan.network)
     this.#instance = await this.#parts.engine.rename(this.#instance, plan.sandboxId)
   }
 
@@ -164,7 +165,7 @@ export async function openCell(
     const base = planOf(plan, parts)
     parts.journal.write({ ...base, slot: made.slot, upper: made.upper, initPid: undefined })
     measure('journal')
-    await parts.slots.allow(made.slot, plan.network)
+    if (!plan.network.internet) parts.slots.allow(made.slot, plan.network)
     const instance = await parts.engine.start({
       sandboxId: plan.sandboxId,
       slot: made.slot,
@@ -192,8 +193,6 @@ export async function openCell(
 export async function adoptCell(parts: CellParts, entry: JournalEntry): Promise<Cell | undefined> {
   const instance = await parts.engine.adopt(entry)
   if (!instance) return undefined
-  await parts.slots.adopt(entry.slot)
-  await parts.uppers.adopt(entry.upper)
   return new Cell(parts, entry, instance, entry.upper, parts.admission.recognise(entry.limits))
 }
 
@@ -207,7 +206,7 @@ export async function giveBack(
   if (!slot) return
   // The entry goes before the slot is free: the next occupant writes one of the same name.
   parts.journal.remove(slot.index)
-  await parts.slots.give(slot)
+  parts.slots.give(slot)
 }
 
 /** Adds the time since the last call to `phases`, under a name. */

@@ -1,28 +1,18 @@
 import type { Limits } from './engines/engine.ts'
+import type { NetworkPolicy } from './network/network-slots.ts'
 import type { Slot } from './slots.ts'
 import type { Layer } from './storage/layers.ts'
 import type { Upper } from './storage/uppers.ts'
 
 /** What the core of the host needs of network and storage. `host.ts` binds the real ones. */
 
-/** What a sandbox may reach; the slot enforces it. */
-export interface NetworkPolicy {
-  allowInternetAccess: boolean
-  /** The API's network config as JSON; empty for the default. */
-  networkJson: string
-}
-
 export interface SlotSource {
-  /** A clean slot; made if none is ready. @throws when every slot is in use */
+  /** A clean slot whose occupant may reach the internet; waits for one to be made. @throws when none can be */
   take(): Promise<Slot>
-  /** Takes the slot of an adopted sandbox out of the free ones. */
-  adopt(slot: Slot): Promise<void>
-  /** Sets what the occupant may reach. Its default is set by `take`. */
-  allow(slot: Slot, policy: NetworkPolicy): Promise<void>
-  /** Makes the slot clean and free again. Nothing runs in it any more. */
-  give(slot: Slot): Promise<void>
-  /** Removes kernel objects of this instance that belong to no slot it knows. Idempotent. */
-  sweep(): Promise<void>
+  /** Sets what the occupant may reach. */
+  allow(slot: Slot, policy: NetworkPolicy): void
+  /** Gives it back; whatever still runs in it is killed, and it is made clean in the background. Idempotent. */
+  give(slot: Slot): void
 }
 
 export interface UpperSource {
@@ -30,10 +20,6 @@ export interface UpperSource {
   take(capMib: number): Promise<Upper>
   /** Removes it with everything in it. Idempotent. */
   give(upper: Upper): Promise<void>
-  /** Marks the upper of an adopted sandbox as in use. */
-  adopt(upper: Upper): Promise<void>
-  /** Removes uppers of this instance that are neither in use nor ready. Idempotent. */
-  sweep(): Promise<void>
 }
 
 export interface LayerSource {

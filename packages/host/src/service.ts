@@ -19,6 +19,7 @@ import type { Builder } from './builds/builder.ts'
 import { connectError } from './connect-error.ts'
 import type { Limits } from './engines/engine.ts'
 import type { SandboxEvent } from './events.ts'
+import { HostError } from './host-error.ts'
 import { limitsFrom } from './limits.ts'
 import type { Sandboxes, SandboxView } from './sandboxes.ts'
 import type { StartRequest as StartCommand } from './start.ts'
@@ -87,10 +88,16 @@ function startCommand(request: StartRequest, defaultLimits: Limits): StartComman
   }
 }
 
-const networkOf = (config: SandboxConfig | undefined): StartCommand['network'] => ({
-  allowInternetAccess: config?.allowInternetAccess ?? true,
-  networkJson: config?.networkJson ?? '',
-})
+/** Rules that this host cannot enforce are refused, never ignored. */
+function networkOf(config: SandboxConfig | undefined): StartCommand['network'] {
+  const rules: unknown = config?.networkJson ? JSON.parse(config.networkJson) : {}
+  const { allowOut, denyOut } = rules as { allowOut?: string[]; denyOut?: string[] }
+  const isAllDenied = denyOut?.includes('0.0.0.0/0') ?? false
+  if (allowOut?.length || (denyOut?.length && !isAllDenied)) {
+    throw new HostError('unsupported', 'this host enforces no egress rules yet besides all or nothing')
+  }
+  return { internet: (config?.allowInternetAccess ?? true) && !isAllDenied }
+}
 
 function milliseconds(time: Timestamp | undefined, field: string): number {
   if (!time) throw new ConnectError(`${field} is missing`, Code.InvalidArgument)

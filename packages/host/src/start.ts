@@ -4,7 +4,8 @@ import { cloneIdentity } from './clone-identity.ts'
 import type { Limits } from './engines/engine.ts'
 import type { Foreground } from './foreground.ts'
 import { HostError } from './host-error.ts'
-import { type NetworkPolicy, sameLimits } from './parts.ts'
+import type { NetworkPolicy } from './network/network-slots.ts'
+import { sameLimits } from './parts.ts'
 import type { Pool } from './pool.ts'
 import { bringServicesUp } from './services-up.ts'
 import type { ReadySnapshot, WarmSnapshots } from './warm-snapshots.ts'
@@ -166,7 +167,7 @@ export async function openPooled(
     layers: snapshot.layers,
     limits: snapshot.limits,
     memoryDir: snapshot.memoryDir,
-    network: { allowInternetAccess: true, networkJson: '' },
+    network: { internet: true },
     endAtMs: undefined,
     onEnd: 'kill',
   }

@@ -1,6 +1,6 @@
 import type { Logger } from 'pino'
 import { adoptCell, type Cell, type CellParts, giveBack } from './cells.ts'
-import type { JournalEntry } from './journal.ts'
+import type { JournalContent, JournalEntry } from './journal.ts'
 
 /** Reconciles journal and kernel: what the journal knows and lives is taken in, everything else is removed. */
 
@@ -16,21 +16,16 @@ export interface SweepResult {
   removed: number
 }
 
-/** Once, before the first start: no other cell may be open. */
-export async function sweepAtStart(parts: SweepParts): Promise<SweepResult> {
-  const { journal } = parts.cells
-  const { entries, stale } = journal.read()
-  for (const name of stale) journal.removeStale(name)
+/**
+ * Once, before the first start: no other cell may be open.
+ * @param content read before slots and uppers were opened: they keep what its entries name and removed the rest
+ */
+export async function sweepAtStart(parts: SweepParts, content: JournalContent): Promise<SweepResult> {
+  const { entries, stale } = content
+  for (const name of stale) parts.cells.journal.removeStale(name)
   const outcomes = await Promise.all(entries.map((entry) => settleEntry(parts, entry)))
-  await sweepAgain(parts.cells)
   const adopted = outcomes.filter(Boolean).length
   return { adopted, removed: entries.length - adopted + stale.length }
-}
-
-/** The safety net, now and then: owners remove what they neither handed out nor hold ready. */
-export async function sweepAgain(cells: Pick<CellParts, 'slots' | 'uppers'>): Promise<void> {
-  await cells.slots.sweep()
-  await cells.uppers.sweep()
 }
 
 /** True when the entry was adopted; else nothing of it is left. One bad entry does not keep the others. */

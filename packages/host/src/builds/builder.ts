@@ -221,7 +221,7 @@ export class Builder {
       layers,
       limits: plan.limits,
       memoryDir: undefined,
-      network: { allowInternetAccess: true, networkJson: '' },
+      network: { internet: true },
       endAtMs: undefined,
       onEnd: 'kill',
     }

@@ -1,0 +1,319 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import fc from 'fast-check'
+import { pino } from 'pino'
+import { afterAll, expect, test } from 'vitest'
+import { Admission } from './admission.ts'
+import { type CellParts, type CellPlan, openCell } from './cells.ts'
+import type { Engine, Instance, InstanceExit } from './engines/engine.ts'
+import type { SandboxEvent } from './events.ts'
+import { HostError } from './host-error.ts'
+import { Journal } from './journal.ts'
+import { Sandboxes } from './sandboxes.ts'
+import type { Slot } from './slots.ts'
+import type { StartRequest } from './start.ts'
+import type { Upper } from './storage/uppers.ts'
+import { sweepAtStart } from './sweep.ts'
+
+/**
+ * The state machine and its recovery, simulated: a kernel that outlives daemons, and daemons whose every step may be
+ * interleaved with any other or be the last before SIGKILL. The engine itself is exercised by the whole-system tests.
+ */
+
+const limits = { cpuCount: 1, memoryMib: 128, diskMib: 64, pids: 64 }
+const log = pino({ level: 'silent' })
+const dirs: string[] = []
+afterAll(() => {
+  for (const dir of dirs) rmSync(dir, { recursive: true, force: true })
+})
+
+/** What exists whether or not a daemon lives. */
+class Kernel {
+  readonly instances = new Map<number, { instance: Instance; exit: (exit: InstanceExit) => void }>()
+  readonly uppers = new Set<string>()
+  readonly slotsInUse = new Set<number>()
+  nextUpper = 0
+  nextPid = 1
+}
+
+type Step = (label: string) => Promise<void>
+
+/** Parts of one daemon over a kernel; every operation passes through `step`, which may reorder or never return. */
+function partsOver(kernel: Kernel, dir: string, step: Step): CellParts {
+  const slotAt = (index: number): Slot => ({
+    index,
+    netnsPath: '',
+    address: `127.0.0.${index + 2}`,
+    uidBase: index,
+    cgroupPaths: [],
+    sysfsPath: '',
+  })
+  const engine: Engine = {
+    name: 'container',
+    probe: async () => ({ usable: true, version: '1', detail: '', remedy: '' }),
+    hostClass: () => 'test',
+    async start({ sandboxId, slot, upper }) {
+      await step('engine.start')
+      expect(kernel.instances.has(slot.index)).toBe(false)
+      expect(kernel.uppers.has(upper.id)).toBe(true)
+      const { promise, resolve } = Promise.withResolvers<InstanceExit>()
+      const instance = { sandboxId, slot, upper, initPid: kernel.nextPid++, exited: promise }
+      const exit = (how: InstanceExit): void => {
+        kernel.instances.delete(slot.index)
+        resolve(how)
+      }
+      kernel.instances.set(slot.index, { instance, exit })
+      await step('engine.started')
+      return instance
+    },
+    capture: async () => ({ sizeBytes: 0 }),
+    freeze: () => step('engine.freeze'),
+    thaw: () => step('engine.thaw'),
+    rename: async (instance, sandboxId) => ({ ...instance, sandboxId }),
+    async stop({ slot }) {
+      await step('engine.stop')
+      kernel.instances.get(slot.index)?.exit({ status: -9, outOfMemory: false })
+    },
+    async adopt({ slot }) {
+      await step('engine.adopt')
+      return kernel.instances.get(slot.index)?.instance
+    },
+    usage: async () => ({ cpuUsec: 0, memoryBytes: 0, memoryCacheBytes: 0, pids: 1, oomKills: 0 }),
+  }
+  return {
+    admission: new Admission({ maxSandboxes: 6, memoryOvercommit: 100, memoryReserveMib: 1 }, () => ({
+      totalMib: 1000,
+      availableMib: 1000,
+    })),
+    engine,
+    journal: new Journal(dir, 'boot'),
+    slots: {
+      async take() {
+        await step('slots.take')
+        let index = 0
+        while (kernel.slotsInUse.has(index)) index++
+        kernel.slotsInUse.add(index)
+        return slotAt(index)
+      },
+      allow: () => {},
+      give: (slot) => {
+        expect(kernel.instances.has(slot.index)).toBe(false)
+        kernel.slotsInUse.delete(slot.index)
+      },
+    },
+    uppers: {
+      async take(capMib) {
+        await step('uppers.take')
+        const id = `u${kernel.nextUpper++}`
+        kernel.uppers.add(id)
+        return { id, path: '', capMib }
+      },
+      async give(upper: Upper) {
+        await step('uppers.give')
+        kernel.uppers.delete(upper.id)
+      },
+    },
+    nowMs: () => 0,
+  }
+}
+
+/** Timers never fire by themselves here: ends are an action of the simulation. */
+const stoppedClock = { nowMs: () => 0, after: () => () => {} }
+
+function daemonOver(cells: CellParts): Sandboxes {
+  const start = async (request: StartRequest, phases: Record<string, number>, signal: AbortSignal) => {
+    const plan: CellPlan = {
+      occupant: 'sandbox',
+      sandboxId: request.sandboxId,
+      snapshotId: request.snapshotId,
+      templateId: '',
+      layers: [],
+      limits,
+      memoryDir: undefined,
+      network: { internet: true },
+      endAtMs: request.endAtMs,
+      onEnd: 'kill',
+    }
+    const cell = await openCell(cells, plan, phases, signal)
+    cell.markReady()
+    return { cell, fromPool: false }
+  }
+  return new Sandboxes({ start, engineName: 'container', log, clock: stoppedClock })
+}
+
+const request = (sandboxId: string): StartRequest => ({
+  sandboxId,
+  snapshotId: 's',
+  templateId: 't',
+  limits: undefined,
+  envVars: {},
+  envdAccessToken: undefined,
+  network: { internet: true },
+  endAtMs: 1_000,
+  onEnd: 'kill',
+  skipPool: true,
+})
+
+const newDir = (): string => {
+  const dir = mkdtempSync(join(tmpdir(), 'sandboxes-'))
+  dirs.push(dir)
+  return dir
+}
+
+const action = fc.record({
+  kind: fc.constantFrom('start', 'start', 'kill', 'exit', 'setEnd'),
+  id: fc.integer({ min: 0, max: 4 }),
+})
+
+/** Collects events without a reader's scheduling. */
+function record(sandboxes: Sandboxes): SandboxEvent[] {
+  const seen: SandboxEvent[] = []
+  const publish = sandboxes.events.publish.bind(sandboxes.events)
+  sandboxes.events.publish = (event) => {
+    seen.push(event)
+    publish(event)
+  }
+  return seen
+}
+
+function act(sandboxes: Sandboxes, kernel: Kernel, kind: string, id: string): Promise<unknown> {
+  if (kind === 'start') return sandboxes.start(request(id))
+  if (kind === 'kill') return sandboxes.kill(id)
+  if (kind === 'setEnd') return Promise.resolve().then(() => sandboxes.setEnd(id, 2_000, false))
+  for (const { instance, exit } of kernel.instances.values()) {
+    if (instance.sandboxId === id) exit({ status: 1, outOfMemory: false })
+  }
+  return Promise.resolve()
+}
+
+/** Operating errors are answers; anything else is a defect. */
+const expected = (error: unknown): void => {
+  if (!(error instanceof HostError)) throw error
+}
+
+test('whatever is interleaved, closing leaves nothing and every start that was told ends once', async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.scheduler(), fc.array(action, { maxLength: 25 }), async (scheduler, actions) => {
+      const kernel = new Kernel()
+      const dir = newDir()
+      const sandboxes = daemonOver(
+        partsOver(kernel, dir, (label) => scheduler.schedule(Promise.resolve(), label)),
+      )
+      const seen = record(sandboxes)
+      const pending: Promise<unknown>[] = []
+      for (const { kind, id } of actions) {
+        pending.push(act(sandboxes, kernel, kind, `i${id}`).catch(expected))
+        if (scheduler.count() > 0) await scheduler.waitOne()
+      }
+      const closing = sandboxes.close(false)
+      await scheduler.waitFor(Promise.all([...pending, closing]))
+      expect(kernel.instances.size).toBe(0)
+      expect([...kernel.uppers]).toEqual([])
+      expect([...kernel.slotsInUse]).toEqual([])
+      expect(new Journal(dir, 'boot').read().entries).toEqual([])
+      for (let id = 0; id <= 4; id++) {
+        const kinds = seen.flatMap((event) => {
+          if (event.kind === 'started' && event.sandbox.sandboxId === `i${id}`) return ['started']
+          return event.kind === 'ended' && event.sandboxId === `i${id}` ? ['ended'] : []
+        })
+        for (const [at, kind] of kinds.entries()) expect(kind).toBe(at % 2 === 0 ? 'started' : 'ended')
+        expect(kinds.length % 2).toBe(0)
+      }
+    }),
+    { numRuns: 150 },
+  )
+})
+
+test('after SIGKILL at any step the next daemon has exactly what was answered for, and nothing else exists', async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.scheduler(),
+      fc.array(action, { maxLength: 20 }),
+      fc.integer({ min: 0, max: 60 }),
+      async (scheduler, actions, lastStep) => {
+        const kernel = new Kernel()
+        const dir = newDir()
+        let steps = 0
+        const dies: Step = (label) =>
+          steps++ >= lastStep ? new Promise(() => {}) : scheduler.schedule(Promise.resolve(), label)
+        const first = daemonOver(partsOver(kernel, dir, dies))
+        const answered = new Set<string>()
+        const asked = new Set<string>()
+        for (const { kind, id } of actions) {
+          const name = `i${id}`
+          if (kind === 'kill' || kind === 'exit') asked.add(name)
+          act(first, kernel, kind, name).then(() => kind === 'start' && answered.add(name), expected)
+          if (scheduler.count() > 0) await scheduler.waitOne()
+        }
+        while (scheduler.count() > 0) await scheduler.waitOne()
+        // What follows the last step without waiting belongs to it.
+        await new Promise(setImmediate)
+
+        const cells = partsOver(kernel, dir, async () => {})
+        const content = cells.journal.read()
+        const named = new Set(content.entries.map((entry) => entry.upper.id))
+        // What slots and uppers do when they open: keep what the journal names.
+        for (const id of kernel.uppers) if (!named.has(id)) kernel.uppers.delete(id)
+        kernel.slotsInUse.clear()
+        for (const entry of content.entries) kernel.slotsInUse.add(entry.slot.index)
+        const second = daemonOver(cells)
+        await sweepAtStart({ cells, adopt: async (entry, cell) => second.adopt(entry, cell), log }, content)
+
+        const listed = second
+          .list()
+          .map((view) => view.sandboxId)
+          .sort()
+        expect([...kernel.instances.values()].map(({ instance }) => instance.sandboxId).sort()).toEqual(
+          listed,
+        )
+        expect(kernel.uppers.size).toBe(listed.length)
+        expect(kernel.slotsInUse.size).toBe(listed.length)
+        for (const id of answered) if (!asked.has(id)) expect(listed).toContain(id)
+        await second.close(false)
+        expect(kernel.uppers.size).toBe(0)
+      },
+    ),
+    { numRuns: 150 },
+  )
+})
+
+test('a kill during the start undoes it, and the start says why it failed', async () => {
+  const kernel = new Kernel()
+  const gate = Promise.withResolvers<void>()
+  const sandboxes = daemonOver(
+    partsOver(kernel, newDir(), (label) => (label === 'engine.started' ? gate.promise : Promise.resolve())),
+  )
+  const starting = sandboxes.start(request('i1'))
+  const killing = sandboxes.kill('i1')
+  gate.resolve()
+  await expect(starting).rejects.toThrow('killed while it was starting')
+  await killing
+  expect(kernel.instances.size + kernel.uppers.size + kernel.slotsInUse.size).toBe(0)
+})
+
+test('an id in use is refused, an unknown one is not found, a repeated stop is accepted', async () => {
+  const sandboxes = daemonOver(partsOver(new Kernel(), newDir(), async () => {}))
+  await sandboxes.start(request('i1'))
+  await expect(sandboxes.start(request('i1'))).rejects.toMatchObject({ kind: 'exists' })
+  await expect(sandboxes.kill('i2')).rejects.toMatchObject({ kind: 'notFound' })
+  await sandboxes.kill('i1')
+  await sandboxes.kill('i1')
+})
+
+test('the limit of sandboxes is named in the refusal', async () => {
+  const sandboxes = daemonOver(partsOver(new Kernel(), newDir(), async () => {}))
+  for (let at = 0; at < 6; at++) await sandboxes.start(request(`i${at}`))
+  await expect(sandboxes.start(request('i6'))).rejects.toThrow('maximum of 6 sandboxes')
+})
+
+test('out of memory is told apart from an exit', async () => {
+  const kernel = new Kernel()
+  const sandboxes = daemonOver(partsOver(kernel, newDir(), async () => {}))
+  const seen = record(sandboxes)
+  await sandboxes.start(request('i1'))
+  for (const { exit } of kernel.instances.values()) exit({ status: -9, outOfMemory: true })
+  await new Promise(setImmediate)
+  await sandboxes.close(false)
+  expect(seen.at(-1)).toMatchObject({ kind: 'ended', sandboxId: 'i1', reason: 'out_of_memory' })
+})
