@@ -1,7 +1,172 @@
+/**
+ * The writable parts of all sandboxes of one machine: subvolumes with a hard cap in one btrfs, which lies in a sparse
+ * file. Taking one is synchronous (about 0.2 ms). Nothing here outlives a reboot in value: what must be kept becomes
+ * a layer.
+ */
+import { randomBytes } from 'node:crypto'
+import {
+  closeSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from 'node:fs'
+import { dirname, join } from 'node:path'
+import { attachLoopDevice } from '../linux/loop-device.ts'
+import { MS_NOATIME, MS_NODEV, mount, umount2 } from '../linux/mount.ts'
+import { mountTable } from '../linux/mount-table.ts'
+import { run } from '../linux/process.ts'
+import { createSubvolume, enableQuota, limitSubvolume, quotaUsageBytes, subvolumeId } from './btrfs.ts'
+
+const mebibyte = 1024 * 1024
+const deleteTimeoutMs = 120_000
+const snapshotTimeoutMs = 120_000
+/** Checksums and copies on overwrite buy nothing for data that does not outlive the machine. */
+const mountOptions = 'nodatacow,discard=async'
+
 /** The writable part of one sandbox: a directory with a hard size cap, ids stored as the guest sees them. */
 export interface Upper {
   readonly id: string
   /** Holds `upper/` and `work/`. */
   readonly path: string
   readonly capMib: number
+}
+
+export interface UpperStoreOptions {
+  /** The sparse file, e.g. stateDir/uppers.btrfs. Made if missing. */
+  file: string
+  /** e.g. runDir/uppers. */
+  mountPoint: string
+  /** Size of the file when it is made, at least 256; it takes only the space that uppers use. */
+  sizeMib: number
+}
+
+export class UpperStore {
+  readonly mountPoint: string
+  #deletions: Promise<void> = Promise.resolve()
+  #failedDeletions = new Set<string>()
+
+  private constructor(mountPoint: string) {
+    this.mountPoint = mountPoint
+  }
+
+  /** Mounts the store, or finds it mounted (by a daemon that is gone). A file that cannot be mounted is set aside. */
+  static async open(options: UpperStoreOptions): Promise<UpperStore> {
+    if (!isMounted(options.mountPoint)) {
+      mkdirSync(options.mountPoint, { recursive: true, mode: 0o700 })
+      await mountOrMake(options)
+    }
+    return new UpperStore(options.mountPoint)
+  }
+
+  /** A new, empty upper. Throws SystemError (ENOSPC: the store or its disk is full). */
+  take(capMib: number): Upper {
+    const id = randomBytes(8).toString('hex')
+    const path = join(this.mountPoint, id)
+    createSubvolume(path)
+    limitSubvolume(path, capMib * mebibyte)
+    mkdirSync(join(path, 'upper'), { mode: 0o755 })
+    mkdirSync(join(path, 'work'), { mode: 0o700 })
+    return { id, path, capMib }
+  }
+
+  /** Changes the cap of an upper; what it holds already stays. */
+  limit(upper: Upper, capMib: number): Upper {
+    limitSubvolume(upper.path, capMib * mebibyte)
+    return { ...upper, capMib }
+  }
+
+  /** Deletes an upper in the background. Idempotent. */
+  release(upper: Pick<Upper, 'path'>): void {
+    this.#deletions = this.#deletions.then(() => this.#delete(upper.path))
+  }
+
+  /**
+   * A read-only copy of an upper as it is now, as an upper of its own: release it like one. Takes about 0.1 s, more
+   * when much is unwritten.
+   */
+  async snapshot(upper: Upper): Promise<Upper> {
+    const id = randomBytes(8).toString('hex')
+    const path = join(this.mountPoint, id)
+    await run('btrfs', ['subvolume', 'snapshot', '-r', upper.path, path], { timeoutMs: snapshotTimeoutMs })
+    return { id, path, capMib: upper.capMib }
+  }
+
+  /** Bytes the upper holds, as of the last commit: up to half a minute old. */
+  usageBytes(upper: Upper): number {
+    return quotaUsageBytes(this.mountPoint, subvolumeId(upper.path)) ?? 0
+  }
+
+  /** Ids of all uppers there are. */
+  list(): string[] {
+    return readdirSync(this.mountPoint)
+  }
+
+  /** Releases every upper whose id is not in `known`. Answers the released ids. */
+  sweep(known: ReadonlySet<string>): string[] {
+    const unknown = this.list().filter((id) => !known.has(id))
+    for (const id of unknown) this.release({ path: join(this.mountPoint, id) })
+    return unknown
+  }
+
+  /** Waits until everything released so far is deleted. Throws when something could not be. */
+  async settled(): Promise<void> {
+    await this.#deletions
+    if (this.#failedDeletions.size > 0)
+      throw new Error(`uppers that could not be deleted: ${[...this.#failedDeletions].join(', ')}`)
+  }
+
+  /** Unmounts the store. Uppers in use keep the file system alive; the file stays. */
+  async close(): Promise<void> {
+    await this.#deletions
+    if (isMounted(this.mountPoint)) umount2(this.mountPoint)
+  }
+
+  async #delete(path: string): Promise<void> {
+    try {
+      statSync(path)
+      await run('btrfs', ['subvolume', 'delete', path], { timeoutMs: deleteTimeoutMs })
+      this.#failedDeletions.delete(path)
+    } catch {
+      // Kept for `settled`, and for the next sweep: the id is still listed.
+      if (statSync(path, { throwIfNoEntry: false })) this.#failedDeletions.add(path)
+    }
+  }
+}
+
+function isMounted(mountPoint: string): boolean {
+  return mountTable().some((entry) => entry.target === mountPoint && entry.fileSystem === 'btrfs')
+}
+
+async function mountOrMake(options: UpperStoreOptions): Promise<void> {
+  const { file, mountPoint } = options
+  if (statSync(file, { throwIfNoEntry: false })) {
+    try {
+      return mountFile(file, mountPoint)
+    } catch {
+      renameSync(file, `${file}.damaged`)
+    }
+  }
+  const unfinished = `${file}.new`
+  rmSync(unfinished, { force: true })
+  mkdirSync(dirname(file), { recursive: true })
+  const fd = openSync(unfinished, 'wx', 0o600)
+  ftruncateSync(fd, options.sizeMib * mebibyte)
+  closeSync(fd)
+  await run('mkfs.btrfs', ['--quiet', '--metadata', 'single', '--data', 'single', unfinished])
+  mountFile(unfinished, mountPoint)
+  enableQuota(mountPoint)
+  renameSync(unfinished, file)
+}
+
+function mountFile(file: string, mountPoint: string): void {
+  const device = attachLoopDevice(file, { directIo: true })
+  try {
+    mount(device.path, mountPoint, 'btrfs', MS_NOATIME | MS_NODEV, mountOptions)
+  } finally {
+    closeSync(device.fd)
+  }
 }

@@ -1,0 +1,120 @@
+import { execFileSync } from 'node:child_process'
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { mountsUnder } from '../linux/mount-table.ts'
+import { UpperStore } from './uppers.ts'
+
+const dir = mkdtempSync(join(tmpdir(), 'uppers-'))
+const options = { file: join(dir, 'uppers.btrfs'), mountPoint: join(dir, 'uppers'), sizeMib: 1024 }
+let store: UpperStore
+
+beforeAll(async () => {
+  store = await UpperStore.open(options)
+})
+
+afterAll(async () => {
+  await store.close()
+  const mounts = mountsUnder(dir)
+  const devices = execFileSync('losetup', ['--list', '--noheadings', '--output', 'BACK-FILE'], {
+    encoding: 'utf8',
+  })
+  rmSync(dir, { recursive: true, force: true })
+  expect(mounts).toEqual([])
+  expect(devices).not.toContain(dir)
+})
+
+function fill(path: string, mib: number): string | undefined {
+  const result = execFileSync(
+    'sh',
+    ['-c', 'dd if=/dev/zero of="$0" bs=1M count="$1" conv=fsync 2>&1 || true', path, String(mib)],
+    { encoding: 'utf8' },
+  )
+  return /Disk quota exceeded|No space left/.exec(result)?.[0]
+}
+
+test('an upper takes what its cap allows and refuses more', () => {
+  const upper = store.take(32)
+  expect(fill(join(upper.path, 'upper', 'fits'), 16)).toBeUndefined()
+  expect(fill(join(upper.path, 'upper', 'large'), 64)).toBeDefined()
+  store.release(upper)
+})
+
+test('the cap of an upper can be raised while it is in use', () => {
+  const upper = store.limit(store.take(16), 64)
+  expect(upper.capMib).toBe(64)
+  expect(fill(join(upper.path, 'upper', 'file'), 48)).toBeUndefined()
+  store.release(upper)
+})
+
+test('one full upper leaves the others writable', () => {
+  const [full, other] = [store.take(16), store.take(16)]
+  expect(fill(join(full.path, 'upper', 'file'), 32)).toBeDefined()
+  expect(fill(join(other.path, 'upper', 'file'), 8)).toBeUndefined()
+  store.release(full)
+  store.release(other)
+})
+
+test('a released upper is gone with its content, however often it is released', async () => {
+  const upper = store.take(16)
+  writeFileSync(join(upper.path, 'upper', 'secret'), 'x')
+  store.release(upper)
+  store.release(upper)
+  await store.settled()
+  expect(existsSync(upper.path)).toBe(false)
+})
+
+test('usage counts what an upper holds', () => {
+  const upper = store.take(64)
+  fill(join(upper.path, 'upper', 'file'), 10)
+  execFileSync('sync', ['-f', upper.path])
+  const usedMib = store.usageBytes(upper) / 1024 / 1024
+  expect(usedMib).toBeGreaterThan(9)
+  expect(usedMib).toBeLessThan(12)
+  store.release(upper)
+})
+
+test('a snapshot keeps what the upper held and does not follow it', async () => {
+  const upper = store.take(16)
+  writeFileSync(join(upper.path, 'upper', 'before'), 'x')
+  const copy = await store.snapshot(upper)
+  writeFileSync(join(upper.path, 'upper', 'after'), 'x')
+  expect(readdirSync(join(copy.path, 'upper'))).toEqual(['before'])
+  expect(() => writeFileSync(join(copy.path, 'upper', 'new'), '')).toThrow('EROFS')
+  store.release(copy)
+  store.release(upper)
+  await store.settled()
+  expect(existsSync(copy.path)).toBe(false)
+})
+
+test('a store opened again finds the uppers of the one before and sweeps what nobody knows', async () => {
+  const [kept, lost] = [store.take(16), store.take(16)]
+  writeFileSync(join(kept.path, 'upper', 'file'), 'kept')
+  const again = await UpperStore.open(options)
+  expect(again.list()).toContain(kept.id)
+  expect(again.sweep(new Set([kept.id]))).toContain(lost.id)
+  await again.settled()
+  expect(again.list()).toEqual([kept.id])
+  again.release(kept)
+  await again.settled()
+})
+
+test('the file survives an unmount, as over a reboot, with its caps', async () => {
+  const upper = store.take(16)
+  await store.close()
+  expect(mountsUnder(dir)).toEqual([])
+  store = await UpperStore.open(options)
+  expect(store.list()).toEqual([upper.id])
+  expect(fill(join(upper.path, 'upper', 'file'), 32)).toBeDefined()
+  store.release(upper)
+})
+
+test('a file that is no file system is set aside', async () => {
+  const other = { file: join(dir, 'other.btrfs'), mountPoint: join(dir, 'other'), sizeMib: 256 }
+  writeFileSync(other.file, 'garbage')
+  const opened = await UpperStore.open(other)
+  expect(opened.list()).toEqual([])
+  expect(existsSync(`${other.file}.damaged`)).toBe(true)
+  await opened.close()
+})
