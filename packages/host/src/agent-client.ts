@@ -6,8 +6,6 @@ import { HostError } from './host-error.ts'
 export interface InitBody {
   envVars: Record<string, string>
   accessToken?: string
-  /** RFC 3339; an older one than the agent knows is ignored by it. */
-  timestamp: string
   defaultUser: string
   defaultWorkdir: string
   hostname: string
@@ -34,6 +32,7 @@ interface Call {
   port?: number
   json?: unknown
   timeoutMs: number
+  signal?: AbortSignal
 }
 
 /** An answer larger than this is an error: the agent is the guest's, its answers are not trusted. */
@@ -76,6 +75,7 @@ export class AgentClient {
   send(call: Call): Promise<AgentAnswer> {
     return new Promise((resolve, reject) => {
       const body = call.json === undefined ? undefined : JSON.stringify(call.json)
+      const timeout = AbortSignal.timeout(call.timeoutMs)
       const outgoing = request({
         agent: this.#agent,
         host: this.address,
@@ -83,7 +83,7 @@ export class AgentClient {
         method: call.method,
         path: call.path,
         headers: body === undefined ? {} : jsonHeaders(body),
-        signal: AbortSignal.timeout(call.timeoutMs),
+        signal: call.signal ? AbortSignal.any([call.signal, timeout]) : timeout,
       })
       outgoing.once('error', reject)
       outgoing.once('response', (incoming) => readAnswer(incoming).then(resolve, reject))

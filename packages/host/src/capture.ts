@@ -2,6 +2,7 @@ import { newUuid, randomName } from '@sandbox/contract/ids'
 import { type Cell, type CellParts, openCell } from './cells.ts'
 import { cloneIdentity } from './clone-identity.ts'
 import { HostError } from './host-error.ts'
+import { layerStack, withWritten } from './layer-stack.ts'
 import type { LayerSource } from './parts.ts'
 import { bringServicesUp, type ServicesUpOptions } from './services-up.ts'
 import type { SnapshotManifest, SnapshotStore } from './snapshots.ts'
@@ -26,7 +27,7 @@ export async function captureMemory(
   manifest: SnapshotManifest,
   options: ServicesUpOptions = {},
 ): Promise<void> {
-  const layers = await Promise.all(manifest.layers.map((digest) => parts.layers.get(digest)))
+  const layers = layerStack(parts.layers, manifest.layers)
   const cell = await openCell(parts.cells, bootPlan(manifest, layers), {}, options.signal)
   const draft = await parts.store.draftMemory()
   try {
@@ -36,8 +37,8 @@ export async function captureMemory(
       memoryDir: draft.dir,
       leaveRunning: false,
     })
-    const written = await parts.layers.fromUpper(cell.upper)
-    const digests = written ? [...manifest.layers, written.digest] : manifest.layers
+    await cell.stop()
+    const digests = await withWritten(parts.layers, manifest.layers, cell.upper)
     await parts.store.publishMemory(manifest.id, draft, { layers: digests, sizeBytes })
   } finally {
     await parts.store.dropDraft(draft)
@@ -69,7 +70,7 @@ async function makeReady(cell: Cell, manifest: SnapshotManifest, options: Servic
     envVars: {},
     envdAccessToken: undefined,
   }
-  const identity = cloneIdentity(request, config, Date.now())
+  const identity = cloneIdentity(request, config)
   await cell.whileAlive(cell.agent.init(identity, BOOT_WITHIN_MS))
   await cell.whileAlive(bringServicesUp(cell.agent, config, options))
   for (const hook of config.beforeCapture) await askBeforeCapture(cell, hook.port, hook.path)

@@ -102,7 +102,7 @@ export class Cell {
   async assign(plan: CellPlan): Promise<void> {
     this.#plan = planOf(plan, this.#parts)
     this.writeJournal()
-    this.#parts.slots.allow(this.slot, plan.network)
+    this.#parts.slots.setPolicy(this.slot, plan.network)
     this.#instance = await this.#parts.engine.rename(this.#instance, plan.sandboxId)
   }
 
@@ -136,7 +136,7 @@ export class Cell {
   release(): Promise<void> {
     this.#released ??= (async () => {
       await this.stop()
-      await giveBack(this.#parts, this.slot, this.upper)
+      giveBack(this.#parts, this.slot, this.upper)
       this.#reservation.release()
     })()
     return this.#released
@@ -157,15 +157,15 @@ export async function openCell(
   const measure = phaseClock(phases)
   const made: { slot?: Slot; upper?: Upper } = {}
   try {
-    made.slot = await parts.slots.take()
+    made.slot = await parts.slots.claim()
     measure('slot')
-    made.upper = await parts.uppers.take(plan.limits.diskMib)
+    made.upper = parts.uppers.take(plan.limits.diskMib)
     measure('upper')
     signal?.throwIfAborted()
     const base = planOf(plan, parts)
     parts.journal.write({ ...base, slot: made.slot, upper: made.upper, initPid: undefined })
     measure('journal')
-    if (!plan.network.internet) parts.slots.allow(made.slot, plan.network)
+    if (!plan.network.internet) parts.slots.setPolicy(made.slot, plan.network)
     const instance = await parts.engine.start({
       sandboxId: plan.sandboxId,
       slot: made.slot,
@@ -184,7 +184,8 @@ export async function openCell(
     cell.writeJournal()
     return cell
   } catch (error) {
-    await giveBack(parts, made.slot, made.upper).finally(() => reservation.release())
+    giveBack(parts, made.slot, made.upper)
+    reservation.release()
     throw error
   }
 }
@@ -196,17 +197,17 @@ export async function adoptCell(parts: CellParts, entry: JournalEntry): Promise<
   return new Cell(parts, entry, instance, entry.upper, parts.admission.recognise(entry.limits))
 }
 
-/** The undo of everything before the engine. A slot that is in no journal entry is cleaned by the sweep. */
-export async function giveBack(
+/** The undo of everything before the engine. A slot that is in no journal entry is cleaned when slots are opened. */
+export function giveBack(
   parts: Pick<CellParts, 'uppers' | 'slots' | 'journal'>,
   slot: Slot | undefined,
   upper: Upper | undefined,
-): Promise<void> {
-  if (upper) await parts.uppers.give(upper)
+): void {
+  if (upper) parts.uppers.release(upper)
   if (!slot) return
   // The entry goes before the slot is free: the next occupant writes one of the same name.
   parts.journal.remove(slot.index)
-  parts.slots.give(slot)
+  parts.slots.release(slot)
 }
 
 /** Adds the time since the last call to `phases`, under a name. */

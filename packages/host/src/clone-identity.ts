@@ -12,8 +12,12 @@ export interface IdentityRequest {
   envdAccessToken: string | undefined
 }
 
-/** What a freshly started clone is told about itself. All of it comes from this machine's kernel, none from the image. */
-export function cloneIdentity(request: IdentityRequest, config: SnapshotConfig, nowMs: number): InitBody {
+/**
+ * What a freshly started clone is told about itself. Its secrets come from this machine's kernel, none from the image.
+ * No timestamp: this host is the only caller and calls in order, and a clock that was set back must not make the agent
+ * ignore who it is.
+ */
+export function cloneIdentity(request: IdentityRequest, config: SnapshotConfig): InitBody {
   const { sandboxId, templateId, envdAccessToken } = request
   return {
     envVars: {
@@ -24,7 +28,6 @@ export function cloneIdentity(request: IdentityRequest, config: SnapshotConfig, 
       E2B_TEMPLATE_ID: templateId,
     },
     ...(envdAccessToken === undefined ? {} : { accessToken: envdAccessToken }),
-    timestamp: new Date(nowMs).toISOString(),
     defaultUser: config.user,
     defaultWorkdir: config.workdir,
     hostname: sandboxId,

@@ -8,27 +8,27 @@ import type { Upper } from './storage/uppers.ts'
 
 export interface SlotSource {
   /** A clean slot whose occupant may reach the internet; waits for one to be made. @throws when none can be */
-  take(): Promise<Slot>
+  claim(): Promise<Slot>
   /** Sets what the occupant may reach. */
-  allow(slot: Slot, policy: NetworkPolicy): void
+  setPolicy(slot: Slot, policy: NetworkPolicy): void
   /** Gives it back; whatever still runs in it is killed, and it is made clean in the background. Idempotent. */
-  give(slot: Slot): void
+  release(slot: Slot): void
 }
 
 export interface UpperSource {
-  /** An empty writable directory with a hard cap. */
-  take(capMib: number): Promise<Upper>
-  /** Removes it with everything in it. Idempotent. */
-  give(upper: Upper): Promise<void>
+  /** An empty writable directory with a hard cap. @throws when the disk is full */
+  take(capMib: number): Upper
+  /** Removes it with everything in it, in the background. Idempotent. */
+  release(upper: Upper): void
 }
 
 export interface LayerSource {
-  /** The layer of a digest. @throws when this machine does not have it */
-  get(digest: string): Promise<Layer>
+  /** The layer of a digest, if this machine has it. */
+  get(digest: string): Layer | undefined
   /** A root file system as a layer. */
   importDirectory(directory: string): Promise<Layer>
-  /** What was written into an upper, as a layer; undefined when nothing was. Nothing may run on it. */
-  fromUpper(upper: Upper): Promise<Layer | undefined>
+  /** What was written into an upper, as a layer. Nothing may run on it. */
+  importUpper(upper: Upper): Promise<Layer>
 }
 
 /** Nothing outside the limits of the manifest is pooled, so equality decides whether a pooled sandbox fits. */

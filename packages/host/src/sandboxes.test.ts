@@ -89,28 +89,26 @@ function partsOver(kernel: Kernel, dir: string, step: Step): CellParts {
     engine,
     journal: new Journal(dir, 'boot'),
     slots: {
-      async take() {
-        await step('slots.take')
+      async claim() {
+        await step('slots.claim')
         let index = 0
         while (kernel.slotsInUse.has(index)) index++
         kernel.slotsInUse.add(index)
         return slotAt(index)
       },
-      allow: () => {},
-      give: (slot) => {
+      setPolicy: () => {},
+      release: (slot) => {
         expect(kernel.instances.has(slot.index)).toBe(false)
         kernel.slotsInUse.delete(slot.index)
       },
     },
     uppers: {
-      async take(capMib) {
-        await step('uppers.take')
+      take(capMib) {
         const id = `u${kernel.nextUpper++}`
         kernel.uppers.add(id)
         return { id, path: '', capMib }
       },
-      async give(upper: Upper) {
-        await step('uppers.give')
+      release(upper: Upper) {
         kernel.uppers.delete(upper.id)
       },
     },

@@ -87,7 +87,7 @@ export class Starter {
       measure('assign')
       await cell.thaw()
       measure('thaw')
-      const identity = cloneIdentity(request, snapshot.config, Date.now())
+      const identity = cloneIdentity(request, snapshot.config)
       await cell.whileAlive(cell.agent.init(identity, INIT_WITHIN_MS))
       measure('init')
       return cell
@@ -114,7 +114,7 @@ export class Starter {
     const measure = phaseClock(phases)
     try {
       const isBoot = snapshot.memoryDir === undefined
-      const identity = cloneIdentity(request, snapshot.config, Date.now())
+      const identity = cloneIdentity(request, snapshot.config)
       await cell.whileAlive(cell.agent.init(identity, isBoot ? BOOT_WITHIN_MS : INIT_WITHIN_MS))
       measure('init')
       if (isBoot) {

@@ -46,7 +46,7 @@ async function settleEntry(parts: SweepParts, entry: JournalEntry): Promise<bool
 async function adopt(parts: SweepParts, entry: JournalEntry): Promise<boolean> {
   const cell = await adoptCell(parts.cells, entry)
   if (!cell) {
-    await giveBack(parts.cells, entry.slot, entry.upper)
+    giveBack(parts.cells, entry.slot, entry.upper)
     return false
   }
   if (!entry.isReady || entry.occupant === 'build') {

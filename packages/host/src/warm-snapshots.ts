@@ -1,4 +1,5 @@
 import type { Limits } from './engines/engine.ts'
+import { layerStack } from './layer-stack.ts'
 import type { LayerSource } from './parts.ts'
 import type { SnapshotConfig, SnapshotManifest, SnapshotStore } from './snapshots.ts'
 import type { Layer } from './storage/layers.ts'
@@ -61,14 +62,10 @@ export class WarmSnapshots {
       await this.#parts.captureMemory(manifest)
       memory = await store.memory(id)
     }
-    const layers = await this.#layers(memory?.layers ?? manifest.layers)
+    const layers = layerStack(this.#parts.layers, memory?.layers ?? manifest.layers)
     const { config } = manifest
     const ready = { id, config, limits: config.limits, layers, memoryDir: memory?.dir }
     this.#ready.set(id, ready)
     return ready
-  }
-
-  #layers(digests: readonly string[]): Promise<Layer[]> {
-    return Promise.all(digests.map((digest) => this.#parts.layers.get(digest)))
   }
 }

@@ -5,6 +5,7 @@ import { captureMemory } from '../capture.ts'
 import { type Cell, type CellPlan, openCell } from '../cells.ts'
 import type { Limits } from '../engines/engine.ts'
 import { HostError } from '../host-error.ts'
+import { layerStack, withWritten } from '../layer-stack.ts'
 import type { SnapshotConfig, SnapshotManifest } from '../snapshots.ts'
 import { baseKey, type StepCache, type StepResult, stepKey } from './step-cache.ts'
 import { applyStep, type BuildStep, touchesFiles } from './steps.ts'
@@ -86,7 +87,7 @@ export class Builder {
     const line = { event: 'build', buildId: plan.buildId, steps: plan.steps.length }
     try {
       const manifest = await this.#build(plan, emit, signal)
-      const layers = await Promise.all(manifest.layers.map((digest) => this.#parts.layers.get(digest)))
+      const layers = layerStack(this.#parts.layers, manifest.layers)
       this.#parts.log.info({
         ...line,
         layers: layers.length,
@@ -204,15 +205,14 @@ export class Builder {
         emit({ level: 'info', message, step: number })
       const context = await cell.whileAlive(applyStep(step, before.context, { cell, onLine, signal }))
       await cell.stop()
-      const layer = await this.#parts.layers.fromUpper(cell.upper)
-      return { layers: layer ? [...before.layers, layer.digest] : before.layers, context }
+      return { layers: await withWritten(this.#parts.layers, before.layers, cell.upper), context }
     } finally {
       await cell.release()
     }
   }
 
   async #boot(plan: BuildPlan, from: StepResult, signal: AbortSignal): Promise<Cell> {
-    const layers = await Promise.all(from.layers.map((digest) => this.#parts.layers.get(digest)))
+    const layers = layerStack(this.#parts.layers, from.layers)
     const cellPlan: CellPlan = {
       occupant: 'build',
       sandboxId: `b${randomName(20)}`,
