@@ -52,6 +52,28 @@ static void fail(void) {
   _exit(1);
 }
 
+/* Paths reported by a scan whose own event may still be in the queue: it is dropped once. */
+#define ANNOUNCED_LIMIT 1024
+static char *announced[ANNOUNCED_LIMIT];
+static size_t announced_at;
+
+static void announce_created(const char *path) {
+  put(IN_CREATE, path);
+  free(announced[announced_at]);
+  announced[announced_at] = strdup(path);
+  announced_at = (announced_at + 1) % ANNOUNCED_LIMIT;
+}
+
+static int was_announced(const char *path) {
+  for (size_t at = 0; at < ANNOUNCED_LIMIT; at++) {
+    if (!announced[at] || strcmp(announced[at], path)) continue;
+    free(announced[at]);
+    announced[at] = NULL;
+    return 1;
+  }
+  return 0;
+}
+
 static void join(char *out, const char *directory, const char *name) {
   snprintf(out, PATH_MAX, "%s%s%s", directory, *directory && *name ? "/" : "", name);
 }
@@ -91,7 +113,7 @@ static void add(const char *path, int announce) {
       join(child_full, root, child);
       is_directory = lstat(child_full, &info) == 0 && S_ISDIR(info.st_mode);
     }
-    if (announce) put(IN_CREATE, child);
+    if (announce) announce_created(child);
     if (is_directory) add(child, announce);
   }
   closedir(directory);
@@ -128,7 +150,7 @@ static void handle(const struct inotify_event *event) {
   if (on_nested_self) return; /* the parent directory reports it by name */
   join(path, paths[event->wd], event->len ? event->name : "");
   if (recursive && (event->mask & IN_ISDIR) && (event->mask & IN_MOVED_FROM)) forget_below(path);
-  put(event->mask, path);
+  if (!recursive || !(event->mask & IN_CREATE) || !was_announced(path)) put(event->mask, path);
   if (recursive && (event->mask & IN_ISDIR) && (event->mask & (IN_CREATE | IN_MOVED_TO)) && !is_watched(path))
     add(path, event->mask & IN_CREATE);
 }

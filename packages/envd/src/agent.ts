@@ -1,0 +1,169 @@
+import type { AddressInfo, Server } from 'node:net'
+import { Code, ConnectError } from '@connectrpc/connect'
+import { connectNodeAdapter } from '@connectrpc/connect-node'
+import { Filesystem } from '@sandbox/contract/gen/filesystem/filesystem_pb'
+import { Process } from '@sandbox/contract/gen/process/process_pb'
+import { compose } from './files/compose.ts'
+import { download } from './files/download.ts'
+import { upload } from './files/upload.ts'
+import { filesystemService } from './filesystem/filesystem-service.ts'
+import { WatchService } from './filesystem/watch-service.ts'
+import { requireToken } from './http/access.ts'
+import { answerCors } from './http/cors.ts'
+import {
+  type Exchange,
+  HttpError,
+  type RequestHandler,
+  sendEmpty,
+  sendError,
+  sendJson,
+} from './http/exchange.ts'
+import { init } from './http/init.ts'
+import { createListener } from './http/listener.ts'
+import { MetricsReader } from './http/metrics.ts'
+import type { AgentOptions } from './options.ts'
+import { processService } from './process/process-service.ts'
+import { ProcessRegistry } from './process/registry.ts'
+import { checkNamedUser } from './request-user.ts'
+import { PortForwarder } from './services/port-forwarder.ts'
+import { startCommand } from './services/start-command.ts'
+import { ServiceSupervisor } from './services/supervisor.ts'
+import { AgentState } from './state.ts'
+
+const RPC_MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
+
+/** A listening agent. */
+export interface Agent {
+  readonly port: number
+  /** Stops listening, ends services and watches. Processes of users go on. */
+  close(): Promise<void>
+}
+
+type Route = (exchange: Exchange) => Promise<void> | void
+
+/** Starts the agent; resolves when it accepts requests. @throws the error of listen */
+export async function startAgent(options: AgentOptions): Promise<Agent> {
+  const state = new AgentState(options)
+  const registry = new ProcessRegistry(options.nativeDir)
+  const watches = new WatchService(state, options.nativeDir)
+  const log = (event: Record<string, unknown>): void =>
+    options.log?.(JSON.stringify({ time: new Date().toISOString(), ...event }))
+  const supervisor = new ServiceSupervisor({ ...options, state, log })
+  const forwarder = options.forwardAddress
+    ? new PortForwarder(options.forwardAddress, () => registry.running.length > 0 || supervisor.isUsed)
+    : undefined
+  registry.onActivity = () => forwarder?.attend()
+
+  const routes = httpRoutes(options, { state, registry, supervisor })
+  const rpc = rpcHandler(options, { state, registry, watches })
+  const server = createListener((request, response) => {
+    void handle(request, response, { state, routes, rpc, log })
+  })
+  await listen(server, options)
+  const port = (server.address() as AddressInfo).port
+  log({ event: 'agent_start', port })
+  await supervisor.load()
+  return {
+    port,
+    close: async () => {
+      forwarder?.close()
+      supervisor.close()
+      watches.close()
+      await new Promise<void>((resolve) => server.close(() => resolve()))
+    },
+  }
+}
+
+function httpRoutes(
+  options: AgentOptions,
+  parts: { state: AgentState; registry: ProcessRegistry; supervisor: ServiceSupervisor },
+): ReadonlyMap<string, Route> {
+  const { state } = parts
+  const metrics = new MetricsReader()
+  return new Map<string, Route>([
+    ['GET /health', ({ response }) => sendEmpty(response, 204, { 'Cache-Control': 'no-store' })],
+    ['GET /metrics', ({ response }) => sendJson(response, 200, metrics.read())],
+    ['GET /envs', ({ response }) => sendJson(response, 200, state.env)],
+    ['POST /init', (exchange) => init(exchange, state, options.rootDir)],
+    ['POST /start', (exchange) => startCommand(exchange, { ...options, ...parts })],
+    ['GET /files', (exchange) => download(exchange, state)],
+    ['POST /files', (exchange) => upload(exchange, state)],
+    ['POST /files/compose', (exchange) => compose(exchange, state)],
+  ])
+}
+
+function rpcHandler(
+  options: AgentOptions,
+  parts: { state: AgentState; registry: ProcessRegistry; watches: WatchService },
+): RequestHandler {
+  return connectNodeAdapter({
+    grpc: false,
+    grpcWeb: false,
+    acceptCompression: [],
+    readMaxBytes: RPC_MESSAGE_LIMIT_BYTES,
+    interceptors: [
+      (next) => (request) => {
+        checkNamedUser(parts.state, request.header)
+        return next(request)
+      },
+    ],
+    routes: (router) => {
+      router.service(Process, processService({ ...parts, path: options.path }))
+      router.service(Filesystem, filesystemService(parts.state, parts.watches))
+    },
+    fallback: (request, response) => {
+      const isRpc = /^\/(process\.Process|filesystem\.Filesystem)\//.test(request.url ?? '')
+      if (!isRpc) return sendError(response, 404, `path ${request.url} not found`)
+      const error = new ConnectError('no such method', Code.Unimplemented)
+      sendJson(response, 404, { code: 'unimplemented', message: error.rawMessage })
+    },
+  })
+}
+
+interface Handling {
+  readonly state: AgentState
+  readonly routes: ReadonlyMap<string, Route>
+  readonly rpc: RequestHandler
+  readonly log: (event: Record<string, unknown>) => void
+}
+
+async function handle(
+  request: Exchange['request'],
+  response: Exchange['response'],
+  { state, routes, rpc, log }: Handling,
+): Promise<void> {
+  try {
+    if (answerCors(request, response)) return
+    const [path = '/', query = ''] = splitTarget(request.url ?? '/')
+    const exchange = { request, response, path, query: new URLSearchParams(query) }
+    requireToken(state, exchange)
+    const route = routes.get(`${request.method} ${path}`)
+    if (route) await route(exchange)
+    else rpc(request, response)
+  } catch (error) {
+    if (response.headersSent) {
+      response.destroy()
+      return
+    }
+    if (!(error instanceof HttpError))
+      log({ event: 'request_failed', path: request.url, error: String(error) })
+    const status = error instanceof HttpError ? error.status : 500
+    sendError(response, status, error instanceof Error ? error.message : String(error))
+    request.resume()
+  }
+}
+
+function splitTarget(target: string): [string, string] {
+  const at = target.indexOf('?')
+  return at < 0 ? [target, ''] : [target.slice(0, at), target.slice(at + 1)]
+}
+
+function listen(server: Server, { port, host }: AgentOptions): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject)
+    server.listen({ port, host, backlog: 1024 }, () => {
+      server.off('error', reject)
+      resolve()
+    })
+  })
+}

@@ -1,0 +1,60 @@
+import { ENVD_VERSION } from '../options.ts'
+import type { AgentState } from '../state.ts'
+import { type Identity, systemEnv, writeIdentity } from '../system/identity.ts'
+import { reseedOpenSsl } from '../system/kernel.ts'
+import { requireHost } from './access.ts'
+import { type Exchange, HttpError, readJson, sendEmpty, stringField, stringMapField } from './exchange.ts'
+
+const BODY_LIMIT_BYTES = 4 * 1024 * 1024
+
+/**
+ * `POST /init`: the host tells who this sandbox is. Answers 204 when everything that a clone must not share is
+ * replaced. A call older than the last accepted one changes nothing.
+ *
+ * @throws HttpError 400 for a malformed body, 401 when the caller may not
+ */
+export async function init(
+  { request, response }: Exchange,
+  state: AgentState,
+  rootDir: string,
+): Promise<void> {
+  response.setHeader('X-Envd-Version', ENVD_VERSION)
+  response.setHeader('Cache-Control', 'no-store')
+  const body = await readJson(request, BODY_LIMIT_BYTES)
+  const token = stringField(body, 'accessToken')
+  requireHost(state, request, token)
+  if (isNewer(state, stringField(body, 'timestamp'))) apply(state, rootDir, body, token)
+  sendEmpty(response, 204)
+}
+
+function isNewer(state: AgentState, timestamp: string | undefined): boolean {
+  if (timestamp === undefined) return true
+  const milliseconds = Date.parse(timestamp)
+  if (Number.isNaN(milliseconds)) throw new HttpError(400, 'invalid request body: timestamp must be RFC 3339')
+  return state.acceptInitTime(BigInt(milliseconds) * 1_000_000n)
+}
+
+function apply(
+  state: AgentState,
+  rootDir: string,
+  body: Record<string, unknown>,
+  token: string | undefined,
+): void {
+  const identity: Identity = {
+    hostname: stringField(body, 'hostname'),
+    machineId: stringField(body, 'machineId'),
+    bootId: stringField(body, 'bootId'),
+    generation: stringField(body, 'generation'),
+    sandboxId: stringField(body, 'sandboxId'),
+    templateId: stringField(body, 'templateId'),
+  }
+  const env = stringMapField(body, 'envVars')
+  const reseed = stringField(body, 'reseed')
+  if (reseed) reseedOpenSsl(Buffer.from(reseed, 'hex'))
+  if (env) state.setUserEnv(env)
+  state.setSystemEnv(systemEnv(identity))
+  state.setToken(token)
+  state.defaultUser = stringField(body, 'defaultUser') || state.defaultUser
+  state.defaultWorkdir = stringField(body, 'defaultWorkdir') || state.defaultWorkdir
+  writeIdentity(rootDir, identity)
+}

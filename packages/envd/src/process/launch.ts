@@ -1,0 +1,158 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { openSync } from 'node:fs'
+import { Socket } from 'node:net'
+import { constants } from 'node:os'
+import { join } from 'node:path'
+import { ReadStream } from 'node:tty'
+import { closeDescriptor, openPipe, openTerminal } from '../system/kernel.ts'
+import type { User } from '../system/users.ts'
+
+/** A program to run, with everything already decided. */
+export interface LaunchSpec {
+  readonly command: string
+  readonly args: readonly string[]
+  readonly user: User
+  /** Absolute path. */
+  readonly cwd: string
+  /** The whole environment. */
+  readonly env: Readonly<Record<string, string>>
+  /** False = /dev/null. Ignored with a terminal. */
+  readonly stdin: boolean
+  /** Present = output goes to this file, replaced at each start, instead of to pipes. */
+  readonly logFile?: string
+  /** Present = a pseudo terminal of this size in characters. */
+  readonly terminal?: { readonly cols: number; readonly rows: number }
+}
+
+/** The two ends of a started program: its pid's owner and our sides of its pipes. */
+export interface Launched {
+  readonly child: ChildProcess
+  readonly stdin?: Socket
+  readonly stdout?: Socket
+  readonly stderr?: Socket
+  readonly terminal?: ReadStream
+}
+
+/** The program could not be started; `step` is what failed (`cwd`, `uid`, …), `code` the errno name. */
+export class LaunchError extends Error {
+  readonly step: string
+  readonly code: string
+
+  constructor(step: string, code: string) {
+    super(`${step}: ${ERRNO_WORDS.get(code) ?? code}`)
+    this.name = 'LaunchError'
+    this.step = step
+    this.code = code
+  }
+}
+
+const ERRNO_WORDS = new Map([
+  ['ENOENT', 'no such file or directory'],
+  ['EACCES', 'permission denied'],
+  ['EPERM', 'operation not permitted'],
+  ['ENOTDIR', 'not a directory'],
+  ['EAGAIN', 'resource temporarily unavailable'],
+  ['ENOMEM', 'cannot allocate memory'],
+  ['E2BIG', 'argument list too long'],
+])
+
+const OOM_SCORE = '100'
+const NICE = '0'
+const IO_PRIORITY = 'be:4'
+const STATUS_FD = 3
+
+function launcherArgs(spec: LaunchSpec): string[] {
+  const { user } = spec
+  return [
+    ...['--uid', `${user.uid}`, '--gid', `${user.gid}`, '--groups', user.groups.join(',')],
+    ...['--oom', OOM_SCORE, '--nice', NICE, '--ionice', IO_PRIORITY, '--cwd', spec.cwd],
+    ...['--status-fd', `${STATUS_FD}`, ...(spec.terminal ? ['--tty'] : [])],
+    ...['--', spec.command, ...spec.args],
+  ]
+}
+
+/**
+ * Starts a program through the native launcher. Resolves once the program itself runs (or has failed to be
+ * found, which it reports itself with exit code 126 or 127).
+ *
+ * @throws LaunchError when identity, directory or terminal could not be set up
+ */
+export async function launch(spec: LaunchSpec, nativeDir: string): Promise<Launched> {
+  const ends = openEnds(spec)
+  const [statusRead, statusWrite] = openPipe()
+  const child = spawn(join(nativeDir, 'launch'), launcherArgs(spec), {
+    stdio: [...ends.childSide, statusWrite],
+    env: { ...spec.env },
+    cwd: '/',
+  })
+  for (const fd of new Set([...ends.childSide, statusWrite])) if (typeof fd === 'number') closeDescriptor(fd)
+  const spawnFailure = new Promise<string>((resolve) => {
+    child.once('error', (error) => resolve(`spawn ${'code' in error ? error.code : 'EIO'}`))
+  })
+  const status = readLine(statusRead)
+  const failure = child.pid === undefined ? await spawnFailure : await status
+  if (!failure) return { child, ...ends.ours() }
+  ends.discard()
+  const [step, code] = failure.split(' ')
+  throw new LaunchError(step ?? 'start', errnoName(code ?? ''))
+}
+
+interface Ends {
+  /** Descriptors for 0, 1 and 2 of the child. */
+  readonly childSide: (number | 'ignore')[]
+  ours(): Omit<Launched, 'child'>
+  discard(): void
+}
+
+function openEnds(spec: LaunchSpec): Ends {
+  if (spec.terminal) return openTerminalEnds(spec.terminal)
+  return spec.logFile === undefined ? openPipeEnds(spec.stdin) : openLogEnds(spec.logFile)
+}
+
+function openLogEnds(logFile: string): Ends {
+  const log = openSync(logFile, 'w', 0o600)
+  return { childSide: ['ignore', log, log], ours: () => ({}), discard: () => {} }
+}
+
+function openPipeEnds(withStdin: boolean): Ends {
+  const stdin = withStdin ? openPipe() : undefined
+  const stdout = openPipe()
+  const stderr = openPipe()
+  const ourFds = [...(stdin ? [stdin[1]] : []), stdout[0], stderr[0]]
+  return {
+    childSide: [stdin ? stdin[0] : 'ignore', stdout[1], stderr[1]],
+    ours: () => ({
+      ...(stdin ? { stdin: new Socket({ fd: stdin[1], readable: false, writable: true }) } : {}),
+      stdout: new Socket({ fd: stdout[0], readable: true, writable: false }),
+      stderr: new Socket({ fd: stderr[0], readable: true, writable: false }),
+    }),
+    discard: () => ourFds.forEach(closeDescriptor),
+  }
+}
+
+function openTerminalEnds(size: { cols: number; rows: number }): Ends {
+  const { master, slave } = openTerminal(size)
+  return {
+    childSide: [slave, slave, slave],
+    ours: () => ({ terminal: new ReadStream(master) }),
+    discard: () => closeDescriptor(master),
+  }
+}
+
+/** Everything written to the status pipe; empty when it closed without a word, which means success. */
+function readLine(fd: number): Promise<string> {
+  return new Promise((resolve) => {
+    let text = ''
+    const status = new Socket({ fd, readable: true, writable: false })
+    status.on('data', (chunk: Buffer) => {
+      text += chunk.toString('latin1')
+    })
+    status.once('error', () => resolve(text.trim()))
+    status.once('close', () => resolve(text.trim()))
+  })
+}
+
+function errnoName(code: string): string {
+  if (!/^\d+$/.test(code)) return code
+  return Object.entries(constants.errno).find(([, value]) => value === Number(code))?.[0] ?? `E${code}`
+}
