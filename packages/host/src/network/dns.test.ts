@@ -151,7 +151,7 @@ test('resolv.conf gives at most three resolvers', () => {
 
 test('a guest is answered at its gateway, by UDP and TCP, unless it has no internet', async () => {
   const instance = `d${process.pid.toString(36)}`
-  const range = 120 + (process.pid % 8)
+  const range = 123 + (process.pid % 2)
   const runDir = mkdtempSync(join(tmpdir(), 'dns-'))
   const slots = new NetworkSlots({
     instance,
@@ -179,10 +179,13 @@ except OSError: print('denied')`
     const { stdout } = await inNetworkNamespace(slots.netnsPath(0), () => run('python3', ['-c', script]))
     return stdout.trim().split('\n')
   }
-  expect(await ask()).toEqual(['00058100', '00058100', 'denied'])
-  slots.setPolicy(0, { internet: false })
-  expect(await ask()).toEqual(['denied', 'denied', 'denied'])
-  await forwarder.stop()
-  await slots.remove()
-  rmSync(runDir, { recursive: true })
+  try {
+    expect(await ask()).toEqual(['00058100', '00058100', 'denied'])
+    slots.setPolicy(0, { internet: false })
+    expect(await ask()).toEqual(['denied', 'denied', 'denied'])
+  } finally {
+    await forwarder.stop()
+    await slots.remove()
+    rmSync(runDir, { recursive: true })
+  }
 })

@@ -40,6 +40,8 @@ import {
 } from './ruleset.ts'
 
 const forwardingSwitch = '/proc/sys/net/ipv4/ip_forward'
+/** The switch belongs to the machine, so all instances share one record of what it was before the first of them. */
+const forwardingRecord = '/run/sandbox-ip_forward.before'
 
 export interface NetworkOptions extends SlotNaming {
   /** Port of the DNS forwarder on this machine's address towards the sandboxes. Default 10053. */
@@ -192,11 +194,7 @@ route add default via ${gatewayAddress} dev eth0
     const { address } = this.dnsEndpoint
     const { stdout } = await run('ip', ['-json', 'address', 'show', 'dev', 'lo'])
     if (stdout.includes(`"${address}"`)) await run('ip', ['address', 'delete', `${address}/32`, 'dev', 'lo'])
-    const record = this.#forwardingRecord()
-    if (existsSync(record)) {
-      writeFileSync(forwardingSwitch, readFileSync(record, 'utf8'))
-      rmSync(record)
-    }
+    await this.#restoreForwarding()
   }
 
   netnsPath(index: number): string {
@@ -252,16 +250,19 @@ route add default via ${gatewayAddress} dev eth0
     mount(null, netnsDir, null, MS_SHARED | MS_REC)
   }
 
-  /** The former value is recorded once, by whoever first finds it off. */
   #enableForwarding(): void {
     const former = readFileSync(forwardingSwitch, 'utf8')
     if (former.trim() === '1') return
-    writeFileSync(this.#forwardingRecord(), former)
+    writeFileSync(forwardingRecord, former)
     writeFileSync(forwardingSwitch, '1')
   }
 
-  #forwardingRecord(): string {
-    return join(this.#options.runDir, 'ip_forward.before')
+  /** Leaves it on while another instance has its table: that one's sandboxes need it. */
+  async #restoreForwarding(): Promise<void> {
+    const { stdout } = await run('nft', ['list', 'chains', 'inet'])
+    if (stdout.includes('chain from_slot') || !existsSync(forwardingRecord)) return
+    writeFileSync(forwardingSwitch, readFileSync(forwardingRecord, 'utf8'))
+    rmSync(forwardingRecord, { force: true })
   }
 
   async #readPolicies(): Promise<void> {
