@@ -9,7 +9,6 @@ import { join } from 'node:path'
 import { SystemError } from '../linux/libc.ts'
 import { attachLoopDevice } from '../linux/loop-device.ts'
 import { MS_NODEV, MS_RDONLY, mount, unmountIfMounted } from '../linux/mount.ts'
-import { mountTable } from '../linux/mount-table.ts'
 import { run } from '../linux/process.ts'
 import type { Upper } from './uppers.ts'
 
@@ -96,12 +95,12 @@ export class LayerStore {
   }
 
   /**
-   * The path at which the layer is mounted, mounting it if it is not yet (about 1 ms, else 0.1 ms). Throws when
+   * The path at which the layer is mounted, mounting it if it is not yet (about 1 ms, else 0.02 ms). Throws when
    * this machine does not have the layer.
    */
   mount(digest: string): string {
     const target = this.#mountPath(digest)
-    if (mountTable().some((entry) => entry.target === target)) return target
+    if (this.#isMounted(target)) return target
     const layer = this.get(digest)
     if (!layer) throw new Error(`this machine does not have layer ${digest}`)
     mkdirSync(target, { recursive: true, mode: 0o700 })
@@ -165,6 +164,12 @@ export class LayerStore {
       await directory.close()
     }
     return { digest, imagePath: this.#imagePath(digest), sizeBytes: statSync(this.#imagePath(digest)).size }
+  }
+
+  /** By device number, which costs the same however many mounts the machine has. */
+  #isMounted(target: string): boolean {
+    const stats = statSync(target, { throwIfNoEntry: false })
+    return stats !== undefined && stats.dev !== statSync(this.#mountsDir).dev
   }
 
   #imagePath(digest: string): string {

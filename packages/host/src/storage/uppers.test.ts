@@ -75,6 +75,15 @@ test('usage counts what an upper holds', () => {
   store.release(upper)
 })
 
+test('what uppers hold is no longer available', () => {
+  const before = store.availableBytes()
+  const upper = store.take(128)
+  fill(join(upper.path, 'upper', 'file'), 100)
+  const usedMib = (before - store.availableBytes()) / 1024 / 1024
+  expect(usedMib).toBeGreaterThan(90)
+  store.release(upper)
+})
+
 test('a snapshot keeps what the upper held and does not follow it', async () => {
   const upper = store.take(16)
   writeFileSync(join(upper.path, 'upper', 'before'), 'x')

@@ -15,6 +15,7 @@ import {
   statSync,
 } from 'node:fs'
 import { dirname, join } from 'node:path'
+import { fileSystemOf } from '../linux/file-system.ts'
 import { attachLoopDevice } from '../linux/loop-device.ts'
 import { MS_NOATIME, MS_NODEV, mount, umount2 } from '../linux/mount.ts'
 import { mountTable } from '../linux/mount-table.ts'
@@ -46,11 +47,13 @@ export interface UpperStoreOptions {
 
 export class UpperStore {
   readonly mountPoint: string
+  readonly #file: string
   #deletions: Promise<void> = Promise.resolve()
   #failedDeletions = new Set<string>()
 
-  private constructor(mountPoint: string) {
-    this.mountPoint = mountPoint
+  private constructor(options: UpperStoreOptions) {
+    this.mountPoint = options.mountPoint
+    this.#file = options.file
   }
 
   /** Mounts the store, or finds it mounted (by a daemon that is gone). A file that cannot be mounted is set aside. */
@@ -59,7 +62,7 @@ export class UpperStore {
       mkdirSync(options.mountPoint, { recursive: true, mode: 0o700 })
       await mountOrMake(options)
     }
-    return new UpperStore(options.mountPoint)
+    return new UpperStore(options)
   }
 
   /** A new, empty upper. Throws SystemError (ENOSPC: the store or its disk is full). */
@@ -98,6 +101,15 @@ export class UpperStore {
   /** Bytes the upper holds, as of the last commit: up to half a minute old. */
   usageBytes(upper: Upper): number {
     return quotaUsageBytes(this.mountPoint, subvolumeId(upper.path)) ?? 0
+  }
+
+  /**
+   * Bytes that all uppers together may still write: the file is sparse, so the disk below it counts too. Nothing
+   * new may start when little is left; a full disk below stops the writes of every sandbox.
+   */
+  availableBytes(): number {
+    const below = fileSystemOf(dirname(this.#file)).availableBytes
+    return Math.min(fileSystemOf(this.mountPoint).availableBytes, below)
   }
 
   /** Ids of all uppers there are. */
