@@ -1,0 +1,272 @@
+/**
+ * A context: one kernel process, its working directory and variables. Executions run one at a time, in the
+ * order of their calls. Whatever happens to the kernel or the connection, an execution ends with an error, never
+ * with silence.
+ */
+import { Execution, type ExecutionOutput } from './execution.ts'
+import type { JupyterClient } from './jupyter.ts'
+import { KernelChannel } from './kernel-channel.ts'
+import type { KernelMessage } from './kernel-message.ts'
+import { type Language, languageFor, type Preparation } from './languages.ts'
+import type { SandboxEnvironment } from './sandbox-environment.ts'
+import { syntheticError } from './stream-message.ts'
+
+export interface ExecutionRequest {
+  code: string
+  /** Variables for this execution alone. */
+  env: Record<string, string>
+  /** The agent's token that came with the request; used once, never kept. */
+  accessToken: string | undefined
+}
+
+export interface ContextInfo {
+  /** Id of the Jupyter kernel. */
+  id: string
+  language: string
+  cwd: string
+}
+
+/** After these delays an abandoned execution that still runs is interrupted again. */
+const INTERRUPT_DELAYS_MS = [0, 200, 500, 1000, 3000]
+
+const RESTARTED = syntheticError('ContextRestarting', 'Context was restarted')
+const REMOVED = syntheticError(
+  'UnexpectedEndOfExecution',
+  'The context was removed before the execution ended',
+)
+const CONNECTION_LOST = syntheticError(
+  'WebSocketError',
+  'The connection to the kernel was lost, run the code again to get its results',
+)
+const NOT_SENT = syntheticError('WebSocketError', 'Failed to send the execution request to the kernel')
+
+export class Context {
+  readonly info: ContextInfo
+  readonly #jupyter: JupyterClient
+  readonly #environment: SandboxEnvironment
+  readonly #language: Language
+  readonly #onLost: (context: Context) => void
+  #channel: KernelChannel | undefined
+  #running: Execution | undefined
+  #tail: Promise<unknown> = Promise.resolve()
+  #restart: Promise<void> | undefined
+  #isRemoved = false
+  #isDead = false
+  #hasFreshProcess = true
+  #executions = 0
+  #channels = 0
+  /** Sandbox-wide variables as last set in the kernel, and the generation they belong to. */
+  #variables: Record<string, string> = {}
+  #variablesGeneration: string | undefined
+  #seedGeneration: string
+
+  constructor(
+    info: ContextInfo,
+    jupyter: JupyterClient,
+    environment: SandboxEnvironment,
+    onLost: (context: Context) => void,
+  ) {
+    this.info = info
+    this.#jupyter = jupyter
+    this.#environment = environment
+    this.#language = languageFor(info.language)
+    this.#onLost = onLost
+    this.#seedGeneration = environment.generation()
+  }
+
+  /** Waits until the kernel answers, with its working directory set. Rejects when it cannot be reached. */
+  async warmUp(): Promise<void> {
+    await this.#serially(async () => {
+      const channel = await this.#open()
+      const code = [this.#language.prepare({ cwd: this.info.cwd }), this.#language.warm ?? '']
+        .join('\n')
+        .trim()
+      this.#hasFreshProcess = false
+      if (code !== '') await this.#runSilently(channel, code)
+    })
+  }
+
+  /**
+   * Runs code and writes its messages to `output`; the caller ends the stream. Never rejects: what goes wrong
+   * is written as an error. When `signal` aborts, the kernel is interrupted, so that the next one can run.
+   */
+  execute(request: ExecutionRequest, output: ExecutionOutput, signal: AbortSignal): Promise<void> {
+    return this.#serially(async () => {
+      if (signal.aborted) return
+      if (this.#isRemoved) return void output.write(REMOVED)
+      let channel: KernelChannel
+      try {
+        channel = await this.#open()
+        await this.#prepare(channel, request)
+      } catch {
+        output.write(NOT_SENT)
+        return
+      }
+      await this.#run(channel, request, output, signal)
+    })
+  }
+
+  /** A new kernel process under the same id; the running execution ends with an error. */
+  restart(): Promise<void> {
+    this.#restart ??= this.#replaceProcess().finally(() => {
+      this.#restart = undefined
+    })
+    return this.#restart
+  }
+
+  /** Ends the kernel and whatever runs in it. */
+  async remove(): Promise<void> {
+    this.#isRemoved = true
+    this.#running?.fail(REMOVED)
+    this.#closeChannel()
+    await this.#jupyter.removeKernel(this.info.id)
+  }
+
+  /** Lets go of a kernel that is gone, without a word to Jupyter Server. */
+  abandon(): void {
+    this.#isRemoved = true
+    this.#running?.fail(CONNECTION_LOST)
+    this.#closeChannel()
+  }
+
+  async #replaceProcess(): Promise<void> {
+    this.#running?.fail(RESTARTED)
+    this.#closeChannel()
+    await this.#jupyter.restartKernel(this.info.id)
+    this.#forgetProcess()
+    this.#isDead = false
+  }
+
+  #serially<T>(task: () => Promise<T>): Promise<T> {
+    const result = this.#tail.then(task)
+    this.#tail = result.catch(() => undefined)
+    return result
+  }
+
+  async #open(): Promise<KernelChannel> {
+    await this.#restart
+    if (this.#isDead) await this.restart()
+    if (this.#channel?.isOpen) return this.#channel
+    this.#channels += 1
+    const channel: KernelChannel = await KernelChannel.open(
+      this.#jupyter.address,
+      this.info.id,
+      `interpreter-${this.#channels}`,
+      {
+        onMessage: (message) => this.#receive(message),
+        onClose: () => {
+          if (this.#channel !== channel) return
+          this.#channel = undefined
+          this.#running?.fail(CONNECTION_LOST)
+          this.#onLost(this)
+        },
+      },
+    )
+    this.#channel = channel
+    return channel
+  }
+
+  #closeChannel(): void {
+    const channel = this.#channel
+    this.#channel = undefined
+    channel?.close()
+  }
+
+  async #prepare(channel: KernelChannel, request: ExecutionRequest): Promise<void> {
+    const preparation: Preparation = {}
+    const generation = this.#environment.generation()
+    if (this.#seedGeneration !== generation) preparation.reseed = true
+    if (this.#hasFreshProcess) preparation.cwd = this.info.cwd
+    if (this.#variablesGeneration !== generation) {
+      const variables = await this.#environment.variables(request.accessToken)
+      if (variables !== undefined) {
+        preparation.env = this.#changedVariables(variables)
+        this.#variables = variables
+        this.#variablesGeneration = generation
+      }
+    }
+    if (Object.keys(request.env).length > 0) preparation.runEnv = request.env
+    this.#seedGeneration = generation
+    this.#hasFreshProcess = false
+    if (Object.keys(preparation).length === 0) return
+    const code = this.#language.prepare(preparation)
+    // Not waited for: the kernel takes its requests in order.
+    if (code !== '') channel.execute(this.#nextId(), code, true)
+  }
+
+  /** What the user changed in the kernel stays, unless the sandbox-wide value itself has changed. */
+  #changedVariables(variables: Record<string, string>): Record<string, string> {
+    return Object.fromEntries(
+      Object.entries(variables).filter(([name, value]) => this.#variables[name] !== value),
+    )
+  }
+
+  async #run(
+    channel: KernelChannel,
+    request: ExecutionRequest,
+    output: ExecutionOutput,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const execution = new Execution(this.#nextId(), output, channel)
+    const interrupt = () => void this.#interrupt(execution)
+    this.#running = execution
+    signal.addEventListener('abort', interrupt)
+    try {
+      channel.execute(execution.id, request.code, false)
+      const names = Object.keys(request.env)
+      if (names.length > 0) {
+        const code = this.#language.restore(names, this.#variables)
+        if (code !== '') channel.execute(this.#nextId(), code, true)
+      }
+      if (signal.aborted) interrupt()
+      await execution.finished
+    } finally {
+      signal.removeEventListener('abort', interrupt)
+      this.#running = undefined
+    }
+  }
+
+  async #runSilently(channel: KernelChannel, code: string): Promise<void> {
+    const execution = new Execution(this.#nextId(), { write: () => true, onDrain: () => undefined }, channel)
+    this.#running = execution
+    channel.execute(execution.id, code, true)
+    await execution.finished
+    this.#running = undefined
+    if (execution.failure !== undefined) throw new Error(execution.failure.value)
+  }
+
+  async #interrupt(execution: Execution): Promise<void> {
+    for (const delayMs of INTERRUPT_DELAYS_MS) {
+      await execution.finishedWithin(delayMs)
+      if (execution.isFinished) return
+      await this.#jupyter.interruptKernel(this.info.id).catch(() => undefined)
+    }
+  }
+
+  #receive(message: KernelMessage): void {
+    if (message.type === 'status') {
+      const state = message.content.execution_state
+      if (state === 'restarting' || state === 'dead') {
+        this.#isDead = state === 'dead'
+        this.#forgetProcess()
+        this.#running?.fail(RESTARTED)
+        // The sockets behind this connection lead to the dead process; the next one is made anew.
+        this.#closeChannel()
+        return
+      }
+    }
+    if (message.parentId === this.#running?.id) this.#running?.receive(message)
+  }
+
+  #forgetProcess(): void {
+    this.#hasFreshProcess = true
+    this.#variables = {}
+    this.#variablesGeneration = undefined
+    this.#seedGeneration = this.#environment.generation()
+  }
+
+  #nextId(): string {
+    this.#executions += 1
+    return `execution-${this.#channels}-${this.#executions}`
+  }
+}

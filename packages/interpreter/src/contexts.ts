@@ -1,0 +1,171 @@
+/**
+ * All contexts of the sandbox, and the default one of each language. Watches over Jupyter Server: when it or a
+ * kernel is lost, the contexts that went with it are forgotten and the preloaded ones are made anew.
+ */
+import { setTimeout as delay } from 'node:timers/promises'
+import { Context, type ContextInfo } from './context.ts'
+import { type JupyterClient, JupyterError } from './jupyter.ts'
+import { languageFor } from './languages.ts'
+import type { SandboxEnvironment } from './sandbox-environment.ts'
+
+export interface ContextsOptions {
+  /** Working directory of contexts that name none. */
+  defaultCwd: string
+  /** Languages whose default context is started ahead, where their kernel is installed. The first must be. */
+  preload: readonly string[]
+}
+
+const RETRY_MS = 100
+const DEFAULT_CONTEXT_TIMEOUT_MS = 60_000
+
+export class Contexts {
+  readonly #jupyter: JupyterClient
+  readonly #environment: SandboxEnvironment
+  readonly #options: ContextsOptions
+  /** In order of creation. */
+  readonly #contexts = new Map<string, Context>()
+  readonly #defaults = new Map<string, Promise<Context>>()
+  #recovery: Promise<void> | undefined
+  #isReady = false
+  #isClosed = false
+  #knowsKernels = false
+
+  constructor(jupyter: JupyterClient, environment: SandboxEnvironment, options: ContextsOptions) {
+    this.#jupyter = jupyter
+    this.#environment = environment
+    this.#options = options
+  }
+
+  /** True while the preloaded contexts are there and have answered. */
+  get isReady(): boolean {
+    return this.#isReady
+  }
+
+  /** Waits for Jupyter Server, removes kernels that nobody knows, and starts the preloaded contexts. */
+  start(): Promise<void> {
+    this.#recovery ??= this.#recover().finally(() => {
+      this.#recovery = undefined
+    })
+    return this.#recovery
+  }
+
+  list(): ContextInfo[] {
+    return [...this.#contexts.values()].map((context) => context.info)
+  }
+
+  get(id: string): Context | undefined {
+    return this.#contexts.get(id)
+  }
+
+  /** The context for code that names none. Started on first use. Rejects when its kernel cannot start. */
+  async defaultFor(language: string): Promise<Context> {
+    if (this.#recovery !== undefined) await settledWithin(this.#recovery, DEFAULT_CONTEXT_TIMEOUT_MS)
+    const known = this.#defaults.get(language)
+    if (known !== undefined) return known
+    const created = this.create(language)
+    this.#defaults.set(language, created)
+    created.catch(() => this.#defaults.delete(language))
+    return created
+  }
+
+  /** Starts a kernel and waits until it answers. Rejects with a message for the user. */
+  async create(language: string, cwd = this.#options.defaultCwd): Promise<Context> {
+    const id = await this.#jupyter.startKernel(languageFor(language).kernelName)
+    const context = new Context({ id, language, cwd }, this.#jupyter, this.#environment, (lost) =>
+      this.#examine(lost),
+    )
+    try {
+      await context.warmUp()
+    } catch (error) {
+      await context.remove().catch(() => undefined)
+      throw error
+    }
+    this.#contexts.set(id, context)
+    return context
+  }
+
+  async remove(id: string): Promise<void> {
+    const context = this.#contexts.get(id)
+    if (context === undefined) return
+    await context.remove()
+    this.#forget(context)
+  }
+
+  close(): void {
+    this.#isClosed = true
+    this.#isReady = false
+    for (const context of this.#contexts.values()) context.abandon()
+    this.#contexts.clear()
+  }
+
+  /** A connection broke: is the kernel still there? */
+  #examine(lost: Context): void {
+    if (this.#isClosed) return
+    this.#jupyter.listKernels().then(
+      (kernels) => {
+        if (kernels.some((kernel) => kernel.id === lost.info.id)) return
+        lost.abandon()
+        this.#forget(lost)
+        void this.start()
+      },
+      () => {
+        this.#isReady = false
+        for (const context of this.#contexts.values()) context.abandon()
+        this.#contexts.clear()
+        this.#defaults.clear()
+        void this.start()
+      },
+    )
+  }
+
+  #forget(context: Context): void {
+    this.#contexts.delete(context.info.id)
+    for (const [language, promise] of this.#defaults) {
+      void promise.then(
+        (value) =>
+          value === context && this.#defaults.get(language) === promise && this.#defaults.delete(language),
+        () => undefined,
+      )
+    }
+  }
+
+  async #recover(): Promise<void> {
+    while (!this.#isClosed) {
+      try {
+        if (!this.#knowsKernels) await this.#removeStrangers()
+        this.#knowsKernels = true
+        await this.#preload()
+        this.#isReady = true
+        return
+      } catch {
+        await delay(RETRY_MS)
+      }
+    }
+  }
+
+  /** Kernels that an earlier life of this service left behind. */
+  async #removeStrangers(): Promise<void> {
+    const strangers = await this.#jupyter.listKernels()
+    await Promise.all(strangers.map((kernel) => this.#jupyter.removeKernel(kernel.id)))
+  }
+
+  async #preload(): Promise<void> {
+    const installed = new Set(await this.#jupyter.kernelNames())
+    const [required, ...others] = this.#options.preload
+    if (required !== undefined && !installed.has(languageFor(required).kernelName)) {
+      throw new JupyterError(404, `No kernel for ${required} is installed`)
+    }
+    for (const language of [required, ...others]) {
+      if (language === undefined || !installed.has(languageFor(language).kernelName)) continue
+      if (this.#defaults.has(language)) continue
+      const context = await this.create(language)
+      this.#defaults.set(language, Promise.resolve(context))
+    }
+  }
+}
+
+async function settledWithin(promise: Promise<unknown>, ms: number): Promise<void> {
+  const timer = new AbortController()
+  await Promise.race([promise, delay(ms, undefined, { signal: timer.signal }).catch(() => undefined)])
+  timer.abort()
+}

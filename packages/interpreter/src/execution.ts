@@ -1,0 +1,122 @@
+/** One execution under way: kernel messages in, stream messages out, until the kernel has told all of it. */
+import { setTimeout as delay } from 'node:timers/promises'
+import type { KernelChannel } from './kernel-channel.ts'
+import type { KernelMessage } from './kernel-message.ts'
+import {
+  type StreamError,
+  type StreamMessage,
+  syntheticError,
+  toError,
+  toStreamMessage,
+} from './stream-message.ts'
+
+/** Where the messages go. */
+export interface ExecutionOutput {
+  /** False when the receiver is full: no more until `onDrain` calls back. */
+  write(message: StreamMessage): boolean
+  /** Calls back once there is room again, or the receiver is gone. */
+  onDrain(resume: () => void): void
+}
+
+/** Some kernels never reply to a request; after its idle status this long is waited for it. */
+const REPLY_GRACE_MS = 500
+
+/** A kernel that has not even taken up a request after this time has lost it. */
+const TAKE_UP_TIMEOUT_MS = 30_000
+
+const NOT_TAKEN_UP = syntheticError('WebSocketError', 'The kernel did not take up the execution request')
+
+export class Execution {
+  readonly id: string
+  readonly finished: Promise<void>
+  failure: StreamError | undefined
+  isFinished = false
+  readonly #output: ExecutionOutput
+  readonly #channel: KernelChannel
+  readonly #finish: () => void
+  #hasError = false
+  #isIdle = false
+  #hasReply = false
+  #graceTimer: NodeJS.Timeout | undefined
+  readonly #takeUpTimer: NodeJS.Timeout
+
+  constructor(id: string, output: ExecutionOutput, channel: KernelChannel) {
+    const { promise, resolve } = Promise.withResolvers<void>()
+    this.id = id
+    this.finished = promise
+    this.#finish = resolve
+    this.#output = output
+    this.#channel = channel
+    this.#takeUpTimer = setTimeout(() => {
+      this.fail(NOT_TAKEN_UP)
+      channel.close()
+    }, TAKE_UP_TIMEOUT_MS)
+  }
+
+  /** Takes a message that answers this execution's request. */
+  receive(message: KernelMessage): void {
+    if (this.isFinished) return
+    clearTimeout(this.#takeUpTimer)
+    if (message.type === 'status') {
+      if (message.content.execution_state === 'idle') this.#becomeIdle()
+    } else if (message.type === 'execute_reply') {
+      this.#hasReply = true
+      this.#takeReply(message.content)
+      this.#endWhenComplete()
+    } else {
+      const line = toStreamMessage(message)
+      if (line?.type === 'error' && this.#hasError) return
+      if (line !== undefined) this.#write(line)
+    }
+  }
+
+  /** Ends the execution with an error. */
+  fail(error: StreamError): void {
+    if (this.isFinished) return
+    this.failure = error
+    this.#write(error)
+    this.#end()
+  }
+
+  /** Resolves when the execution has finished, at the latest after `ms`. */
+  async finishedWithin(ms: number): Promise<void> {
+    const timer = new AbortController()
+    const timeout = delay(ms, undefined, { signal: timer.signal }).catch(() => undefined)
+    await Promise.race([this.finished, timeout])
+    timer.abort()
+  }
+
+  #becomeIdle(): void {
+    this.#isIdle = true
+    this.#graceTimer = setTimeout(() => this.#end(), REPLY_GRACE_MS)
+    this.#endWhenComplete()
+  }
+
+  #takeReply(content: Record<string, unknown>): void {
+    const status = content.status
+    if (status === 'error' && !this.#hasError) this.#write(toError(content))
+    // Protocol 5.1 renamed `abort` to `aborted`; kernels of both ages exist.
+    if (status === 'abort' || status === 'aborted') {
+      this.#write(syntheticError('ExecutionAborted', 'Execution was aborted'))
+    }
+  }
+
+  #endWhenComplete(): void {
+    if (this.#isIdle && this.#hasReply) this.#end()
+  }
+
+  #end(): void {
+    if (this.isFinished) return
+    this.isFinished = true
+    clearTimeout(this.#graceTimer)
+    clearTimeout(this.#takeUpTimer)
+    this.#finish()
+  }
+
+  #write(line: StreamMessage): void {
+    if (line.type === 'error') this.#hasError = true
+    if (this.#output.write(line)) return
+    this.#channel.pause()
+    this.#output.onDrain(() => this.#channel.resume())
+  }
+}
