@@ -28,6 +28,7 @@ export type Outcome =
       readonly stale: boolean
     }
 
+const MAX_HEADER_BYTES = 64 * 1024
 const REPEATABLE = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE'])
 
 /** Begins a request to the service; undefined when HTTP/1.1 cannot carry it. */
@@ -46,6 +47,7 @@ export function openRequest(
       path: exchange.path,
       headers,
       setHost: false,
+      maxHeaderSize: MAX_HEADER_BYTES,
     })
   } catch {
     // Node refuses characters that HTTP/1.1 cannot carry.
@@ -69,15 +71,25 @@ function carryBody(exchange: Exchange, outgoing: ClientRequest, started: () => v
   })
 }
 
-/** Sends the service's answer on: head at once, body as it comes. */
+/**
+ * Sends the service's answer on: head at once, body as it comes. What the service says is not trusted: a head
+ * that cannot be expressed towards the client, or a client just gone, breaks the exchange off.
+ */
 export function carryAnswer(exchange: Exchange, incoming: IncomingMessage): void {
   const status = incoming.statusCode ?? 502
   const bodyless = exchange.method === 'HEAD' || status === 204 || status === 304
-  const headers = endToEndHeaders(incoming.rawHeaders)
-  const sink = exchange.answer(status, incoming.statusMessage ?? '', headers, bodyless)
-  // A broken answer must not look like a complete one.
-  incoming.on('error', () => exchange.reset())
-  pump(incoming, sink, () => exchange.end(incoming.rawTrailers))
+  const breakOff = (): void => {
+    exchange.reset()
+    incoming.destroy()
+  }
+  incoming.on('error', breakOff)
+  try {
+    const headers = endToEndHeaders(incoming.rawHeaders)
+    const sink = exchange.answer(status, incoming.statusMessage ?? '', headers, bodyless)
+    pump(incoming, sink, () => exchange.end(incoming.rawTrailers))
+  } catch {
+    breakOff()
+  }
 }
 
 /** Breaks off what the exchange has open behind the edge, and the exchange when its sandbox ends. */
@@ -114,10 +126,22 @@ export function superviseRequest(
     if (!outgoing.destroyed) outgoing.destroy()
     finish(clean ? { kind: 'answered' } : { kind: 'gone' })
   })
-  outgoing.on('error', (error: NodeJS.ErrnoException) => {
-    if (exchange.answered) return
+  let incoming: IncomingMessage | undefined
+  outgoing.once('response', (response) => {
+    incoming = response
+  })
+  const failed = (error: Error): void => {
+    if (exchange.answered) {
+      // A body without announced length would end here as if it were whole.
+      if (!incoming?.complete) exchange.reset()
+      return
+    }
     const stale = outgoing.reusedSocket && REPEATABLE.has(exchange.method) && !exchange.hasBody
     finish({ kind: 'failed', error, untouched: untouched(), unsent: outgoing.socket === null, stale })
+  }
+  outgoing.on('error', failed)
+  outgoing.once('close', () => {
+    if (!done && !exchange.answered) failed(new Error('the service closed without an answer'))
   })
   return { done: () => done, release }
 }

@@ -107,8 +107,13 @@ export class Http1Exchange implements Exchange {
   }
 
   end(rawTrailers: readonly string[]): void {
-    if (rawTrailers.length > 0) this.#response.addTrailers(pairs(rawTrailers))
-    this.#response.end()
+    try {
+      if (rawTrailers.length > 0) this.#response.addTrailers(pairs(rawTrailers))
+      this.#response.end()
+    } catch {
+      // Trailers that cannot be written come from the service: its answer is broken.
+      this.reset()
+    }
     // What the client still uploads is thrown away, so that the connection can carry its next request.
     if (!this.body.readableEnded) this.body.resume()
   }

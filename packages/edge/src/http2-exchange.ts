@@ -2,6 +2,29 @@ import { constants, type ServerHttp2Stream } from 'node:http2'
 import type { Writable } from 'node:stream'
 import type { Exchange } from './exchange.ts'
 
+const SINGLE_VALUE = new Set([
+  'access-control-allow-credentials',
+  'access-control-max-age',
+  'age',
+  'content-encoding',
+  'content-language',
+  'content-length',
+  'content-location',
+  'content-md5',
+  'content-range',
+  'content-type',
+  'date',
+  'dnt',
+  'etag',
+  'expires',
+  'last-modified',
+  'location',
+  'retry-after',
+  'tk',
+  'upgrade-insecure-requests',
+  'x-content-type-options',
+])
+
 /** Request headers as HTTP/1.1 sends them: no pseudo headers, cookies in one line. */
 function plainHeaders(raw: readonly string[]): string[] {
   const headers: string[] = []
@@ -86,9 +109,13 @@ export class Http2Exchange implements Exchange {
     this.#status = status
     const headers = [':status', String(status)]
     let waitForTrailers = false
+    const seen = new Set<string>()
     for (let at = 0; at + 1 < rawHeaders.length; at += 2) {
       const name = rawHeaders[at]!.toLowerCase()
       if (name === 'trailer') waitForTrailers = true
+      // Node refuses to repeat what stands once by definition; of careless services the first one counts.
+      if (SINGLE_VALUE.has(name) && seen.has(name)) continue
+      seen.add(name)
       headers.push(name, rawHeaders[at + 1]!)
     }
     if (waitForTrailers && !bodyless) this.body.once('wantTrailers', () => this.#sendTrailers())
@@ -102,7 +129,12 @@ export class Http2Exchange implements Exchange {
       const name = this.#trailers[at]!.toLowerCase()
       trailers[name] = [...(trailers[name] ?? []), this.#trailers[at + 1]!]
     }
-    this.body.sendTrailers(trailers)
+    try {
+      this.body.sendTrailers(trailers)
+    } catch {
+      // Trailers that HTTP/2 forbids come from the service: its answer is broken.
+      this.reset()
+    }
   }
 
   end(rawTrailers: readonly string[]): void {

@@ -35,6 +35,9 @@ const FLAG_END_STREAM = 0x1
 
 const HTTP1_OPTIONS: ServerOptions = {
   noDelay: true,
+  // Peers that vanish without a word are noticed, and what they hold is given back.
+  keepAlive: true,
+  keepAliveInitialDelay: 60_000,
   maxHeaderSize: MAX_HEADER_BYTES,
   headersTimeout: 60_000,
   // Uploads take as long as they take; the time-out of the head bounds idle senders.

