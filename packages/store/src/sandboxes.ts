@@ -115,6 +115,17 @@ export class SandboxRepository {
     return result.numDeletedRows > 0n
   }
 
+  /** Removes a row unless the sandbox is paused or runs elsewhere by now; answers whether it did. */
+  async deleteRunning(id: string, hostId: string): Promise<boolean> {
+    const result = await this.#db
+      .deleteFrom('sandboxes')
+      .where('id', '=', id)
+      .where('hostId', '=', hostId)
+      .where('state', '!=', 'paused')
+      .executeTakeFirst()
+    return result.numDeletedRows > 0n
+  }
+
   #matches(
     builder: ExpressionBuilder<Database, 'sandboxes'>,
     filter: SandboxFilter,

@@ -1,0 +1,125 @@
+import type { ServiceImpl } from '@connectrpc/connect'
+import swagger, { type FastifyDynamicSwaggerOptions } from '@fastify/swagger'
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
+import type { Directory } from '@sandbox/contract/gen/directory/directory_pb'
+import { kernelRandomBytes } from '@sandbox/contract/ids'
+import { Type } from 'typebox'
+import { ApiKeyCache } from './auth/api-key-cache.ts'
+import { requireApiKey } from './auth/authenticate.ts'
+import { SandboxTokens } from './auth/tokens.ts'
+import { createDirectory } from './directory.ts'
+import { type ApiApp, createHttpApp } from './http/app.ts'
+import type { ApiOptions } from './options.ts'
+import { sandboxListRoutes } from './routes/sandbox-lists.ts'
+import { sandboxRoutes } from './routes/sandboxes.ts'
+import { teamRoutes } from './routes/teams.ts'
+import { templateRoutes } from './routes/templates.ts'
+import { Answers } from './sandboxes/answers.ts'
+import { HostReports } from './sandboxes/host-reports.ts'
+import { Hosts } from './sandboxes/hosts.ts'
+import { Idempotency } from './sandboxes/idempotency.ts'
+import { Lifecycle, runningFromRow } from './sandboxes/lifecycle.ts'
+import { RunningSandboxes } from './sandboxes/running.ts'
+import { Starter } from './sandboxes/starting.ts'
+import { TemplateResolver } from './templates/resolver.ts'
+
+const SEED_BYTES = 32
+const START_TIMEOUT_MS = 60_000
+const FIRST_COMPARISON_MS = 2_000
+
+/** The control plane. */
+export interface Api {
+  /** Listen with `app.listen`, or hand requests to `app.routing`. */
+  readonly app: ApiApp
+  /** Implementation of the Directory service, for a Connect router. */
+  readonly directory: ServiceImpl<typeof Directory>
+  /** Stops answering and following hosts. Sandboxes go on; the store stays open. */
+  close(): Promise<void>
+}
+
+const OPENAPI: NonNullable<FastifyDynamicSwaggerOptions['openapi']> = {
+  openapi: '3.1.0',
+  info: {
+    title: 'Sandbox API',
+    version: '0.1.0',
+    description: 'Control plane of self-hosted sandboxes, compatible with the E2B clients.',
+  },
+  components: {
+    securitySchemes: { ApiKeyAuth: { type: 'apiKey', in: 'header', name: 'X-API-KEY' } },
+  },
+  security: [{ ApiKeyAuth: [] }],
+}
+
+/**
+ * Assembles the control plane and brings store and hosts into agreement. The caller owns store and hosts.
+ * @throws when the store cannot be read
+ */
+export async function createApi(options: ApiOptions): Promise<Api> {
+  const { store, logger } = options
+  const startTimeoutMs = options.startTimeoutMs ?? START_TIMEOUT_MS
+  const candidate = kernelRandomBytes(SEED_BYTES).toString('hex')
+  const seed = options.tokenSeed ?? (await store.serverSecrets.getOrCreate('token-seed', candidate))
+  const tokens = new SandboxTokens(seed)
+  const answers = new Answers(tokens, options.sandboxDomain ?? null)
+  const running = new RunningSandboxes()
+  for (const row of await store.sandboxes.listRunning()) running.add(runningFromRow(row))
+
+  const templates = new TemplateResolver(store)
+  const hosts = new Hosts(options.hosts, logger)
+  const idempotency = new Idempotency(store, startTimeoutMs, logger)
+  const features = {
+    egressProxy: false,
+    networkRules: false,
+    volumes: false,
+    iam: false,
+    ...options.features,
+  }
+  const lifecycle = new Lifecycle({
+    store,
+    hosts,
+    starter: new Starter(hosts, logger, startTimeoutMs),
+    running,
+    templates,
+    tokens,
+    answers,
+    idempotency,
+    limits: options.limits,
+    features,
+    logger,
+  })
+
+  const app = createHttpApp(logger)
+  if (options.openapi) await app.register(swagger, { openapi: OPENAPI })
+  app.get(
+    '/health',
+    { schema: { tags: ['health'], security: [], response: { 200: Type.String() } } },
+    async (_request, reply) =>
+      reply.type('text/plain; charset=utf-8').serializer(String).send('Health check successful'),
+  )
+  await app.register(async (scope) => {
+    const authenticated = scope.withTypeProvider<TypeBoxTypeProvider>()
+    authenticated.addHook('onRequest', requireApiKey(new ApiKeyCache(store, logger)))
+    sandboxRoutes(authenticated, { lifecycle, answers, running, store })
+    sandboxListRoutes(authenticated, { store, answers, running, templates })
+    templateRoutes(authenticated, { store, templates })
+    teamRoutes(authenticated)
+  })
+  await app.ready()
+
+  const orphanGraceMs = options.orphanGraceMs ?? 0
+  const reports = hosts.endpoints.map(
+    (host) => new HostReports(host, { store, running, logger, orphanGraceMs }),
+  )
+  await Promise.all([hosts.start(), ...reports.map((report) => report.start(FIRST_COMPARISON_MS))])
+
+  return {
+    app,
+    directory: createDirectory(running, tokens),
+    async close() {
+      hosts.stop()
+      idempotency.close()
+      await app.close()
+      await Promise.all(reports.map((report) => report.stop()))
+    },
+  }
+}

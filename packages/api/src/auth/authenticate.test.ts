@@ -1,0 +1,71 @@
+import { afterEach, beforeEach, expect, it } from 'vitest'
+import { createApiKey, listKeys } from '../operator.ts'
+import { startTestApi, type TestApi } from '../testing/test-api.ts'
+
+let test: TestApi
+
+beforeEach(async () => {
+  test = await startTestApi()
+})
+afterEach(() => test.close())
+
+it.each([
+  {},
+  { 'x-api-key': '' },
+  { 'x-api-key': 'e2b_00' },
+  { 'x-api-key': 'x'.repeat(5000) },
+  { authorization: 'Bearer no' },
+])('answers 401 in the normal shape to %j', async (headers) => {
+  const answer = await test.api.app.inject({ url: '/v2/sandboxes', headers })
+  expect(answer.statusCode).toBe(401)
+  expect(answer.json()).toEqual({ code: 401, message: expect.any(String) })
+  expect(answer.headers).toMatchObject({
+    'should-retry': 'false',
+    'x-e2b-trace-id': expect.stringMatching(/^[0-9a-f]{32}$/),
+  })
+})
+
+it('takes the key as a bearer token, and shows the team to the CLI', async () => {
+  const answer = await test.api.app.inject({
+    url: '/teams',
+    headers: { authorization: `Bearer ${test.key}` },
+  })
+  expect(answer.json()).toEqual([{ teamID: test.team.id, name: 'Test', apiKey: test.key, isDefault: true }])
+})
+
+it('refuses a key from the moment it is deleted', async () => {
+  const { id, key } = await createApiKey(test.store, test.team.id, 'short-lived')
+  const headers = { 'x-api-key': key }
+  expect((await test.request('GET', '/v2/sandboxes', undefined, headers)).status).toBe(200)
+  await test.store.apiKeys.delete(test.team.id, id)
+  expect((await test.request('GET', '/v2/sandboxes', undefined, headers)).status).toBe(401)
+})
+
+it('lets a blocked team read only and a banned one do nothing, at once', async () => {
+  expect((await test.request('GET', '/v2/sandboxes')).status).toBe(200)
+  await test.store.teams.update(test.team.id, { isBlocked: 1 })
+  expect((await test.request('GET', '/v2/sandboxes')).status).toBe(200)
+  expect((await test.request('POST', '/v2/sandboxes', { templateID: 'base' })).status).toBe(403)
+  await test.store.teams.update(test.team.id, { isBanned: 1 })
+  expect((await test.request('GET', '/v2/sandboxes')).status).toBe(403)
+})
+
+it('makes keys that old clients accept, keeps only hashes, and records their use', async () => {
+  expect(test.key).toMatch(/^e2b_[0-9a-f]{40}$/)
+  await test.request('GET', '/v2/sandboxes')
+  await expect
+    .poll(async () => (await listKeys(test.store, test.team.id))[0]?.lastUsedAt)
+    .toBeInstanceOf(Date)
+  const [stored] = await test.store.apiKeys.list(test.team.id)
+  expect(JSON.stringify(stored)).not.toContain(test.key.slice(4))
+  const [shown] = await listKeys(test.store, test.team.id)
+  expect(shown!.masked).toBe(`${test.key.slice(0, 6)}…${test.key.slice(-4)}`)
+})
+
+it('answers health without a key and unknown routes with 404 in the normal shape', async () => {
+  const health = await test.api.app.inject({ url: '/health' })
+  expect([health.statusCode, health.body]).toEqual([200, 'Health check successful'])
+  const unknown = await test.api.app.inject({ url: '/nothing?secret=1' })
+  expect(unknown.json()).toEqual({ code: 404, message: 'No such route: GET /nothing' })
+  expect(unknown.headers['should-retry']).toBe('false')
+})

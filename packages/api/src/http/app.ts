@@ -1,0 +1,42 @@
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
+import Fastify, {
+  type FastifyBaseLogger,
+  type FastifyInstance,
+  LogController,
+  type RawReplyDefaultExpression,
+  type RawRequestDefaultExpression,
+  type RawServerDefault,
+} from 'fastify'
+import type { Logger } from 'pino'
+import { answerErrors } from './errors.ts'
+import { logRequests, newTraceId } from './request-log.ts'
+import { validateRequests } from './validation.ts'
+
+export type ApiApp = FastifyInstance<
+  RawServerDefault,
+  RawRequestDefaultExpression,
+  RawReplyDefaultExpression,
+  FastifyBaseLogger,
+  TypeBoxTypeProvider
+>
+
+const BODY_LIMIT_BYTES = 4 * 1024 * 1024
+const MAX_PARAM_LENGTH = 512
+
+/** An HTTP server with the manners of this API: errors, validation, trace ids and logs; no routes yet. */
+export function createHttpApp(logger: Logger): ApiApp {
+  const app: ApiApp = Fastify({
+    loggerInstance: logger as FastifyBaseLogger,
+    genReqId: newTraceId,
+    logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'traceId' }),
+    bodyLimit: BODY_LIMIT_BYTES,
+    routerOptions: { maxParamLength: MAX_PARAM_LENGTH },
+    forceCloseConnections: 'idle',
+  }).withTypeProvider<TypeBoxTypeProvider>()
+  app.decorateRequest('caller', null)
+  app.decorateRequest('failure', null)
+  validateRequests(app)
+  answerErrors(app)
+  logRequests(app)
+  return app
+}

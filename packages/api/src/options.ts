@@ -1,0 +1,48 @@
+import type { Client } from '@connectrpc/connect'
+import type { Host } from '@sandbox/contract/gen/host/host_pb'
+import type { Store } from '@sandbox/store/store'
+import type { Logger } from 'pino'
+
+/** A machine that runs sandboxes, and how to reach it. */
+export interface HostEndpoint {
+  /** Kept in the rows of its sandboxes: must stay the same over restarts. */
+  readonly id: string
+  readonly client: Client<typeof Host>
+}
+
+/** What a team may do unless its own row says otherwise. */
+export interface TeamLimits {
+  /** Sandboxes at once. */
+  readonly maxSandboxes: number
+  /** Longest life of a sandbox, hours. */
+  readonly maxHours: number
+}
+
+export interface ApiOptions {
+  readonly store: Store
+  readonly hosts: readonly HostEndpoint[]
+  readonly limits: TeamLimits
+  readonly logger: Logger
+  /** `domain` of every answer: steers clients to another domain than the one they are configured with. */
+  readonly sandboxDomain?: string
+  /** What the hosts can do beyond the basics; the API refuses what they cannot. */
+  readonly features?: Partial<Features>
+  /** How long a host may take to start a sandbox. */
+  readonly startTimeoutMs?: number
+  /**
+   * How old a sandbox without a row must be before it is ended as an orphan. 0 is right while one process serves
+   * the API: what it has no row for belongs to nobody.
+   */
+  readonly orphanGraceMs?: number
+  /** Secret that tokens are derived from; default one made once and kept in the store. */
+  readonly tokenSeed?: string
+  /** Registers the OpenAPI generator (`app.swagger()`). */
+  readonly openapi?: boolean
+}
+
+export interface Features {
+  readonly egressProxy: boolean
+  readonly networkRules: boolean
+  readonly volumes: boolean
+  readonly iam: boolean
+}

@@ -1,0 +1,173 @@
+import { ApiError } from '@sandbox/contract/errors'
+import {
+  ConnectSandbox,
+  ConnectSandboxV2,
+  IdempotencyKey,
+  NewSandbox,
+  NewSandboxV2,
+  Sandbox,
+  SandboxDetail,
+  SandboxParams,
+  SandboxRefresh,
+  SandboxTimeout,
+} from '@sandbox/contract/rest/sandboxes'
+import type { Store } from '@sandbox/store/store'
+import type { preValidationAsyncHookHandler } from 'fastify'
+import { Type } from 'typebox'
+import { teamOf } from '../auth/authenticate.ts'
+import type { ApiApp } from '../http/app.ts'
+import type { Answers } from '../sandboxes/answers.ts'
+import { type Lifecycle, sandboxNotFound } from '../sandboxes/lifecycle.ts'
+import type { RunningSandboxes } from '../sandboxes/running.ts'
+import { errors, NoContent } from './responses.ts'
+
+const V1_TIMEOUT_SECONDS = 15
+const V2_TIMEOUT_SECONDS = 300
+const REFRESH_SECONDS = 15
+
+export interface SandboxRouteParts {
+  readonly lifecycle: Lifecycle
+  readonly answers: Answers
+  readonly running: RunningSandboxes
+  readonly store: Store
+}
+
+/** Takes the legacy `-clientID` off an id. @throws ApiError 400 */
+export function parseSandboxId(text: string): string {
+  const match = /^([a-z0-9]+)(?:-[a-z0-9]+)?$/.exec(text)
+  if (!match) throw new ApiError('badRequest', 'Invalid sandbox ID')
+  return match[1]!
+}
+
+/** Lets a body be absent where every field of it has a default. */
+const emptyBodyAsObject: preValidationAsyncHookHandler = async (request) => {
+  request.body ??= {}
+}
+
+/** Routes of one sandbox: create, connect, read, timeout, kill. */
+export function sandboxRoutes(app: ApiApp, parts: SandboxRouteParts): void {
+  createRoutes(app, parts)
+  connectRoutes(app, parts)
+  timeoutRoutes(app, parts)
+  const { answers, lifecycle, running, store } = parts
+
+  app.get(
+    '/sandboxes/:sandboxID',
+    {
+      schema: {
+        tags: ['sandboxes'],
+        params: SandboxParams,
+        response: { 200: SandboxDetail, ...errors(400, 401, 404) },
+      },
+    },
+    async (request) => {
+      const id = parseSandboxId(request.params.sandboxID)
+      const row = await store.sandboxes.find(teamOf(request).id, id)
+      if (!row || running.get(id)?.phase === 'killing') throw sandboxNotFound(id)
+      return answers.detailed(row)
+    },
+  )
+
+  app.delete(
+    '/sandboxes/:sandboxID',
+    {
+      schema: {
+        tags: ['sandboxes'],
+        params: SandboxParams,
+        response: { 204: NoContent, ...errors(400, 401, 404, 503) },
+      },
+    },
+    async (request, reply) => {
+      await lifecycle.kill(teamOf(request), parseSandboxId(request.params.sandboxID))
+      return reply.code(204).send(null)
+    },
+  )
+}
+
+function createRoutes(app: ApiApp, { lifecycle }: SandboxRouteParts): void {
+  const failures = errors(400, 401, 403, 404, 429, 500, 503, 504)
+
+  app.post(
+    '/sandboxes',
+    { schema: { tags: ['sandboxes'], body: NewSandbox, response: { 201: Sandbox, ...failures } } },
+    async (request, reply) => {
+      const { secure: _secure, timeout = V1_TIMEOUT_SECONDS, ...body } = request.body
+      const sandbox = await lifecycle.create(teamOf(request), { ...body, timeout })
+      return reply.code(201).send(sandbox)
+    },
+  )
+
+  const headers = Type.Object({ 'idempotency-key': Type.Optional(IdempotencyKey) })
+  app.post(
+    '/v2/sandboxes',
+    {
+      schema: {
+        tags: ['sandboxes'],
+        headers,
+        body: NewSandboxV2,
+        response: { 201: Sandbox, ...failures, ...errors(409, 422) },
+      },
+    },
+    async (request, reply) => {
+      const { timeout = V2_TIMEOUT_SECONDS, ...body } = request.body
+      const key = request.headers['idempotency-key']
+      const sandbox = await lifecycle.create(teamOf(request), { ...body, timeout }, key)
+      return reply.code(201).send(sandbox)
+    },
+  )
+}
+
+function connectRoutes(app: ApiApp, { lifecycle }: SandboxRouteParts): void {
+  const response = { 200: Sandbox, 201: Sandbox, ...errors(400, 401, 404, 409, 429, 503) }
+
+  app.post(
+    '/sandboxes/:sandboxID/connect',
+    { schema: { tags: ['sandboxes'], params: SandboxParams, body: ConnectSandbox, response } },
+    async (request, reply) => {
+      const id = parseSandboxId(request.params.sandboxID)
+      const { sandbox, resumed } = await lifecycle.connect(teamOf(request), id, request.body.timeout)
+      return reply.code(resumed ? 201 : 200).send(sandbox)
+    },
+  )
+
+  app.post(
+    '/v2/sandboxes/:sandboxID/connect',
+    {
+      schema: { tags: ['sandboxes'], params: SandboxParams, body: ConnectSandboxV2, response },
+      preValidation: emptyBodyAsObject,
+    },
+    async (request, reply) => {
+      const id = parseSandboxId(request.params.sandboxID)
+      const timeout = request.body.timeout ?? V2_TIMEOUT_SECONDS
+      const { sandbox, resumed } = await lifecycle.connect(teamOf(request), id, timeout)
+      return reply.code(resumed ? 201 : 200).send(sandbox)
+    },
+  )
+}
+
+function timeoutRoutes(app: ApiApp, { lifecycle }: SandboxRouteParts): void {
+  const response = { 204: NoContent, ...errors(400, 401, 404, 409, 503) }
+
+  app.post(
+    '/sandboxes/:sandboxID/timeout',
+    { schema: { tags: ['sandboxes'], params: SandboxParams, body: SandboxTimeout, response } },
+    async (request, reply) => {
+      const id = parseSandboxId(request.params.sandboxID)
+      await lifecycle.setTimeout(teamOf(request), id, request.body.timeout, false)
+      return reply.code(204).send(null)
+    },
+  )
+
+  app.post(
+    '/sandboxes/:sandboxID/refreshes',
+    {
+      schema: { tags: ['sandboxes'], params: SandboxParams, body: SandboxRefresh, response },
+      preValidation: emptyBodyAsObject,
+    },
+    async (request, reply) => {
+      const id = parseSandboxId(request.params.sandboxID)
+      await lifecycle.setTimeout(teamOf(request), id, request.body.duration ?? REFRESH_SECONDS, true)
+      return reply.code(204).send(null)
+    },
+  )
+}

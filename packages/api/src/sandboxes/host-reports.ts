@@ -1,0 +1,161 @@
+import { timestampFromMs, timestampMs } from '@bufbuild/protobuf/wkt'
+import type { HostEvent_Ended, SandboxStatus } from '@sandbox/contract/gen/host/host_pb'
+import type { SandboxRow } from '@sandbox/store/schema'
+import type { Store } from '@sandbox/store/store'
+import type { Logger } from 'pino'
+import type { HostEndpoint } from '../options.ts'
+import { runningFromRow } from './lifecycle.ts'
+import type { RunningSandboxes } from './running.ts'
+import { stopOn } from './starting.ts'
+
+const FIRST_RETRY_MS = 100
+const MAX_RETRY_MS = 5_000
+const LIST_TIMEOUT_MS = 10_000
+
+export interface HostReportParts {
+  readonly store: Store
+  readonly running: RunningSandboxes
+  readonly logger: Logger
+  readonly orphanGraceMs: number
+}
+
+/**
+ * Follows one host: what it reports as ended loses its row, what it has without a row is stopped, what it runs
+ * as recorded becomes reachable. Compares everything after each (re)connection.
+ */
+export class HostReports {
+  readonly #host: HostEndpoint
+  readonly #parts: HostReportParts
+  readonly #abort = new AbortController()
+  readonly #orphanTimers = new Map<string, NodeJS.Timeout>()
+  #finished: Promise<void> | undefined
+
+  constructor(host: HostEndpoint, parts: HostReportParts) {
+    this.#host = host
+    this.#parts = { ...parts, logger: parts.logger.child({ hostId: host.id }) }
+  }
+
+  /** Begins to follow. Resolves after the first comparison, or after `waitMs` when the host is away. */
+  async start(waitMs: number): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>()
+    this.#finished = this.#follow(resolve)
+    const timer = setTimeout(resolve, waitMs)
+    await promise
+    clearTimeout(timer)
+  }
+
+  async stop(): Promise<void> {
+    this.#abort.abort()
+    for (const timer of this.#orphanTimers.values()) clearTimeout(timer)
+    await this.#finished
+  }
+
+  async #follow(onSynced: () => void): Promise<void> {
+    const { signal } = this.#abort
+    let retryMs = FIRST_RETRY_MS
+    while (!signal.aborted) {
+      try {
+        for await (const { event } of this.#host.client.watch({}, { signal })) {
+          if (event.case === 'synced') {
+            await this.#compare()
+            onSynced()
+            retryMs = FIRST_RETRY_MS
+          } else if (event.case === 'started') await this.#started(event.value)
+          else if (event.case === 'ended') await this.#ended(event.value)
+        }
+      } catch (error) {
+        if (!signal.aborted) this.#parts.logger.warn({ err: error }, 'watching the host failed, trying again')
+      }
+      await pause(retryMs, signal)
+      retryMs = Math.min(retryMs * 2, MAX_RETRY_MS)
+    }
+  }
+
+  /** Rows are read before the list: a sandbox recorded in between is then on neither side or on the list. */
+  async #compare(): Promise<void> {
+    const rows = new Map(
+      (await this.#parts.store.sandboxes.listRunning(this.#host.id)).map((row) => [row.id, row]),
+    )
+    const { sandboxes } = await this.#host.client.list({}, { timeoutMs: LIST_TIMEOUT_MS })
+    const present = new Set(sandboxes.map((sandbox) => sandbox.sandboxId))
+    for (const row of rows.values()) {
+      if (!present.has(row.id)) await this.#forget(row.id, 'lost')
+    }
+    for (const sandbox of sandboxes) await this.#adopt(sandbox, rows.get(sandbox.sandboxId))
+    this.#parts.logger.info({ sandboxes: sandboxes.length }, 'host compared with the store')
+  }
+
+  async #started(sandbox: SandboxStatus): Promise<void> {
+    if (this.#parts.running.get(sandbox.sandboxId)?.address) return
+    const row = await this.#parts.store.sandboxes.findById(sandbox.sandboxId)
+    if (row?.hostId === this.#host.id) await this.#adopt(sandbox, row)
+  }
+
+  async #adopt(sandbox: SandboxStatus, known: SandboxRow | undefined): Promise<void> {
+    const { running, store } = this.#parts
+    const entry = running.get(sandbox.sandboxId)
+    if (entry && entry.phase !== 'running') return
+    const row = known ?? (await store.sandboxes.findById(sandbox.sandboxId))
+    if (!row || row.hostId !== this.#host.id || row.state === 'paused') return this.#orphan(sandbox)
+    const live = entry ?? runningFromRow(row)
+    running.add(live)
+    if (live.address !== sandbox.address) running.publish(live, this.#host.id, sandbox.address)
+    // The row says what the user asked for.
+    const reportedEnd = sandbox.endAt ? timestampMs(sandbox.endAt) : row.endAt
+    if (reportedEnd !== row.endAt) {
+      await this.#host.client.setEnd(
+        { sandboxId: row.id, endAt: timestampFromMs(row.endAt), extendOnly: false },
+        { timeoutMs: LIST_TIMEOUT_MS },
+      )
+    }
+  }
+
+  /** A sandbox that nobody has a row for: its start was interrupted before the row was written. */
+  async #orphan(sandbox: SandboxStatus): Promise<void> {
+    const { orphanGraceMs, running, store, logger } = this.#parts
+    const id = sandbox.sandboxId
+    const age = Date.now() - (sandbox.startedAt ? timestampMs(sandbox.startedAt) : 0)
+    if (age < orphanGraceMs) {
+      const recheck = async (): Promise<void> => {
+        this.#orphanTimers.delete(id)
+        if (!running.get(id) && !(await store.sandboxes.findById(id))) await this.#orphan(sandbox)
+      }
+      const failed = (error: unknown) => logger.warn({ err: error, sandboxId: id }, 'orphan not ended')
+      clearTimeout(this.#orphanTimers.get(id))
+      this.#orphanTimers.set(id, setTimeout(() => void recheck().catch(failed), orphanGraceMs - age).unref())
+      return
+    }
+    logger.warn({ sandboxId: id }, 'sandbox without a row is ended')
+    await stopOn(this.#host, id)
+  }
+
+  async #ended({ sandboxId, reason }: HostEvent_Ended): Promise<void> {
+    const entry = this.#parts.running.get(sandboxId)
+    // While it starts or is killed, whoever does so takes the row away.
+    if (entry?.phase === 'starting') entry.ended = true
+    if (entry && (entry.phase !== 'running' || entry.hostId !== this.#host.id)) return
+    await this.#forget(sandboxId, reason)
+  }
+
+  async #forget(sandboxId: string, reason: string): Promise<void> {
+    const { running, store, logger } = this.#parts
+    running.remove(sandboxId)
+    if (await store.sandboxes.deleteRunning(sandboxId, this.#host.id)) {
+      logger.info({ sandboxId, reason }, 'sandbox ended')
+    }
+  }
+}
+
+/** Waits between two attempts to reach a host; ends at once on abort. */
+function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) return resolve()
+    const done = (): void => {
+      clearTimeout(timer)
+      signal.removeEventListener('abort', done)
+      resolve()
+    }
+    const timer = setTimeout(done, ms).unref()
+    signal.addEventListener('abort', done)
+  })
+}

@@ -1,0 +1,117 @@
+import { ApiError } from '@sandbox/contract/errors'
+import type { StatusResponse } from '@sandbox/contract/gen/host/host_pb'
+import type { Logger } from 'pino'
+import type { HostEndpoint } from '../options.ts'
+
+const REFRESH_MS = 1_000
+const STATUS_TIMEOUT_MS = 2_000
+/** Compared per placement: enough to avoid the fullest, few enough that creates at once do not all pick one host. */
+const SAMPLE = 3
+
+interface KnownHost {
+  readonly endpoint: HostEndpoint
+  status: StatusResponse | undefined
+  /** Starts sent since the status was read. */
+  starting: number
+  refreshing: boolean
+}
+
+/** The machines, with their capacity as of about a second ago: placement reads memory only. */
+export class Hosts {
+  readonly #hosts: ReadonlyMap<string, KnownHost>
+  readonly #logger: Logger
+  #timer: NodeJS.Timeout | undefined
+
+  constructor(endpoints: readonly HostEndpoint[], logger: Logger) {
+    this.#logger = logger
+    this.#hosts = new Map(
+      endpoints.map((endpoint) => [
+        endpoint.id,
+        { endpoint, status: undefined, starting: 0, refreshing: false },
+      ]),
+    )
+  }
+
+  /** Reads every host once, then keeps on reading. */
+  async start(): Promise<void> {
+    const refresh = () => Promise.all([...this.#hosts.values()].map((host) => this.#refresh(host)))
+    await refresh()
+    this.#timer = setInterval(() => void refresh(), REFRESH_MS).unref()
+  }
+
+  stop(): void {
+    clearInterval(this.#timer)
+  }
+
+  get(id: string): HostEndpoint | undefined {
+    return this.#hosts.get(id)?.endpoint
+  }
+
+  get endpoints(): HostEndpoint[] {
+    return [...this.#hosts.values()].map((host) => host.endpoint)
+  }
+
+  /**
+   * Hosts to try for a start, best first.
+   * @throws ApiError 503 when none has room
+   */
+  candidates(snapshotId: string, memoryMib: number): HostEndpoint[] {
+    const withRoom = [...this.#hosts.values()].filter((host) => hasRoom(host, memoryMib))
+    if (withRoom.length === 0) {
+      throw new ApiError(
+        'noCapacity',
+        'No host has room for the sandbox now: nothing was done, try again later.',
+      )
+    }
+    const isWarm = (host: KnownHost) => host.status?.warmSnapshotIds.includes(snapshotId) === true
+    const warm = withRoom.filter(isWarm)
+    const sample = pickSome(warm.length > 0 ? warm : withRoom, SAMPLE).sort(
+      (a, b) => freeShare(b) - freeShare(a),
+    )
+    const rest = withRoom.filter((host) => !sample.includes(host)).slice(0, SAMPLE)
+    return [...sample, ...rest].map((host) => host.endpoint)
+  }
+
+  /** Counts a start until the next status of the host contains it. */
+  noteStart(id: string): void {
+    const host = this.#hosts.get(id)
+    if (host) host.starting += 1
+  }
+
+  async #refresh(host: KnownHost): Promise<void> {
+    if (host.refreshing) return
+    host.refreshing = true
+    try {
+      const status = await host.endpoint.client.status({}, { timeoutMs: STATUS_TIMEOUT_MS })
+      if (!host.status) this.#logger.info({ hostId: host.endpoint.id }, 'host answers')
+      host.status = status
+      host.starting = 0
+    } catch (error) {
+      if (host.status) this.#logger.warn({ err: error, hostId: host.endpoint.id }, 'host does not answer')
+      host.status = undefined
+    } finally {
+      host.refreshing = false
+    }
+  }
+}
+
+function hasRoom(host: KnownHost, memoryMib: number): boolean {
+  const { status } = host
+  if (!status) return false
+  const hasSlot = status.sandboxCount + host.starting < status.sandboxCapacity
+  // A clone shares most of its memory with the snapshot; an eighth is what one needs at least to begin.
+  const neededBytes = (memoryMib * 2 ** 20) / 8
+  return hasSlot && Number(status.memoryAvailableBytes) >= neededBytes
+}
+
+function freeShare(host: KnownHost): number {
+  const { status } = host
+  if (!status || status.sandboxCapacity === 0) return 0
+  return 1 - (status.sandboxCount + host.starting) / status.sandboxCapacity
+}
+
+function pickSome<T>(items: readonly T[], count: number): T[] {
+  if (items.length <= count) return [...items]
+  const offset = Math.floor(Math.random() * items.length)
+  return Array.from({ length: count }, (_unused, step) => items[(offset + step) % items.length]!)
+}

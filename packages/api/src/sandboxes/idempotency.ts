@@ -1,0 +1,91 @@
+import { hash } from 'node:crypto'
+import { ApiError } from '@sandbox/contract/errors'
+import { newUuid } from '@sandbox/contract/ids'
+import type { IdempotencyKey } from '@sandbox/store/schema'
+import type { Store } from '@sandbox/store/store'
+import type { Logger } from 'pino'
+import type { AnswerFacts } from './answers.ts'
+
+const KEPT_MS = 24 * 3600 * 1000
+const CLEANUP_MS = 3600 * 1000
+
+/** SHA-256 of a request body in hex, the same for the same content in another order of keys. */
+export function hashBody(body: unknown): string {
+  const ordered = (_key: string, value: unknown): unknown =>
+    value !== null && typeof value === 'object' && !Array.isArray(value)
+      ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : value
+  return hash('sha256', JSON.stringify(body, ordered), 'hex')
+}
+
+interface KeyedRequest {
+  readonly teamId: string
+  readonly key: string
+  readonly body: unknown
+  /** The id that the sandbox gets if this is the first request. */
+  readonly sandboxId: string
+}
+
+/** Makes a create with an Idempotency-Key happen once. */
+export class Idempotency {
+  readonly #store: Store
+  readonly #owner = newUuid()
+  readonly #startTimeoutMs: number
+  readonly #timer: NodeJS.Timeout
+
+  constructor(store: Store, startTimeoutMs: number, logger: Logger) {
+    this.#store = store
+    this.#startTimeoutMs = startTimeoutMs
+    this.#timer = setInterval(() => {
+      store.idempotencyKeys
+        .deleteOlderThan(Date.now() - KEPT_MS)
+        .catch((error) => logger.warn({ err: error }, 'old idempotency keys not removed'))
+    }, CLEANUP_MS).unref()
+  }
+
+  /**
+   * Runs `start` unless an earlier request had the key; then answers as that one did. `start` completes the key
+   * in the step that records the sandbox.
+   * @throws ApiError 422 another body, 409 the first still runs or its outcome is lost
+   */
+  async once(request: KeyedRequest, start: () => Promise<AnswerFacts>): Promise<AnswerFacts> {
+    const { teamId, key, sandboxId } = request
+    const requestHash = hashBody(request.body)
+    const owner = this.#owner
+    const taken = { teamId, key, requestHash, owner, sandboxId, createdAt: Date.now() }
+    const holder = await this.#store.idempotencyKeys.take(taken)
+    if (holder) return this.#repeat(holder, requestHash)
+    try {
+      return await start()
+    } catch (error) {
+      // A failed start leaves nothing behind, so the key is free for another try.
+      await this.#store.idempotencyKeys.release(teamId, key, owner)
+      throw error
+    }
+  }
+
+  close(): void {
+    clearInterval(this.#timer)
+  }
+
+  #repeat(holder: IdempotencyKey, requestHash: string): AnswerFacts {
+    if (holder.requestHash !== requestHash) {
+      throw new ApiError(
+        'idempotencyMismatch',
+        'This Idempotency-Key was used with another request body: take a new key.',
+      )
+    }
+    if (holder.answer !== null) return JSON.parse(holder.answer) as AnswerFacts
+    const mayStillRun = holder.owner === this.#owner || Date.now() - holder.createdAt < this.#startTimeoutMs
+    if (mayStillRun) {
+      throw new ApiError(
+        'idempotencyInProgress',
+        'The first request with this Idempotency-Key still runs: try again.',
+      )
+    }
+    throw new ApiError(
+      'idempotencyOutcomeUnknown',
+      'The server was interrupted during the first request with this Idempotency-Key: list sandboxes, take a new key.',
+    )
+  }
+}

@@ -1,0 +1,94 @@
+import { isAbsolute, normalize } from 'node:path/posix'
+import { ApiError } from '@sandbox/contract/errors'
+import type { SandboxNetworkConfig } from '@sandbox/contract/rest/network'
+import { checkNetworkConfig, normaliseNetworkConfig } from '@sandbox/contract/rest/network-rules'
+import type { NewSandboxV2 } from '@sandbox/contract/rest/sandboxes'
+import type { Features } from '../options.ts'
+import type { Ingress } from './running.ts'
+
+/** What is kept of a create request for answers and later starts, as JSON in the sandbox's row. */
+export interface SandboxSettings {
+  readonly network?: SandboxNetworkConfig
+  readonly allowInternetAccess: boolean | null
+  readonly autoPause: boolean
+  readonly autoPauseMemory: boolean
+  readonly autoResume: boolean
+  readonly volumeMounts?: { readonly name: string; readonly path: string }[]
+}
+
+const refuse = (message: string): never => {
+  throw new ApiError('badRequest', message)
+}
+
+/** @throws ApiError 400 when a lifetime is not above 0 or over the team's limit */
+export function checkTimeout(timeoutSeconds: number, maxHours: number): void {
+  if (timeoutSeconds <= 0) refuse('Timeout must be greater than 0')
+  if (timeoutSeconds > maxHours * 3600) refuse(`Timeout cannot be greater than ${maxHours} hours`)
+}
+
+function checkFeatures(body: NewSandboxV2, features: Features): void {
+  const { network } = body
+  if (network?.egressProxy && !features.egressProxy) {
+    throw new ApiError('forbidden', 'egressProxy is not available on this server.')
+  }
+  if (Object.keys(network?.rules ?? {}).length > 0 && !features.networkRules) {
+    refuse('network.rules are not available on this server.')
+  }
+  if (body.volumeMounts?.length && !features.volumes) refuse('Volumes are not available on this server.')
+  if (Object.keys(body.iam?.tokens ?? {}).length > 0 && !features.iam) {
+    refuse('iam.tokens are not available on this server.')
+  }
+}
+
+function checkVolumeMounts(mounts: readonly { name: string; path: string }[]): void {
+  for (const { path } of mounts) {
+    if (!isAbsolute(path) || normalize(path) !== path || path === '/') {
+      refuse(`Volume mount path '${path}' must be absolute and clean`)
+    }
+  }
+  if (new Set(mounts.map(({ path }) => path)).size < mounts.length)
+    refuse('Volume mount paths must be unique')
+}
+
+/** PostgreSQL cannot hold NUL in text, and a process cannot in its environment. */
+function checkStrings(name: string, map: Readonly<Record<string, string>>): void {
+  for (const [key, value] of Object.entries(map)) {
+    if (key.includes('\0') || value.includes('\0')) refuse(`${name} must not contain NUL characters`)
+    if (name === 'envVars' && (key === '' || key.includes('='))) refuse(`'${key}' is not a name of an envVar`)
+  }
+}
+
+/**
+ * Checks what the schema of a create request cannot say.
+ * @throws ApiError 400 invalid, 403 a feature that is off
+ */
+export function readSettings(body: NewSandboxV2, features: Features): SandboxSettings {
+  checkStrings('metadata', body.metadata ?? {})
+  checkStrings('envVars', body.envVars ?? {})
+  checkVolumeMounts(body.volumeMounts ?? [])
+  const networkError = body.network && checkNetworkConfig(body.network)
+  if (networkError) refuse(networkError)
+  const autoPause = body.autoPause ?? false
+  const autoPauseMemory = body.autoPauseMemory ?? true
+  const autoResume = body.autoResume?.enabled ?? false
+  if (!autoPauseMemory && !autoPause) refuse('autoPauseMemory: false needs autoPause')
+  if (!autoPauseMemory && autoResume) refuse('autoPauseMemory: false cannot be combined with autoResume')
+  checkFeatures(body, features)
+  return {
+    autoPause,
+    autoPauseMemory,
+    autoResume,
+    allowInternetAccess: body.allow_internet_access ?? null,
+    ...(body.network ? { network: normaliseNetworkConfig(body.network) } : {}),
+    ...(body.volumeMounts?.length ? { volumeMounts: body.volumeMounts } : {}),
+  }
+}
+
+/** How traffic reaches a sandbox with these settings. */
+export function ingressOf({ network }: SandboxSettings): Ingress {
+  return {
+    isPrivate: network?.allowPublicTraffic === false,
+    httpsPorts: network?.httpsPorts ?? [],
+    ...(network?.maskRequestHost ? { maskRequestHost: network.maskRequestHost } : {}),
+  }
+}

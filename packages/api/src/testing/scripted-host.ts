@@ -1,0 +1,154 @@
+import { create, type MessageInitShape } from '@bufbuild/protobuf'
+import { timestampFromMs, timestampMs } from '@bufbuild/protobuf/wkt'
+import {
+  Code,
+  ConnectError,
+  createClient,
+  createRouterTransport,
+  type ServiceImpl,
+} from '@connectrpc/connect'
+import {
+  Host,
+  type HostEvent,
+  HostEventSchema,
+  SandboxState,
+  type SandboxStatus,
+  SandboxStatusSchema,
+  type StartRequest,
+} from '@sandbox/contract/gen/host/host_pb'
+import type { HostEndpoint } from '../options.ts'
+
+/** A host that keeps the promises of HostService without running anything, for tests of the control plane. */
+export class ScriptedHost {
+  readonly id: string
+  readonly endpoint: HostEndpoint
+  readonly sandboxes = new Map<string, SandboxStatus>()
+  readonly starts: StartRequest[] = []
+  /** What happened, in order: `start i…`, `stop i…`. */
+  readonly calls: string[] = []
+  capacity = 100
+  /** Called before a start or stop is done; may throw or wait. */
+  beforeStart: (request: StartRequest) => Promise<void> | void = () => {}
+  beforeStop: (sandboxId: string) => Promise<void> | void = () => {}
+  readonly #watchers = new Set<(event: HostEvent) => void>()
+  readonly #cut = new Set<() => void>()
+  readonly #timers = new Map<string, NodeJS.Timeout>()
+  #nextAddress = 2
+
+  constructor(id = 'host-1') {
+    this.id = id
+    const transport = createRouterTransport((router) => router.service(Host, this.#service()))
+    this.endpoint = { id, client: createClient(Host, transport) }
+  }
+
+  /** Ends a sandbox as its timer or a crash would. */
+  end(sandboxId: string, reason = 'timeout'): void {
+    if (!this.sandboxes.delete(sandboxId)) return
+    clearTimeout(this.#timers.get(sandboxId))
+    this.#emit({ case: 'ended', value: { sandboxId, reason, at: timestampFromMs(Date.now()) } })
+  }
+
+  /** Puts a sandbox there that no start was asked for. */
+  plant(sandboxId: string, endAt = Date.now() + 60_000): SandboxStatus {
+    const now = timestampFromMs(Date.now())
+    const status = create(SandboxStatusSchema, {
+      sandboxId,
+      state: SandboxState.RUNNING,
+      address: `10.11.0.${this.#nextAddress++}`,
+      startedAt: now,
+      endAt: timestampFromMs(endAt),
+      engine: 'scripted',
+    })
+    this.sandboxes.set(sandboxId, status)
+    this.#arm(status)
+    return status
+  }
+
+  /** Breaks every Watch stream; sandboxes go on. */
+  cutStreams(): void {
+    for (const cut of this.#cut) cut()
+  }
+
+  close(): void {
+    for (const timer of this.#timers.values()) clearTimeout(timer)
+    this.cutStreams()
+  }
+
+  #arm(status: SandboxStatus): void {
+    clearTimeout(this.#timers.get(status.sandboxId))
+    const waitMs = Math.max(0, timestampMs(status.endAt!) - Date.now())
+    this.#timers.set(status.sandboxId, setTimeout(() => this.end(status.sandboxId), waitMs).unref())
+  }
+
+  #emit(event: NonNullable<MessageInitShape<typeof HostEventSchema>['event']>): void {
+    const message = create(HostEventSchema, { event })
+    for (const watcher of this.#watchers) watcher(message)
+  }
+
+  #service(): Partial<ServiceImpl<typeof Host>> {
+    return {
+      start: async (request) => {
+        this.calls.push(`start ${request.sandboxId}`)
+        this.starts.push(request)
+        await this.beforeStart(request)
+        if (this.sandboxes.size >= this.capacity) throw new ConnectError('full', Code.ResourceExhausted)
+        const status = this.plant(request.sandboxId, timestampMs(request.endAt!))
+        this.#emit({ case: 'started', value: status })
+        return { sandbox: status, fromPool: false }
+      },
+      stop: async ({ sandboxId }) => {
+        this.calls.push(`stop ${sandboxId}`)
+        await this.beforeStop(sandboxId)
+        if (!this.sandboxes.has(sandboxId)) throw new ConnectError('unknown', Code.NotFound)
+        this.end(sandboxId, 'killed')
+        return {}
+      },
+      setEnd: ({ sandboxId, endAt, extendOnly }) => {
+        const status = this.sandboxes.get(sandboxId)
+        if (!status) throw new ConnectError('unknown', Code.NotFound)
+        if (!extendOnly || timestampMs(endAt!) > timestampMs(status.endAt!)) status.endAt = endAt!
+        this.#arm(status)
+        return { endAt: status.endAt! }
+      },
+      list: () => ({ sandboxes: [...this.sandboxes.values()] }),
+      status: () => ({
+        hostId: this.id,
+        memoryTotalBytes: 2n ** 34n,
+        memoryAvailableBytes: 2n ** 34n,
+        sandboxCount: this.sandboxes.size,
+        sandboxCapacity: this.capacity,
+      }),
+      watch: (_request, context) => this.#watch(context.signal),
+    }
+  }
+
+  async *#watch(signal: AbortSignal): AsyncGenerator<HostEvent> {
+    const queue: HostEvent[] = [create(HostEventSchema, { event: { case: 'synced', value: {} } })]
+    let wake = (): void => {}
+    let broken = false
+    const watcher = (event: HostEvent): void => {
+      queue.push(event)
+      wake()
+    }
+    const cut = (): void => {
+      broken = true
+      wake()
+    }
+    this.#watchers.add(watcher)
+    this.#cut.add(cut)
+    signal.addEventListener('abort', () => wake(), { once: true })
+    try {
+      while (!signal.aborted) {
+        yield* queue.splice(0)
+        if (broken) throw new ConnectError('stream cut', Code.Unavailable)
+        await new Promise<void>((resolve) => {
+          wake = resolve
+          if (queue.length > 0 || broken || signal.aborted) resolve()
+        })
+      }
+    } finally {
+      this.#watchers.delete(watcher)
+      this.#cut.delete(cut)
+    }
+  }
+}
