@@ -39,6 +39,8 @@ export const idsPerSlot = 65_536
 export const netnsDir = '/run/netns'
 /** Network, this machine's address and broadcast are not given to slots. */
 const reservedAddresses = 3
+/** Connection marks hold an index in 16 bits. */
+const maxIndexes = 65_536
 
 export function netnsName(naming: SlotNaming, index: number): string {
   return `${naming.instance}-${index}`
@@ -70,7 +72,7 @@ export function slotAddress(naming: SlotNaming, index: number): string {
 export function slotCapacity(naming: SlotNaming): number {
   const byUid = Math.floor((0xffff_fffe - naming.uidBase) / idsPerSlot)
   const byName = 10 ** (15 - naming.instance.length - 1)
-  return Math.min(parseRange(naming.addressRange).size - reservedAddresses, byUid, byName)
+  return Math.min(parseRange(naming.addressRange).size - reservedAddresses, byUid, byName, maxIndexes)
 }
 
 /** Throws RangeError when a name or range cannot work. */

@@ -30,7 +30,7 @@ const naming = {
   uidBase: 0x7200_0000,
   runDir: mkdtempSync(join(tmpdir(), 'net-')),
 }
-const slots = new NetworkSlots({ ...naming, markBase: 0x7e57_0000 + (process.pid % 256) * 256 })
+const slots = new NetworkSlots(naming)
 const forwardingRecord = '/run/sandbox-ip_forward.before'
 const forwardingBefore = readFileSync(
   existsSync(forwardingRecord) ? forwardingRecord : '/proc/sys/net/ipv4/ip_forward',
@@ -288,6 +288,21 @@ udp.bind(5555, () => { console.log('ready'); udp.send('hello', ${port}, '${publi
   const silence = new Promise((resolve) => setTimeout(resolve, 300, 'silence'))
   expect(await Promise.race([late, silence])).toBe('silence')
   await end(client)
+})
+
+test('a guest has a bounded number of connections, and gets them back when they are forgotten', async () => {
+  const limited = new NetworkSlots({ ...naming, maxFlowsPerSlot: 20 })
+  const burst = `import socket
+for i in range(60):
+  s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.sendto(b'%d' % i,('${publicAddress}',${port}))`
+  slots.forgetFlows(0)
+  await limited.start()
+  for (let round = 0; round < 2; round++) {
+    await inGuest('python3', ['-c', burst])
+    for (let sent = 0; sent < 20; sent++) expect(await line(outside)).toBe(`${sent} 203.0.113.1`)
+    slots.forgetFlows(0)
+  }
+  await slots.start()
 })
 
 test('sweep removes exactly the slots that are not known', async () => {

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, unlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { flushConntrack } from '../linux/conntrack.ts'
@@ -31,6 +32,7 @@ import {
   slotAddress,
   slotDir,
 } from '../slots.ts'
+import { admitForwarding, withdrawForwarding } from './forward-admission.ts'
 import {
   addSlotElements,
   hostRuleset,
@@ -48,8 +50,10 @@ export interface NetworkOptions extends SlotNaming {
   dnsPort?: number
   /** CIDR ranges denied to every sandbox besides the private and reserved ones. */
   deniedRanges?: readonly string[]
-  /** Connection mark of slot 0; slot n has n more. Default 0xe2b00000. */
+  /** Connection mark of slot 0; slot n has n more. Default: 16 bits of the instance name's hash, then 16 zero. */
   markBase?: number
+  /** Tracked connections one sandbox may have; new ones are dropped beyond. Default 4,096. */
+  maxFlowsPerSlot?: number
 }
 
 export interface NetworkPolicy {
@@ -82,9 +86,16 @@ export class NetworkSlots {
     mkdirSync(this.#options.runDir, { recursive: true })
     const { address, port } = this.dnsEndpoint
     const deniedRanges = this.#options.deniedRanges ?? []
-    const ruleset = hostRuleset({ table: this.#table, machineAddress: address, dnsPort: port, deniedRanges })
+    const ruleset = hostRuleset({
+      table: this.#table,
+      machineAddress: address,
+      dnsPort: port,
+      deniedRanges,
+      maxFlowsPerSlot: this.#options.maxFlowsPerSlot ?? 4_096,
+    })
     await run('nft', ['-f', '-'], { stdin: ruleset })
     await run('ip', ['address', 'replace', `${address}/32`, 'dev', 'lo', 'scope', 'host'])
+    await admitForwarding(this.#options.instance)
     this.#enableForwarding()
     await this.#readPolicies()
   }
@@ -194,6 +205,7 @@ route add default via ${gatewayAddress} dev eth0
     const { address } = this.dnsEndpoint
     const { stdout } = await run('ip', ['-json', 'address', 'show', 'dev', 'lo'])
     if (stdout.includes(`"${address}"`)) await run('ip', ['address', 'delete', `${address}/32`, 'dev', 'lo'])
+    await withdrawForwarding(this.#options.instance)
     await this.#restoreForwarding()
   }
 
@@ -206,7 +218,7 @@ route add default via ${gatewayAddress} dev eth0
   }
 
   #mark(index: number): number {
-    return (this.#options.markBase ?? 0xe2b0_0000) + index
+    return (this.#options.markBase ?? instanceMark(this.#options.instance)) + index
   }
 
   #elements(index: number): SlotElements {
@@ -289,4 +301,9 @@ route add default via ${gatewayAddress} dev eth0
       throw error
     }
   }
+}
+
+/** Instances side by side must not forget each other's connections. */
+function instanceMark(instance: string): number {
+  return createHash('sha256').update(instance).digest().readUInt16BE(0) * 0x1_0000
 }

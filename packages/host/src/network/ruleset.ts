@@ -21,6 +21,7 @@ export interface HostRulesetOptions {
   dnsPort: number
   /** CIDR ranges denied besides `forbiddenRanges`. */
   deniedRanges: readonly string[]
+  maxFlowsPerSlot: number
 }
 
 /**
@@ -36,6 +37,7 @@ add set inet ${table} slots { type ifname; }
 add set inet ${table} sources { type ifname . ipv4_addr; }
 add map inet ${table} marks { type ifname : mark; }
 add map inet ${table} egress { type ifname : verdict; }
+add set inet ${table} flows { type ifname; size 65536; flags dynamic; }
 add set inet ${table} forbidden { type ipv4_addr; flags interval; auto-merge; }
 flush set inet ${table} forbidden
 add element inet ${table} forbidden { ${ranges} }
@@ -65,6 +67,8 @@ table inet ${table} {
     iifname @slots iifname . ip saddr != @sources drop comment "a slot sends from its own address only"
   }
   chain mark_new {
+    iifname @slots ct state new add @flows { iifname ct count over ${options.maxFlowsPerSlot} } drop \
+      comment "one guest must not fill the machine's connection table"
     iifname @slots ct state new ct mark set iifname map @marks comment "lets a recycled slot's flows be forgotten"
   }
   chain mark_host {
