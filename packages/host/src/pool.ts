@@ -49,6 +49,11 @@ export class Pool {
     return size
   }
 
+  /** Snapshots that something is pooled of, or should be. */
+  snapshotIds(): ReadonlySet<string> {
+    return new Set(this.#shelves.keys())
+  }
+
   /** Takes one for a start, still frozen, and learns from the demand. */
   claim(snapshotId: string, nowMs = Date.now()): Cell | undefined {
     if (this.#options.max === 0 || this.#closed) return undefined

@@ -1,0 +1,147 @@
+import { cpus } from 'node:os'
+import { join } from 'node:path'
+import type { ConnectRouter } from '@connectrpc/connect'
+import { Host as HostService } from '@sandbox/contract/gen/host/host_pb'
+import { randomName } from '@sandbox/contract/ids'
+import { Admission, readMachineMemory } from './admission.ts'
+import { Builder } from './builds/builder.ts'
+import { StepCache } from './builds/step-cache.ts'
+import { captureMemory } from './capture.ts'
+import type { Cell, CellParts } from './cells.ts'
+import type { Engine, EngineReport } from './engines/engine.ts'
+import { Foreground } from './foreground.ts'
+import { Journal, type JournalEntry, readBootId } from './journal.ts'
+import { type OpenEngine, openMachine } from './machine.ts'
+import type { HostOptions } from './options.ts'
+import { Pool } from './pool.ts'
+import { Sandboxes } from './sandboxes.ts'
+import { hostService, type MachineStatus } from './service.ts'
+import { SnapshotStore } from './snapshots.ts'
+import { openPooled, Starter } from './start.ts'
+import { sweepAtStart } from './sweep.ts'
+import { WarmSnapshots } from './warm-snapshots.ts'
+
+/** One machine that runs sandboxes, composed. Nothing in the kernel is touched before `start`. */
+export interface Host {
+  /** Adds the host service to a Connect router. */
+  routes(router: ConnectRouter): void
+  /** Adopts what runs, removes what nobody knows, and is ready for starts. */
+  start(): Promise<void>
+  /** Ends all sandboxes, or leaves them running for the next start. */
+  close(options: { keepSandboxes: boolean }): Promise<void>
+}
+
+/** Upkeep of pool and caches; nothing exact depends on it. */
+const UPKEEP_EVERY_MS = 30_000
+const DRAFT_KEPT_MS = 60 * 60_000
+
+/**
+ * Opens a host and starts it.
+ * @throws HostError exists when another daemon runs this instance; whatever the machine refuses
+ */
+export async function createHost(options: HostOptions, openEngine: OpenEngine): Promise<Host> {
+  const machine = await openMachine(options, openEngine)
+  const { engine, slots, uppers, layers, report } = machine
+  const journal = new Journal(join(options.stateDir, 'journal'), readBootId())
+  const store = new SnapshotStore(join(options.imagesDir, 'snapshots'), engine.hostClass())
+  const admission = new Admission(options)
+  const cells: CellParts = { admission, engine, journal, slots, uppers, nowMs: () => Date.now() }
+  const captureParts = { cells, layers, store }
+  const foreground = new Foreground()
+  const snapshots = new WarmSnapshots({
+    store,
+    layers,
+    canRestore: machine.canRestore,
+    captureMemory: (manifest) => captureMemory(captureParts, manifest),
+  })
+  const { log } = options
+  const pool = new Pool(options.pool, {
+    open: async (id) => openPooled(cells, await snapshots.ready(id), `p${randomName(20)}`),
+    foreground,
+    isMemoryTight: () => admission.isTight(),
+    log,
+  })
+  const starter = new Starter({ cells, snapshots, pool, foreground, log })
+  const sandboxes = new Sandboxes({
+    start: (request, phases, signal) => starter.start(request, phases, signal),
+    engineName: engine.name,
+    log,
+  })
+  const { agentVersion, maxBuilds, defaultLimits } = options
+  const cache = new StepCache(join(options.imagesDir, 'build-steps'))
+  const { canRestore } = machine
+  const builder = new Builder({ ...captureParts, cache, canRestore, agentVersion, maxBuilds, log })
+  const status = (): MachineStatus => machineStatus(options, engine, report, store)
+
+  let upkeep: NodeJS.Timeout | undefined
+  return {
+    routes: (router) =>
+      router.service(HostService, hostService({ sandboxes, builder, defaultLimits, status })),
+    async start() {
+      const startMs = performance.now()
+      const content = journal.read()
+      await machine.start(content.entries)
+      const adopt = (entry: JournalEntry, cell: Cell): Promise<void> =>
+        adoptInto(sandboxes, pool, entry, cell)
+      const swept = await sweepAtStart({ cells, adopt, log }, content)
+      upkeep = setInterval(() => runUpkeep(options, pool, store, snapshots), UPKEEP_EVERY_MS)
+      upkeep.unref()
+      await store.sweepDrafts(Date.now() - DRAFT_KEPT_MS)
+      log.info({
+        event: 'host.start',
+        ...swept,
+        tookMs: Math.round(performance.now() - startMs),
+        engine: report,
+      })
+    },
+    async close({ keepSandboxes }) {
+      clearInterval(upkeep)
+      foreground.close()
+      await sandboxes.close(keepSandboxes)
+      await pool.close(keepSandboxes)
+      await machine.close()
+      log.info({ event: 'host.close', keepSandboxes })
+    },
+  }
+}
+
+/** A pooled one is frozen again: the daemon may have ended between its thaw and its claim. */
+async function adoptInto(sandboxes: Sandboxes, pool: Pool, entry: JournalEntry, cell: Cell): Promise<void> {
+  if (entry.occupant === 'sandbox') return sandboxes.adopt(entry, cell)
+  await cell.freeze()
+  pool.adopt(entry.snapshotId, cell)
+}
+
+async function runUpkeep(
+  options: HostOptions,
+  pool: Pool,
+  store: SnapshotStore,
+  snapshots: WarmSnapshots,
+): Promise<void> {
+  try {
+    await pool.tend()
+    await store.keepUse()
+    const dropped = await store.evict(options.memoryCacheMib * 2 ** 20, pool.snapshotIds())
+    for (const id of dropped) snapshots.forget(id)
+  } catch (error) {
+    options.log.error({ event: 'host.upkeep', err: error })
+  }
+}
+
+function machineStatus(
+  options: HostOptions,
+  engine: Engine,
+  report: EngineReport,
+  store: SnapshotStore,
+): MachineStatus {
+  const { totalMib, availableMib } = readMachineMemory()
+  return {
+    hostId: options.hostId,
+    memoryTotalBytes: totalMib * 2 ** 20,
+    memoryAvailableBytes: availableMib * 2 ** 20,
+    cpuCount: cpus().length,
+    sandboxCapacity: options.maxSandboxes,
+    engines: [{ name: engine.name, ...report }],
+    warmSnapshotIds: store.warmIds(),
+  }
+}

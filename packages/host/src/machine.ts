@@ -1,0 +1,101 @@
+import { join } from 'node:path'
+import type { Logger } from 'pino'
+import type { Engine, EngineReport } from './engines/engine.ts'
+import { HostError } from './host-error.ts'
+import type { JournalEntry } from './journal.ts'
+import { type Cgroup, CgroupRoot } from './linux/cgroup.ts'
+import { DnsForwarder, type DnsUpstream } from './network/dns.ts'
+import { NetworkSlots } from './network/network-slots.ts'
+import type { HostOptions } from './options.ts'
+import { lockInstance, prepareRunDir } from './run-dir.ts'
+import { SlotPool } from './slot-pool.ts'
+import type { Slot } from './slots.ts'
+import { LayerStore } from './storage/layers.ts'
+import { UpperStore } from './storage/uppers.ts'
+
+/** What an engine is made of. */
+export interface EngineParts {
+  instance: string
+  runDir: string
+  layers: LayerStore
+  cgroup: (slot: Slot) => Cgroup
+  log: Logger
+}
+
+/** An engine and what it wants to know of slots: to start ahead what belongs to one. */
+export interface OpenedEngine {
+  engine: Engine
+  onSlotReady?: (slot: Slot) => Promise<void>
+  /** False where every start boots. */
+  canRestore: boolean
+}
+
+export type OpenEngine = (parts: EngineParts) => Promise<OpenedEngine>
+
+/** The parts of the host that hold kernel objects, opened for one instance. */
+export interface Machine {
+  readonly engine: Engine
+  readonly report: EngineReport
+  readonly canRestore: boolean
+  readonly slots: SlotPool
+  readonly uppers: UpperStore
+  readonly layers: LayerStore
+  /** Keeps the slots and uppers that the journal names, removes all others of this instance, makes the first ready. */
+  start(entries: readonly JournalEntry[]): Promise<void>
+  /** Stops background work; what sandboxes use stays. */
+  close(): Promise<void>
+}
+
+/** @throws HostError exists, or unsupported with what the machine lacks */
+export async function openMachine(options: HostOptions, openEngine: OpenEngine): Promise<Machine> {
+  const { instance, runDir, stateDir, imagesDir, log } = options
+  const unlock = lockInstance(stateDir)
+  prepareRunDir(runDir)
+  const naming = { instance, runDir, addressRange: options.addressRange, uidBase: options.uidBase }
+  const layers = new LayerStore({ layersDir: join(imagesDir, 'layers'), mountsDir: join(runDir, 'layers') })
+  const cgroups = new CgroupRoot({ instance })
+  const cgroup = (slot: Slot): Cgroup => cgroups.cgroup(String(slot.index))
+  const { engine, onSlotReady, canRestore } = await openEngine({ instance, runDir, layers, cgroup, log })
+  const report = await engine.probe()
+  if (!report.usable) throw new HostError('unsupported', `${engine.name}: ${report.detail}. ${report.remedy}`)
+  const uppers = await UpperStore.open({
+    file: join(stateDir, 'uppers.btrfs'),
+    mountPoint: join(runDir, 'uppers'),
+    sizeMib: options.uppersMib,
+  })
+  const network = new NetworkSlots(naming)
+  const slots = new SlotPool({
+    naming,
+    network,
+    cgroups,
+    readyCount: options.slotsReady,
+    maxSlots: options.maxSandboxes,
+    ...(onSlotReady ? { onReady: onSlotReady } : {}),
+    onError: (slot, error) => log.error({ event: 'slot.failed', slot, err: error }),
+  })
+  const upstreams = options.dnsUpstreams.map(upstreamOf)
+  const dns = new DnsForwarder({ ...network.dnsEndpoint, ...(upstreams.length > 0 ? { upstreams } : {}) })
+  return {
+    engine,
+    report,
+    canRestore,
+    slots,
+    uppers,
+    layers,
+    async start(entries) {
+      await slots.start(entries.map((entry) => entry.slot.index))
+      uppers.sweep(new Set(entries.map((entry) => entry.upper.id)))
+      await dns.start()
+    },
+    async close() {
+      await slots.stop({ destroy: false })
+      await dns.stop()
+      unlock()
+    },
+  }
+}
+
+function upstreamOf(text: string): DnsUpstream {
+  const [, address, port] = /^(.+?)(?::(\d+))?$/.exec(text.trim()) ?? []
+  return { address: address ?? text, port: Number(port ?? 53) }
+}

@@ -1,0 +1,53 @@
+import type { Logger } from 'pino'
+import type { Limits } from './engines/engine.ts'
+
+/** Everything the host is told. Names and ranges keep several instances on one machine apart. */
+export interface HostOptions {
+  /** Names this machine in a cluster. */
+  hostId: string
+  /** Prefix of every kernel object. */
+  instance: string
+  /** Journal and sandbox disks; survives a reboot. */
+  stateDir: string
+  /** Layers and snapshots; immutable, may be shared by several instances. */
+  imagesDir: string
+  /** What lives until the next boot. A tmpfs is mounted there unless it lies on one. */
+  runDir: string
+  /** IPv4 range in CIDR form, one address a slot. */
+  addressRange: string
+  /** First host uid given to sandboxes; 65,536 a slot. */
+  uidBase: number
+  /** Sandboxes at once, pooled ones and builds included. */
+  maxSandboxes: number
+  /** Network slots kept ready. */
+  slotsReady: number
+  /** Size of the sparse file that holds the disks of all sandboxes. */
+  uppersMib: number
+  /** Limits of a sandbox whose snapshot and request name none. */
+  defaultLimits: Limits
+  /** Sum of all memory limits as a multiple of the machine's memory. */
+  memoryOvercommit: number
+  /** Starts are refused while less than this is available. */
+  memoryReserveMib: number
+  /** Bound on captured memory of all snapshots for this host's class. */
+  memoryCacheMib: number
+  pool: { min: number; max: number; idleMs: number }
+  maxBuilds: number
+  /** Resolvers as `address` or `address:port`; empty takes those of the machine. */
+  dnsUpstreams: readonly string[]
+  /** Version that the agent in the agent layer reports. */
+  agentVersion: string
+  log: Logger
+}
+
+export type HostOptionDefaults = Pick<
+  HostOptions,
+  'memoryOvercommit' | 'memoryReserveMib' | 'memoryCacheMib' | 'maxBuilds'
+>
+
+export const hostOptionDefaults: HostOptionDefaults = {
+  memoryOvercommit: 32,
+  memoryReserveMib: 512,
+  memoryCacheMib: 16 * 1024,
+  maxBuilds: 2,
+}

@@ -1,0 +1,29 @@
+import { closeSync, mkdirSync, openSync, statfsSync } from 'node:fs'
+import { join } from 'node:path'
+import { HostError } from './host-error.ts'
+import { tryLock } from './linux/file-lock.ts'
+import { MS_NODEV, MS_NOSUID, mount } from './linux/mount.ts'
+
+const TMPFS_MAGIC = 0x0102_1994
+
+/** Makes the directory for what lives until the next boot, on a tmpfs: it holds no state worth a disk's wait. */
+export function prepareRunDir(runDir: string): void {
+  mkdirSync(runDir, { recursive: true, mode: 0o755 })
+  if (statfsSync(runDir).type === TMPFS_MAGIC) return
+  mount('tmpfs', runDir, 'tmpfs', MS_NOSUID | MS_NODEV, 'mode=0755,size=256m')
+}
+
+/**
+ * Two daemons of one instance would each remove what the other made.
+ * @returns what gives the lock back; the kernel does so when the process ends in any way
+ * @throws HostError exists
+ */
+export function lockInstance(stateDir: string): () => void {
+  mkdirSync(stateDir, { recursive: true, mode: 0o700 })
+  const fd = openSync(join(stateDir, 'host.lock'), 'w', 0o600)
+  if (!tryLock(fd)) {
+    closeSync(fd)
+    throw new HostError('exists', `another server runs with the state directory ${stateDir}`)
+  }
+  return () => closeSync(fd)
+}

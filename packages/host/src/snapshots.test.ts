@@ -1,0 +1,86 @@
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import { type SnapshotManifest, SnapshotStore } from './snapshots.ts'
+
+let dir: string
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), 'snapshots-'))
+})
+afterEach(() => rmSync(dir, { recursive: true }))
+
+const manifest = (id: string): SnapshotManifest => ({
+  version: 1,
+  id,
+  layers: ['l1'],
+  config: {
+    envVars: {},
+    user: 'user',
+    workdir: '/home/user',
+    startCmd: '',
+    readyCmd: '',
+    beforeCapture: [],
+    limits: { cpuCount: 1, memoryMib: 128, diskMib: 64, pids: 64 },
+  },
+  createdAtMs: 1,
+  agentVersion: '0',
+})
+
+async function capture(store: SnapshotStore, id: string, sizeBytes: number): Promise<void> {
+  const draft = await store.draftMemory()
+  writeFileSync(join(draft.dir, 'pages-1.img'), 'x')
+  await store.publishMemory(id, draft, { layers: ['l1', 'l2'], sizeBytes })
+}
+
+test('a snapshot is known once its manifest is published, to other daemons too', async () => {
+  const store = new SnapshotStore(dir, 'class a')
+  await capture(store, 's1', 10)
+  await expect(store.manifest('s1')).rejects.toMatchObject({ kind: 'notFound' })
+  expect(store.warmIds()).toEqual([])
+  await store.publish(manifest('s1'))
+  const other = new SnapshotStore(dir, 'class a')
+  expect(await other.manifest('s1')).toEqual(manifest('s1'))
+  const memory = await other.memory('s1')
+  expect(memory).toMatchObject({ layers: ['l1', 'l2'], sizeBytes: 10 })
+  expect(existsSync(join(memory!.dir, 'pages-1.img'))).toBe(true)
+  expect(other.warmIds()).toEqual(['s1'])
+})
+
+test('memory of another host class is not used', async () => {
+  const store = new SnapshotStore(dir, 'class a')
+  await store.publish(manifest('s1'))
+  await capture(store, 's1', 10)
+  expect(await new SnapshotStore(dir, 'class b').memory('s1')).toBeUndefined()
+})
+
+test('of two captures of one snapshot the first stays, and no draft is left', async () => {
+  const store = new SnapshotStore(dir, 'a')
+  await store.publish(manifest('s1'))
+  await capture(store, 's1', 10)
+  await capture(store, 's1', 20)
+  expect((await new SnapshotStore(dir, 'a').memory('s1'))?.sizeBytes).toBe(10)
+  await store.sweepDrafts(Date.now() + 1_000)
+  expect(store.ids()).toEqual(['s1'])
+})
+
+test('the least recently used memory goes first, what is in use stays, files remain', async () => {
+  const store = new SnapshotStore(dir, 'a')
+  for (const id of ['s1', 's2', 's3']) {
+    await store.publish(manifest(id))
+    await capture(store, id, 100)
+    await store.memory(id)
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  }
+  await store.memory('s1')
+  expect(await store.evict(150, new Set(['s2']))).toEqual(['s3', 's1'])
+  expect(store.warmIds()).toEqual(['s2'])
+  expect(await store.manifest('s3')).toBeDefined()
+  expect(await store.memory('s3')).toBeUndefined()
+})
+
+test('an id that could leave the folder is no snapshot', async () => {
+  const store = new SnapshotStore(dir, 'a')
+  await expect(store.manifest('../etc')).rejects.toMatchObject({ kind: 'notFound' })
+  await expect(store.publish(manifest('../x'))).rejects.toThrow('no snapshot id')
+})
