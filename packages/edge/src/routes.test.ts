@@ -81,3 +81,12 @@ test('a lost stream of changes drops everything known and is followed again', as
   await vi.waitFor(async () => expect(await routes.find('ia', 80)).toBeUndefined())
   await vi.waitFor(() => expect(directory.watching).toBe(1))
 })
+
+test('a kill that went unheard is noticed when the stream of changes is back', async () => {
+  const place = await routes.find('ia', 80)
+  let broken = 0
+  place?.upstream.track(() => broken++)
+  directory.routes.delete('ia')
+  directory.dropWatchers()
+  await vi.waitFor(() => expect(broken).toBe(1))
+})

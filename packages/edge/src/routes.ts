@@ -65,6 +65,7 @@ export class Routes {
     if (sandboxId === '') {
       this.#known.clear()
       this.#live = true
+      for (const [id, upstream] of this.#upstreams) void this.#recheck(id, upstream)
       return
     }
     this.#known.delete(sandboxId)
@@ -72,6 +73,19 @@ export class Routes {
     if (question) question.stale = true
     this.#questions.delete(sandboxId)
     if (!present) this.#breakOff(sandboxId)
+  }
+
+  /** Ends what still runs to a sandbox whose end went unheard. Only looks: nothing is resumed for it. */
+  async #recheck(sandboxId: string, upstream: Upstream): Promise<void> {
+    try {
+      const route = await this.#directory.find({ sandboxId, peek: true }, { signal: this.#stopped.signal })
+      if (route.address !== upstream.address && this.#upstreams.get(sandboxId) === upstream) {
+        this.#breakOff(sandboxId)
+      }
+    } catch (error) {
+      const gone = error instanceof ConnectError && error.code === Code.NotFound
+      if (gone && this.#upstreams.get(sandboxId) === upstream) this.#breakOff(sandboxId)
+    }
   }
 
   #breakOff(sandboxId: string): void {

@@ -25,6 +25,13 @@ export declare type FindRequest = Message<"directory.FindRequest"> & {
    * @generated from field: uint32 port = 2;
    */
   port: number;
+
+  /**
+   * True: only look. A paused sandbox is not resumed but not_found.
+   *
+   * @generated from field: bool peek = 3;
+   */
+  peek: boolean;
 };
 
 /**
