@@ -1,6 +1,6 @@
+import type { Slot } from '../slots.ts'
 import type { Layer } from '../storage/layers.ts'
 import type { Upper } from '../storage/uppers.ts'
-import type { Slot } from '../slots.ts'
 
 /** What one kind of wall promises to the rest of the host. Nothing outside `engines/` asks which kind it is. */
 export interface Engine {
@@ -63,6 +63,8 @@ export interface EngineStart {
 export interface CaptureTarget {
   memoryDir: string
   leaveRunning: boolean
+  /** Runs when the memory is written and nothing has moved since: the moment to keep the files as well. */
+  whileStill?: () => Promise<void>
 }
 
 export interface CapturedState {
