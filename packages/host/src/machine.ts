@@ -1,25 +1,25 @@
 import { join } from 'node:path'
-import type { Logger } from 'pino'
 import type { Engine, EngineReport } from './engines/engine.ts'
 import { HostError } from './host-error.ts'
 import type { JournalEntry } from './journal.ts'
-import { type Cgroup, CgroupRoot } from './linux/cgroup.ts'
+import { CgroupRoot } from './linux/cgroup.ts'
 import { DnsForwarder, type DnsUpstream } from './network/dns.ts'
 import { NetworkSlots } from './network/network-slots.ts'
 import type { HostOptions } from './options.ts'
 import { lockInstance, prepareRunDir } from './run-dir.ts'
 import { SlotPool } from './slot-pool.ts'
-import type { Slot } from './slots.ts'
+import { type Slot, slotUidBase } from './slots.ts'
 import { LayerStore } from './storage/layers.ts'
 import { UpperStore } from './storage/uppers.ts'
 
 /** What an engine is made of. */
 export interface EngineParts {
-  instance: string
   runDir: string
   layers: LayerStore
-  cgroup: (slot: Slot) => Cgroup
-  log: Logger
+  uppers: UpperStore
+  cgroups: CgroupRoot
+  /** First of 65,536 ids that belong to no slot. */
+  spareUidBase: number
 }
 
 /** An engine and what it wants to know of slots: to start ahead what belongs to one. */
@@ -54,15 +54,16 @@ export async function openMachine(options: HostOptions, openEngine: OpenEngine):
   const naming = { instance, runDir, addressRange: options.addressRange, uidBase: options.uidBase }
   const layers = new LayerStore({ layersDir: join(imagesDir, 'layers'), mountsDir: join(runDir, 'layers') })
   const cgroups = new CgroupRoot({ instance })
-  const cgroup = (slot: Slot): Cgroup => cgroups.cgroup(String(slot.index))
-  const { engine, onSlotReady, canRestore } = await openEngine({ instance, runDir, layers, cgroup, log })
-  const report = await engine.probe()
-  if (!report.usable) throw new HostError('unsupported', `${engine.name}: ${report.detail}. ${report.remedy}`)
   const uppers = await UpperStore.open({
     file: join(stateDir, 'uppers.btrfs'),
     mountPoint: join(runDir, 'uppers'),
     sizeMib: options.uppersMib,
   })
+  const spareUidBase = slotUidBase(naming, options.maxSandboxes)
+  const opened = await openEngine({ runDir, layers, uppers, cgroups, spareUidBase })
+  const { engine, onSlotReady, canRestore } = opened
+  const report = await engine.probe()
+  if (!report.usable) throw new HostError('unsupported', `${engine.name}: ${report.detail}. ${report.remedy}`)
   const network = new NetworkSlots(naming)
   const slots = new SlotPool({
     naming,
