@@ -17,14 +17,15 @@ export interface OwnImages {
  */
 export function writeOwnImages(memoryDir: string, directory: string, own: OwnImages): void {
   rmSync(directory, { recursive: true, force: true })
-  mkdirSync(directory, { recursive: true, mode: 0o700 })
+  // Part of them is read by what is already root of the sandbox only, to which our files are another user's.
+  mkdirSync(directory, { recursive: true, mode: 0o711 })
   for (const name of readdirSync(memoryDir)) {
     const entry = name.startsWith('userns-')
       ? usernsEntry(own.uidBase)
       : name.startsWith('utsns-')
         ? utsnsEntry(own.hostname)
         : undefined
-    if (entry) writeFileSync(join(directory, name), withEntry(readFileSync(join(memoryDir, name)), entry))
+    if (entry) writeFileSync(join(directory, name), withEntry(readFileSync(join(memoryDir, name)), entry), { mode: 0o644 })
   }
 }
 
