@@ -45,6 +45,7 @@ export class Http2Exchange implements Exchange {
   readonly path: string
   readonly authority: string
   readonly secure: boolean
+  readonly remoteAddress: string
   readonly hasBody: boolean
   readonly rawHeaders: readonly string[]
   readonly body: ServerHttp2Stream
@@ -62,6 +63,7 @@ export class Http2Exchange implements Exchange {
     this.hasBody = !endStream
     this.rawHeaders = plainHeaders(rawHeaders)
     this.body = stream
+    this.remoteAddress = stream.session?.socket.remoteAddress ?? ''
     this.#expectsContinue = this.header('expect')?.toLowerCase() === '100-continue'
     // Failures are seen as an early close; an unheard 'error' would end the process.
     stream.on('error', () => {})
@@ -70,10 +72,6 @@ export class Http2Exchange implements Exchange {
   /** `websocket` when the client opens a tunnel by extended CONNECT. */
   get protocol(): string | undefined {
     return this.header(':protocol')
-  }
-
-  get remoteAddress(): string {
-    return this.body.session?.socket.remoteAddress ?? ''
   }
 
   get answered(): boolean {

@@ -1,5 +1,5 @@
 import { X509Certificate } from 'node:crypto'
-import { mkdtemp, readFile, rm, stat } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -42,4 +42,17 @@ test('makes a new authority when the domain changes', async () => {
   const after = await ensureLocalCa({ dir, domain: 'sandboxes.test' })
   expect(after.caCertPem).not.toBe(before.caCertPem)
   expect(new X509Certificate(after.server.cert).checkHost('1-iabc.sandboxes.test')).toBeDefined()
+})
+
+test('replaces a damaged certificate and a key without its certificate', async () => {
+  const before = await ensureLocalCa({ dir, domain: 'e2b.localhost' })
+  await writeFile(join(dir, 'server.pem'), 'not a certificate')
+  const repaired = await ensureLocalCa({ dir, domain: 'e2b.localhost' })
+  expect(repaired.caCertPem).toBe(before.caCertPem)
+  expect(repaired.server.cert).not.toBe(before.server.cert)
+  await writeFile(join(dir, 'ca.key'), repaired.server.key)
+  const renewed = await ensureLocalCa({ dir, domain: 'e2b.localhost' })
+  const authority = new X509Certificate(renewed.caCertPem)
+  expect(renewed.caCertPem).not.toBe(before.caCertPem)
+  expect(new X509Certificate(renewed.server.cert).verify(authority.publicKey)).toBe(true)
 })

@@ -1,5 +1,5 @@
 import 'reflect-metadata'
-import type { webcrypto } from 'node:crypto'
+import { createPrivateKey, type webcrypto, X509Certificate } from 'node:crypto'
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import * as x509 from '@peculiar/x509'
@@ -137,9 +137,10 @@ async function readIdentity(dir: string, name: string): Promise<Identity | undef
   if (keyText === undefined || certText === undefined) return undefined
   try {
     const fresh = new x509.X509Certificate(certText).notAfter.getTime() > Date.now() + RENEW_BEFORE_MS
-    return fresh ? { keyPem: keyText, certPem: certText } : undefined
+    const paired = new X509Certificate(certText).checkPrivateKey(createPrivateKey(keyText))
+    return fresh && paired ? { keyPem: keyText, certPem: certText } : undefined
   } catch {
-    // A damaged file is replaced like an expired one.
+    // A damaged file, or a key whose certificate was not written any more, is replaced like an expired one.
     return undefined
   }
 }
