@@ -3,7 +3,7 @@
  * always an `Error` with `code`, `errno`, `syscall` and, where there is one, `path`.
  */
 import { getSystemErrorName } from 'node:util'
-import koffi, { type LibraryHandle } from 'koffi'
+import koffi, { type KoffiFunc, type LibraryHandle } from 'koffi'
 
 /** Number, text or memory handed to libc; null is a null pointer. */
 export type NativeArgument = number | bigint | string | Uint8Array | null
@@ -23,6 +23,23 @@ export function libcFunction(name: string, result: string, parameters: readonly 
     bound ??= libc().func(name, result, [...parameters]) as NativeFunction
     return bound(...args)
   }
+}
+
+/**
+ * The same on a worker thread, for calls that may wait for a disk. The caller learns only that it failed: errno is
+ * a matter of the thread. Memory passed in must stay as it is until the promise settles.
+ */
+export function libcFunctionInBackground(
+  name: string,
+  result: string,
+  parameters: readonly string[],
+): (...args: NativeArgument[]) => Promise<number> {
+  let bound: KoffiFunc<NativeFunction> | undefined
+  return (...args) =>
+    new Promise((resolve, reject) => {
+      bound ??= libc().func(name, result, [...parameters])
+      bound.async(...args, (error: Error | null, value: number) => (error ? reject(error) : resolve(value)))
+    })
 }
 
 /** A system call by number, for those that older C libraries do not wrap. */

@@ -1,14 +1,15 @@
 /**
  * btrfs subvolumes and their quota by ioctl: each takes well below a millisecond, starting the `btrfs` program
- * several. Deleting and snapshotting may wait for a commit of the file system; those are left to the program.
+ * several, on this thread. What may wait for a commit of the file system runs off it.
  */
 import { closeSync, constants, openSync } from 'node:fs'
 import { basename, dirname } from 'node:path'
-import { checked, errorCode, libcFunction } from '../linux/libc.ts'
+import { checked, errorCode, libcFunction, libcFunctionInBackground } from '../linux/libc.ts'
 
 const IOC_TREE_SEARCH = 0xd0009411
 const IOC_INO_LOOKUP = 0xd0009412
 const IOC_SUBVOL_CREATE = 0x5000940e
+const IOC_SNAP_DESTROY = 0x5000940f
 const IOC_QUOTA_CTL = 0xc0109428
 const IOC_QGROUP_LIMIT = 0x8030942b
 
@@ -25,12 +26,37 @@ const searchBufferOffset = 104
 const searchItemHeaderBytes = 32
 
 const ioctlCall = libcFunction('ioctl', 'int', ['int', 'ulong', 'void *'])
+const ioctlOffThread = libcFunctionInBackground('ioctl', 'int', ['int', 'ulong', 'void *'])
 
 /** Makes an empty subvolume at `path`, whose parent is a directory of a btrfs. Throws SystemError. */
 export function createSubvolume(path: string): void {
+  withDirectory(dirname(path), (fd) => ioctl(fd, IOC_SUBVOL_CREATE, volumeArguments(path), path))
+}
+
+/** The same off this thread: it may wait for a commit of the file system. */
+export function createSubvolumeInBackground(path: string): Promise<void> {
+  return ioctlInBackground(IOC_SUBVOL_CREATE, path)
+}
+
+/** Deletes the subvolume at `path` off this thread; its space comes back later. */
+export function deleteSubvolumeInBackground(path: string): Promise<void> {
+  return ioctlInBackground(IOC_SNAP_DESTROY, path)
+}
+
+async function ioctlInBackground(request: number, path: string): Promise<void> {
+  const fd = openSync(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY)
+  const args = volumeArguments(path)
+  try {
+    if ((await ioctlOffThread(fd, request, args)) < 0) throw new Error(`btrfs refuses a change of ${path}`)
+  } finally {
+    closeSync(fd)
+  }
+}
+
+function volumeArguments(path: string): Buffer {
   const args = Buffer.alloc(argumentBytes)
   args.write(basename(path), volumeNameOffset)
-  withDirectory(dirname(path), (fd) => ioctl(fd, IOC_SUBVOL_CREATE, args, path))
+  return args
 }
 
 /** The number that names the subvolume at `path` and its quota group. Throws SystemError. */

@@ -75,6 +75,31 @@ test('usage counts what an upper holds', () => {
   store.release(upper)
 })
 
+test('uppers are made ahead, capped when taken, and not seen or swept before', async () => {
+  const other = {
+    file: join(dir, 'ready.btrfs'),
+    mountPoint: join(dir, 'ready'),
+    sizeMib: 512,
+    readyCount: 3,
+  }
+  const ahead = await UpperStore.open(other)
+  await ahead.settled()
+  const made = readdirSync(other.mountPoint)
+  expect(made).toHaveLength(3)
+  expect(ahead.list()).toEqual([])
+  expect(ahead.sweep(new Set())).toEqual([])
+  const upper = ahead.take(16)
+  expect(made).toContain(upper.id)
+  expect(ahead.list()).toEqual([upper.id])
+  expect(fill(join(upper.path, 'upper', 'file'), 32)).toBeDefined()
+  await ahead.settled()
+  expect(readdirSync(other.mountPoint)).toHaveLength(4)
+  await ahead.close()
+  const again = await UpperStore.open({ ...other, readyCount: 0 })
+  expect(again.list()).toEqual([upper.id])
+  await again.close()
+})
+
 test('what uppers hold is no longer available', () => {
   const before = store.availableBytes()
   const upper = store.take(128)

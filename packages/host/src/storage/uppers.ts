@@ -1,7 +1,7 @@
 /**
  * The writable parts of all sandboxes of one machine: subvolumes with a hard cap in one btrfs, which lies in a sparse
- * file. Taking one is synchronous (about 0.2 ms). Nothing here outlives a reboot in value: what must be kept becomes
- * a layer.
+ * file. Some are made ahead: taking one is synchronous and never waits for the disk (0.05 ms), while making one may
+ * wait for a commit (0.2 ms, sometimes 15). Nothing here outlives a reboot in value: what must be kept becomes a layer.
  */
 import { randomBytes } from 'node:crypto'
 import {
@@ -20,10 +20,17 @@ import { attachLoopDevice } from '../linux/loop-device.ts'
 import { MS_NOATIME, MS_NODEV, mount, umount2 } from '../linux/mount.ts'
 import { mountTable } from '../linux/mount-table.ts'
 import { run } from '../linux/process.ts'
-import { createSubvolume, enableQuota, limitSubvolume, quotaUsageBytes, subvolumeId } from './btrfs.ts'
+import {
+  createSubvolume,
+  createSubvolumeInBackground,
+  deleteSubvolumeInBackground,
+  enableQuota,
+  limitSubvolume,
+  quotaUsageBytes,
+  subvolumeId,
+} from './btrfs.ts'
 
 const mebibyte = 1024 * 1024
-const deleteTimeoutMs = 120_000
 const snapshotTimeoutMs = 120_000
 /** Checksums and copies on overwrite buy nothing for data that does not outlive the machine. */
 const mountOptions = 'nodatacow,discard=async'
@@ -43,17 +50,26 @@ export interface UpperStoreOptions {
   mountPoint: string
   /** Size of the file when it is made, at least 256; it takes only the space that uppers use. */
   sizeMib: number
+  /** How many to have ready; default none. */
+  readyCount?: number
 }
 
 export class UpperStore {
   readonly mountPoint: string
   readonly #file: string
+  readonly #readyCount: number
+  readonly #ready: string[] = []
+  #closed = false
+  #refill: Promise<void> | undefined
+  #making: string | undefined
   #deletions: Promise<void> = Promise.resolve()
   #failedDeletions = new Set<string>()
 
   private constructor(options: UpperStoreOptions) {
     this.mountPoint = options.mountPoint
     this.#file = options.file
+    this.#readyCount = options.readyCount ?? 0
+    this.#startRefill()
   }
 
   /** Mounts the store, or finds it mounted (by a daemon that is gone). A file that cannot be mounted is set aside. */
@@ -67,12 +83,15 @@ export class UpperStore {
 
   /** A new, empty upper. Throws SystemError (ENOSPC: the store or its disk is full). */
   take(capMib: number): Upper {
-    const id = randomBytes(8).toString('hex')
+    const ready = this.#ready.shift()
+    const id = ready ?? newId()
     const path = join(this.mountPoint, id)
-    createSubvolume(path)
+    if (ready === undefined) {
+      createSubvolume(path)
+      makeDirectories(path)
+    }
     limitSubvolume(path, capMib * mebibyte)
-    mkdirSync(join(path, 'upper'), { mode: 0o755 })
-    mkdirSync(join(path, 'work'), { mode: 0o700 })
+    this.#startRefill()
     return { id, path, capMib }
   }
 
@@ -92,7 +111,7 @@ export class UpperStore {
    * when much is unwritten.
    */
   async snapshot(upper: Upper): Promise<Upper> {
-    const id = randomBytes(8).toString('hex')
+    const id = newId()
     const path = join(this.mountPoint, id)
     await run('btrfs', ['subvolume', 'snapshot', '-r', upper.path, path], { timeoutMs: snapshotTimeoutMs })
     return { id, path, capMib: upper.capMib }
@@ -112,9 +131,9 @@ export class UpperStore {
     return Math.min(fileSystemOf(this.mountPoint).availableBytes, below)
   }
 
-  /** Ids of all uppers there are. */
+  /** Ids of all uppers that were taken, by this store or one before. */
   list(): string[] {
-    return readdirSync(this.mountPoint)
+    return readdirSync(this.mountPoint).filter((id) => !this.#ready.includes(id) && id !== this.#making)
   }
 
   /** Releases every upper whose id is not in `known`. Answers the released ids. */
@@ -124,29 +143,64 @@ export class UpperStore {
     return unknown
   }
 
-  /** Waits until everything released so far is deleted. Throws when something could not be. */
+  /** Waits until everything released so far is deleted and all is ready. Throws when something could not be deleted. */
   async settled(): Promise<void> {
     await this.#deletions
+    await this.#refill
     if (this.#failedDeletions.size > 0)
       throw new Error(`uppers that could not be deleted: ${[...this.#failedDeletions].join(', ')}`)
   }
 
   /** Unmounts the store. Uppers in use keep the file system alive; the file stays. */
   async close(): Promise<void> {
+    this.#closed = true
+    await this.#refill
+    for (const id of this.#ready.splice(0)) this.release({ path: join(this.mountPoint, id) })
     await this.#deletions
     if (isMounted(this.mountPoint)) umount2(this.mountPoint)
+  }
+
+  /** Off this thread, since it may wait. What fails here fails in `take` with its reason. */
+  #startRefill(): void {
+    if (this.#refill || this.#closed || this.#ready.length >= this.#readyCount) return
+    this.#refill = this.#makeReady()
+      .catch(() => {})
+      .finally(() => {
+        this.#making = undefined
+        this.#refill = undefined
+      })
+  }
+
+  async #makeReady(): Promise<void> {
+    while (!this.#closed && this.#ready.length < this.#readyCount) {
+      const id = newId()
+      const path = join(this.mountPoint, id)
+      this.#making = id
+      await createSubvolumeInBackground(path)
+      makeDirectories(path)
+      this.#ready.push(id)
+    }
   }
 
   async #delete(path: string): Promise<void> {
     try {
       statSync(path)
-      await run('btrfs', ['subvolume', 'delete', path], { timeoutMs: deleteTimeoutMs })
+      await deleteSubvolumeInBackground(path)
       this.#failedDeletions.delete(path)
     } catch {
       // Kept for `settled`, and for the next sweep: the id is still listed.
       if (statSync(path, { throwIfNoEntry: false })) this.#failedDeletions.add(path)
     }
   }
+}
+
+function newId(): string {
+  return randomBytes(8).toString('hex')
+}
+
+function makeDirectories(path: string): void {
+  mkdirSync(join(path, 'upper'), { mode: 0o755 })
+  mkdirSync(join(path, 'work'), { mode: 0o700 })
 }
 
 function isMounted(mountPoint: string): boolean {
