@@ -98,8 +98,9 @@ export function logTail(path: string): string {
   try {
     text = readFileSync(path, 'utf8').trim()
   } catch {
-    return 'no log was written'
+    text = ''
   }
+  if (text === '') return 'it wrote no log'
   const lines = text.split('\n')
   const errors = lines.filter((line) => line.includes('Error'))
   return (errors.length > 0 ? errors : lines).slice(-8).join('\n').slice(-2_000)

@@ -31,8 +31,8 @@ import {
   watchExit,
   writeStarted,
 } from './instance.ts'
-import { probeContainer } from './probe.ts'
-import { Shim, type ShimCommand, type StartedInit } from './shim.ts'
+import { HOLD_COMMAND, PROBE_SLOT, probeContainer } from './probe.ts'
+import { NEW_NETWORK, Shim, type ShimCommand, type StartedInit } from './shim.ts'
 
 /** Killing an init takes 5 to 20 ms; only a kernel in trouble takes this long. */
 const stopTimeoutMs = 5_000
@@ -75,8 +75,21 @@ export class ContainerEngine implements Engine {
     prepareDevices(this.#devicesPath)
   }
 
-  probe(): Promise<EngineReport> {
-    return probeContainer({ ...this.#options, devicesPath: this.#devicesPath })
+  async probe(): Promise<EngineReport> {
+    const { probe, cgroups } = this.#options
+    const upper = await probe.take()
+    try {
+      return await probeContainer({
+        ...this.#options,
+        engine: new ContainerEngine({ ...this.#options, initCommand: HOLD_COMMAND }),
+        cgroup: cgroups.cgroup(String(PROBE_SLOT)),
+        upper,
+        uidBase: probe.uidBase,
+      })
+    } finally {
+      rmSync(this.#slotDir({ index: PROBE_SLOT }), { recursive: true, force: true })
+      await probe.give(upper)
+    }
   }
 
   hostClass(): string {
@@ -130,6 +143,8 @@ export class ContainerEngine implements Engine {
     if (!criu) throw new Error('there is no CRIU on this machine: memory cannot be captured')
     const files = instanceFiles(this.#slotDir(instance.slot))
     const cgroup = this.#cgroup(instance.slot)
+    // Part of a restore reads as root of a sandbox, another user to this machine; the directories above are closed.
+    chmodSync(into.memoryDir, 0o711)
     await cgroup.freeze()
     try {
       const command = dumpCommand({
@@ -283,6 +298,7 @@ export class ContainerEngine implements Engine {
       id: start.sandboxId,
       cgroupPaths: start.slot.cgroupPaths,
       netns: start.slot.netnsPath,
+      ...(start.slot.netnsPath === NEW_NETWORK ? { sysfs: start.slot.sysfsPath } : {}),
       sandbox: { pidFile: files.pid, startedFile: files.started, exitFile: files.exit },
     }
   }
@@ -293,7 +309,7 @@ export class ContainerEngine implements Engine {
     return prepared?.usable ? prepared : new Shim(this.#options.shimPath)
   }
 
-  #slotDir(slot: Slot): string {
+  #slotDir(slot: Pick<Slot, 'index'>): string {
     return join(this.#options.runDir, 'slots', String(slot.index))
   }
 

@@ -25,7 +25,10 @@ export function writeOwnImages(memoryDir: string, directory: string, own: OwnIma
       : name.startsWith('utsns-')
         ? utsnsEntry(own.hostname)
         : undefined
-    if (entry) writeFileSync(join(directory, name), withEntry(readFileSync(join(memoryDir, name)), entry), { mode: 0o644 })
+    if (entry)
+      writeFileSync(join(directory, name), withEntry(readFileSync(join(memoryDir, name)), entry), {
+        mode: 0o644,
+      })
   }
 }
 

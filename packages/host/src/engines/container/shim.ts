@@ -1,11 +1,14 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 
+/** In place of a network namespace's path: an empty one that nobody else has. */
+export const NEW_NETWORK = 'new'
+
 /** See the protocol at the top of native/shim.c. */
 export interface ShimCommand {
   id?: string
   cgroupPaths?: readonly string[]
-  /** Path of a network namespace, or `new`. */
+  /** Path of a network namespace, or `NEW_NETWORK`. */
   netns?: string
   /** Mount points the program must not see; missing ones are fine. */
   hide?: readonly string[]
