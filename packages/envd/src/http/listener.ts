@@ -13,14 +13,12 @@ const HTTP2_PREFACE = Buffer.from('PRI * HTTP/2.0')
 export function createListener(handler: RequestHandler): Server {
   const http1 = createHttpServer({
     keepAliveTimeout: KEEP_ALIVE_MS,
-    noDelay: true,
-    insecureHTTPParser: false,
   })
   http1.on('request', handler)
   http1.requestTimeout = 0
   http1.headersTimeout = 0
   let http2: Promise<(socket: Socket) => void> | undefined
-  return createServer((socket) => {
+  return createServer({ noDelay: true }, (socket) => {
     socket.on('error', () => socket.destroy())
     socket.once('readable', () => {
       const start: Buffer | null = socket.read()
