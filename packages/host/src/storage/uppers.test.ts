@@ -7,7 +7,12 @@ import { mountsUnder } from '../linux/mount-table.ts'
 import { UpperStore } from './uppers.ts'
 
 const dir = mkdtempSync(join(tmpdir(), 'uppers-'))
-const options = { file: join(dir, 'uppers.btrfs'), mountPoint: join(dir, 'uppers'), sizeMib: 1024 }
+const options = {
+  file: join(dir, 'uppers.btrfs'),
+  mountPoint: join(dir, 'uppers'),
+  sizeMib: 1024,
+  readyCount: 0,
+}
 let store: UpperStore
 
 beforeAll(async () => {
@@ -145,7 +150,12 @@ test('the file survives an unmount, as over a reboot, with its caps', async () =
 })
 
 test('a file that is no file system is set aside', async () => {
-  const other = { file: join(dir, 'other.btrfs'), mountPoint: join(dir, 'other'), sizeMib: 256 }
+  const other = {
+    file: join(dir, 'other.btrfs'),
+    mountPoint: join(dir, 'other'),
+    sizeMib: 256,
+    readyCount: 0,
+  }
   writeFileSync(other.file, 'garbage')
   const opened = await UpperStore.open(other)
   expect(opened.list()).toEqual([])

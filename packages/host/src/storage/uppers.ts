@@ -31,6 +31,7 @@ import {
 } from './btrfs.ts'
 
 const mebibyte = 1024 * 1024
+const defaultReadyCount = 8
 const snapshotTimeoutMs = 120_000
 /** Checksums and copies on overwrite buy nothing for data that does not outlive the machine. */
 const mountOptions = 'nodatacow,discard=async'
@@ -50,7 +51,7 @@ export interface UpperStoreOptions {
   mountPoint: string
   /** Size of the file when it is made, at least 256; it takes only the space that uppers use. */
   sizeMib: number
-  /** How many to have ready; default none. */
+  /** How many to have ready; default 8. */
   readyCount?: number
 }
 
@@ -68,7 +69,7 @@ export class UpperStore {
   private constructor(options: UpperStoreOptions) {
     this.mountPoint = options.mountPoint
     this.#file = options.file
-    this.#readyCount = options.readyCount ?? 0
+    this.#readyCount = options.readyCount ?? defaultReadyCount
     this.#startRefill()
   }
 
