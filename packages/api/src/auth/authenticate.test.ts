@@ -69,3 +69,14 @@ it('answers health without a key and unknown routes with 404 in the normal shape
   expect(unknown.json()).toEqual({ code: 404, message: 'No such route: GET /nothing' })
   expect(unknown.headers['should-retry']).toBe('false')
 })
+
+it.each(['/sandboxes/%zz', `/sandboxes/${'x'.repeat(600)}`])(
+  'answers in the normal shape to the path %s',
+  async (url) => {
+    const answer = await test.api.app.inject({ url, headers: { 'x-api-key': test.key } })
+    expect(answer.statusCode).toBeGreaterThanOrEqual(400)
+    expect(answer.statusCode).toBeLessThan(500)
+    expect(answer.json()).toEqual({ code: answer.statusCode, message: expect.any(String) })
+    expect(answer.headers).toMatchObject({ 'should-retry': 'false', 'x-e2b-trace-id': expect.any(String) })
+  },
+)

@@ -8,8 +8,8 @@ import Fastify, {
   type RawServerDefault,
 } from 'fastify'
 import type { Logger } from 'pino'
-import { answerErrors } from './errors.ts'
-import { logRequests, newTraceId } from './request-log.ts'
+import { answerErrors, answerFrameworkError } from './errors.ts'
+import { logRequests, newTraceId, TRACE_HEADER } from './request-log.ts'
 import { validateRequests } from './validation.ts'
 
 export type ApiApp = FastifyInstance<
@@ -32,6 +32,10 @@ export function createHttpApp(logger: Logger): ApiApp {
     bodyLimit: BODY_LIMIT_BYTES,
     routerOptions: { maxParamLength: MAX_PARAM_LENGTH },
     forceCloseConnections: 'idle',
+    frameworkErrors: (error, request, reply) => {
+      reply.header(TRACE_HEADER, request.id)
+      answerFrameworkError(error, reply)
+    },
   }).withTypeProvider<TypeBoxTypeProvider>()
   app.decorateRequest('caller', null)
   app.decorateRequest('failure', null)

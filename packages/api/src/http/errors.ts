@@ -46,6 +46,11 @@ function send(reply: FastifyReply, answer: ErrorAnswer): FastifyReply {
   return reply.type('application/json; charset=utf-8').send(JSON.stringify(body))
 }
 
+/** Answers a request that reached no route, for example for its malformed path. */
+export function answerFrameworkError(error: FastifyError, reply: FastifyReply): void {
+  void send(reply, answerOf(error))
+}
+
 /** Gives every error the shape and headers that clients read, and every unexpected one a log line. */
 export function answerErrors(app: ApiApp): void {
   app.setErrorHandler((error, request, reply) => {

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import type { ApiApp } from './app.ts'
 
-const TRACE_HEADER = 'X-E2B-Trace-ID'
+export const TRACE_HEADER = 'X-E2B-Trace-ID'
 
 /** A trace id, 32 hex digits. */
 export const newTraceId = (): string => randomUUID().replaceAll('-', '')

@@ -15,7 +15,8 @@ import { errors } from './responses.ts'
 
 const MAX_PAGE = 100
 const MAX_UNPAGED = 5_000
-const ROW_STATES: Record<string, readonly SandboxRowState[]> = {
+const STATES = ['running', 'paused'] as const
+const ROW_STATES: Record<(typeof STATES)[number], readonly SandboxRowState[]> = {
   running: ['running'],
   paused: ['pausing', 'paused'],
 }
@@ -46,9 +47,9 @@ export function sandboxListRoutes(app: ApiApp, parts: SandboxListParts): void {
       const { order = 'desc', limit = MAX_PAGE } = query
       const after = query.nextToken ? parseNextToken(query.nextToken, order) : undefined
       const filter = await readFilter(parts, teamOf(request), query)
-      if (filter?.states.includes('running') !== false) {
+      if (wantsState(query.state, 'running')) {
         const total = filter ? await store.sandboxes.count({ ...filter, states: ['running'] }) : 0
-        if (!query.state || query.state.includes('running')) reply.header('X-Total-Running', String(total))
+        reply.header('X-Total-Running', String(total))
       }
       if (!filter) return []
       const page = { order, limit: limit + 1, ...(after ? { after } : {}) }
@@ -85,19 +86,22 @@ export function sandboxListRoutes(app: ApiApp, parts: SandboxListParts): void {
   )
 }
 
+/** No `state` asks for all. */
+const wantsState = (asked: string | undefined, state: (typeof STATES)[number]): boolean =>
+  asked === undefined || asked.split(',').includes(state)
+
 /** Undefined when nothing can match because the template is unknown. */
 async function readFilter(
   { templates }: SandboxListParts,
   team: Team,
   query: Static<typeof SandboxListQuery>,
 ): Promise<SandboxFilter | undefined> {
-  const states = new Set((query.state ?? 'running,paused').split(','))
   const templateId =
     query.template === undefined ? undefined : await findTemplateId(templates, team, query.template)
   if (templateId === null) return undefined
   return {
     teamId: team.id,
-    states: [...states].flatMap((state) => ROW_STATES[state] ?? []),
+    states: STATES.filter((state) => wantsState(query.state, state)).flatMap((state) => ROW_STATES[state]),
     ...(query.metadata ? { metadata: parseMetadataFilter(query.metadata) } : {}),
     ...(query.startedAfter ? { startedAfter: Date.parse(query.startedAfter) } : {}),
     ...(templateId ? { templateId } : {}),

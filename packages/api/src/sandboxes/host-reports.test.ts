@@ -39,8 +39,8 @@ it('forgets at the start what ended while the API was away', async () => {
 it('ends sandboxes that have no row, as an interrupted create leaves them', async () => {
   test.host.plant('iorphan')
   test = await test.restart()
+  await expect.poll(() => test.host.sandboxes.size).toBe(0)
   expect(test.host.calls).toContain('stop iorphan')
-  expect(test.host.sandboxes.size).toBe(0)
 })
 
 it('leaves a young sandbox without a row alone while another API may be creating it', async () => {

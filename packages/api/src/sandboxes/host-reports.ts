@@ -111,22 +111,23 @@ export class HostReports {
   }
 
   /** A sandbox that nobody has a row for: its start was interrupted before the row was written. */
-  async #orphan(sandbox: SandboxStatus): Promise<void> {
+  #orphan(sandbox: SandboxStatus): void {
     const { orphanGraceMs, running, store, logger } = this.#parts
     const id = sandbox.sandboxId
     const age = Date.now() - (sandbox.startedAt ? timestampMs(sandbox.startedAt) : 0)
     if (age < orphanGraceMs) {
       const recheck = async (): Promise<void> => {
         this.#orphanTimers.delete(id)
-        if (!running.get(id) && !(await store.sandboxes.findById(id))) await this.#orphan(sandbox)
+        if (!running.get(id) && !(await store.sandboxes.findById(id))) this.#orphan(sandbox)
       }
-      const failed = (error: unknown) => logger.warn({ err: error, sandboxId: id }, 'orphan not ended')
+      const failed = (error: unknown) => logger.warn({ err: error, sandboxId: id }, 'orphan not checked')
       clearTimeout(this.#orphanTimers.get(id))
       this.#orphanTimers.set(id, setTimeout(() => void recheck().catch(failed), orphanGraceMs - age).unref())
       return
     }
     logger.warn({ sandboxId: id }, 'sandbox without a row is ended')
-    await stopOn(this.#host, id)
+    // Not awaited: one that is hard to stop must not keep the others from being found.
+    stopOn(this.#host, id).catch((error) => logger.error({ err: error, sandboxId: id }, 'orphan not ended'))
   }
 
   async #ended({ sandboxId, reason }: HostEvent_Ended): Promise<void> {

@@ -5,12 +5,15 @@ import type { HostEndpoint } from '../options.ts'
 
 const REFRESH_MS = 1_000
 const STATUS_TIMEOUT_MS = 2_000
+/** A status older than this says nothing: a busy host may miss a few readings, a dead one misses all. */
+const STALE_MS = 10_000
 /** Compared per placement: enough to avoid the fullest, few enough that creates at once do not all pick one host. */
 const SAMPLE = 3
 
 interface KnownHost {
   readonly endpoint: HostEndpoint
   status: StatusResponse | undefined
+  readAt: number
   /** Starts sent since the status was read. */
   starting: number
   refreshing: boolean
@@ -27,7 +30,7 @@ export class Hosts {
     this.#hosts = new Map(
       endpoints.map((endpoint) => [
         endpoint.id,
-        { endpoint, status: undefined, starting: 0, refreshing: false },
+        { endpoint, status: undefined, readAt: 0, starting: 0, refreshing: false },
       ]),
     )
   }
@@ -78,6 +81,19 @@ export class Hosts {
     if (host) host.starting += 1
   }
 
+  /** A host that could not be reached takes no starts until it answers again. */
+  noteUnreachable(id: string, error: unknown): void {
+    const host = this.#hosts.get(id)
+    if (!host) return
+    this.#setAside(host, error)
+    void this.#refresh(host)
+  }
+
+  #setAside(host: KnownHost, error: unknown): void {
+    if (host.status) this.#logger.warn({ err: error, hostId: host.endpoint.id }, 'host does not answer')
+    host.status = undefined
+  }
+
   async #refresh(host: KnownHost): Promise<void> {
     if (host.refreshing) return
     host.refreshing = true
@@ -85,10 +101,10 @@ export class Hosts {
       const status = await host.endpoint.client.status({}, { timeoutMs: STATUS_TIMEOUT_MS })
       if (!host.status) this.#logger.info({ hostId: host.endpoint.id }, 'host answers')
       host.status = status
+      host.readAt = performance.now()
       host.starting = 0
     } catch (error) {
-      if (host.status) this.#logger.warn({ err: error, hostId: host.endpoint.id }, 'host does not answer')
-      host.status = undefined
+      if (performance.now() - host.readAt > STALE_MS) this.#setAside(host, error)
     } finally {
       host.refreshing = false
     }

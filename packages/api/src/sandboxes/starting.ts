@@ -65,11 +65,11 @@ export class Starter {
       } catch (cause) {
         const error = ConnectError.from(cause)
         this.#logger.warn({ err: error, hostId: host.id, sandboxId: order.sandboxId }, 'start failed')
-        // These two say that the host did nothing: another may do better.
-        if (error.code !== Code.ResourceExhausted && error.code !== Code.NotFound) {
-          await this.#undo(host, order.sandboxId)
-          throw startError(error)
-        }
+        if (error.code === Code.Unavailable) this.#hosts.noteUnreachable(host.id, error)
+        // The first two say that the host did nothing, the third that it is away: another may do better.
+        const isRefusal = error.code === Code.ResourceExhausted || error.code === Code.NotFound
+        if (!isRefusal) await this.#undo(host, order.sandboxId)
+        if (!isRefusal && error.code !== Code.Unavailable) throw startError(error)
         refusal = error
       }
     }
