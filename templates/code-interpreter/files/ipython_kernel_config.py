@@ -1,0 +1,9 @@
+# Every Python kernel of the sandbox.
+c = get_config()  # noqa: F821
+
+c.InteractiveShellApp.extensions = ["e2b_charts.kernel"]
+c.InteractiveShell.colors = "nocolor"
+# Results are data: print them whole.
+c.PlainTextFormatter.max_seq_length = 0
+# History lives and ends with the kernel: no file that kernels share, no thread that writes it.
+c.HistoryManager.enabled = False
