@@ -173,7 +173,9 @@ export async function openPooled(
   }
   const cell = await openCell(cells, plan, {})
   try {
-    await cell.whileAlive(cell.agent.waitHealthy(INIT_WITHIN_MS))
+    // A whole introduction, not just a question: what it touches of the agent's memory is the clone's own afterwards.
+    const nobody = { sandboxId, templateId: '', envVars: {}, envdAccessToken: undefined }
+    await cell.whileAlive(cell.agent.init(cloneIdentity(nobody, snapshot.config), INIT_WITHIN_MS))
     cell.agent.disconnect()
     await cell.freeze()
     cell.markReady()

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { chmodSync, lstatSync, mkdirSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { errorCode } from '../../linux/libc.ts'
+import { gatewayAddress } from '../../slots.ts'
 import { BOOT_ID_FILE, EMPTY_DIRECTORY, EMPTY_FILE, SHARED_MEMORY } from './bundle.ts'
 
 /** Mount points an image may lack, with their modes. */
@@ -11,6 +12,7 @@ const DIRECTORIES = [
   ['/dev', 0o755],
   ['/tmp', 0o1777],
   ['/run', 0o755],
+  ['/etc', 0o755],
   [dirname(BOOT_ID_FILE), 0o755],
   [dirname(EMPTY_FILE), 0o755],
   [EMPTY_DIRECTORY, 0o555],
@@ -31,6 +33,8 @@ export function prepareBootFiles(upperPath: string, lowerPaths: readonly string[
   }
   writeFileSync(join(root, BOOT_ID_FILE), `${randomUUID()}\n`, { mode: 0o444 })
   writeFileSync(join(root, EMPTY_FILE), '', { mode: 0o444 })
+  // The image's own names resolvers that no sandbox reaches; where it is a link, this stands before it.
+  writeFileSync(join(root, '/etc/resolv.conf'), `nameserver ${gatewayAddress}\n`, { mode: 0o644 })
 }
 
 function present(path: string): boolean {
