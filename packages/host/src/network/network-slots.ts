@@ -104,8 +104,9 @@ export class NetworkSlots {
   async prepare(index: number): Promise<void> {
     const link = hostInterface(this.#options, index)
     const address = slotAddress(this.#options, index)
-    await this.destroy(index)
+    await this.#removeObjects(index)
     await run('nft', ['-f', '-'], { stdin: addSlotElements(this.#elements(index)) })
+    this.setPolicy(index, { internet: true })
     const netns = this.netnsPath(index)
     createNamespaceAt('net', CLONE_NEWNET, netns)
     inNetworkNamespace(netns, () => this.#setNamespaceSwitches())
@@ -135,14 +136,7 @@ route add default via ${gatewayAddress} dev eth0
 
   /** Removes a slot's kernel objects, whatever of them exists. */
   async destroy(index: number): Promise<void> {
-    const link = hostInterface(this.#options, index)
-    unmountIfMounted(this.sysfsPath(index))
-    if (existsSync(`/sys/class/net/${link}`)) await run('ip', ['link', 'delete', link])
-    const netns = this.netnsPath(index)
-    if (existsSync(netns)) {
-      unmountIfMounted(netns)
-      unlinkSync(netns)
-    }
+    await this.#removeObjects(index)
     // Last: while the link exists its rules must.
     await run('nft', ['-f', '-'], { stdin: removeSlotElements(this.#elements(index)) })
     this.#offline.delete(index)
@@ -215,6 +209,16 @@ route add default via ${gatewayAddress} dev eth0
 
   sysfsPath(index: number): string {
     return join(slotDir(this.#options, index), 'sys')
+  }
+
+  async #removeObjects(index: number): Promise<void> {
+    const link = hostInterface(this.#options, index)
+    unmountIfMounted(this.sysfsPath(index))
+    if (existsSync(`/sys/class/net/${link}`)) await run('ip', ['link', 'delete', link])
+    const netns = this.netnsPath(index)
+    if (!existsSync(netns)) return
+    unmountIfMounted(netns)
+    unlinkSync(netns)
   }
 
   #mark(index: number): number {
