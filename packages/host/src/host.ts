@@ -11,7 +11,7 @@ import type { Cell, CellParts } from './cells.ts'
 import type { Engine, EngineReport } from './engines/engine.ts'
 import { Foreground } from './foreground.ts'
 import { Journal, type JournalEntry, readBootId } from './journal.ts'
-import { type OpenEngine, openMachine } from './machine.ts'
+import { type Machine, type OpenEngine, openMachine } from './machine.ts'
 import type { HostOptions } from './options.ts'
 import { Pool } from './pool.ts'
 import { Sandboxes } from './sandboxes.ts'
@@ -84,7 +84,10 @@ export async function createHost(options: HostOptions, openEngine: OpenEngine): 
       const adopt = (entry: JournalEntry, cell: Cell): Promise<void> =>
         adoptInto(sandboxes, pool, entry, cell)
       const swept = await sweepAtStart({ cells, adopt, log }, content)
-      upkeep = setInterval(() => runUpkeep(options, pool, store, snapshots), UPKEEP_EVERY_MS)
+      upkeep = setInterval(
+        () => runUpkeep({ options, pool, store, snapshots, journal, machine }),
+        UPKEEP_EVERY_MS,
+      )
       upkeep.unref()
       await store.sweepDrafts(Date.now() - DRAFT_KEPT_MS)
       log.info({
@@ -99,7 +102,7 @@ export async function createHost(options: HostOptions, openEngine: OpenEngine): 
       foreground.close()
       await sandboxes.close(keepSandboxes)
       await pool.close(keepSandboxes)
-      await machine.close()
+      await machine.close({ destroy: journal.read().entries.length === 0 })
       log.info({ event: 'host.close', keepSandboxes })
     },
   }
@@ -112,17 +115,24 @@ async function adoptInto(sandboxes: Sandboxes, pool: Pool, entry: JournalEntry, 
   pool.adopt(entry.snapshotId, cell)
 }
 
-async function runUpkeep(
-  options: HostOptions,
-  pool: Pool,
-  store: SnapshotStore,
-  snapshots: WarmSnapshots,
-): Promise<void> {
+interface UpkeepParts {
+  options: HostOptions
+  pool: Pool
+  store: SnapshotStore
+  snapshots: WarmSnapshots
+  journal: Journal
+  machine: Machine
+}
+
+async function runUpkeep({ options, pool, store, snapshots, journal, machine }: UpkeepParts): Promise<void> {
   try {
     await pool.tend()
     await store.keepUse()
     const dropped = await store.evict(options.memoryCacheMib * 2 ** 20, pool.snapshotIds())
     for (const id of dropped) snapshots.forget(id)
+    // Between its taking and its journal entry nothing else runs, so an upper without an entry is nobody's.
+    const removed = machine.uppers.sweep(new Set(journal.read().entries.map((entry) => entry.upper.id)))
+    if (removed.length > 0) options.log.info({ event: 'host.upkeep', uppersRemoved: removed.length })
   } catch (error) {
     options.log.error({ event: 'host.upkeep', err: error })
   }

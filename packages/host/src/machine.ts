@@ -3,6 +3,7 @@ import type { Engine, EngineReport } from './engines/engine.ts'
 import { HostError } from './host-error.ts'
 import type { JournalEntry } from './journal.ts'
 import { CgroupRoot } from './linux/cgroup.ts'
+import { unmountTree } from './linux/mount-table.ts'
 import { DnsForwarder, type DnsUpstream } from './network/dns.ts'
 import { NetworkSlots } from './network/network-slots.ts'
 import type { HostOptions } from './options.ts'
@@ -42,8 +43,8 @@ export interface Machine {
   readonly layers: LayerStore
   /** Keeps the slots and uppers that the journal names, removes all others of this instance, makes the first ready. */
   start(entries: readonly JournalEntry[]): Promise<void>
-  /** Stops background work; what sandboxes use stays. */
-  close(): Promise<void>
+  /** Stops background work. With `destroy` nothing of this instance is left in the kernel; else what is used stays. */
+  close(options: { destroy: boolean }): Promise<void>
 }
 
 /** @throws HostError exists, or unsupported with what the machine lacks */
@@ -88,9 +89,14 @@ export async function openMachine(options: HostOptions, openEngine: OpenEngine):
       uppers.sweep(new Set(entries.map((entry) => entry.upper.id)))
       await dns.start()
     },
-    async close() {
-      await slots.stop({ destroy: false })
+    async close({ destroy }) {
+      await slots.stop({ destroy })
       await dns.stop()
+      await uppers.settled().catch((error: unknown) => log.error({ event: 'uppers.kept', err: error }))
+      if (destroy) {
+        await uppers.close()
+        unmountTree(runDir)
+      }
       unlock()
     },
   }
