@@ -63,7 +63,7 @@ export function dumpCommand(options: DumpOptions): ShimCommand {
 
 export interface RestoreOptions {
   criu: Criu
-  /** What `-D` gets; a bind of the snapshot's directory. */
+  /** What `-D` gets: the snapshot's directory under a path of the slot. */
   imagesPath: string
   rootPath: string
   external: ExternalMounts
@@ -78,11 +78,14 @@ export interface RestoreOptions {
 export function restoreProgram(options: RestoreOptions): Pick<ShimCommand, 'program' | 'environment'> {
   const { external } = options
   return {
-    environment: {
-      CRIU_RUN_DIR: options.runDir,
-      CRIU_OWN_IMAGES: options.ownImagesPath,
-      CRIU_COW_IMAGES: options.cowImagesPath,
-    },
+    environment:
+      options.criu.kind === 'stock'
+        ? {}
+        : {
+            CRIU_RUN_DIR: options.runDir,
+            CRIU_OWN_IMAGES: options.ownImagesPath,
+            CRIU_COW_IMAGES: options.cowImagesPath,
+          },
     program: [
       ...[options.criu.path, 'restore', ...COMMON],
       ...['-D', options.imagesPath, '-o', options.logPath, '--root', options.rootPath],

@@ -2,6 +2,7 @@ import { chmodSync, existsSync, mkdirSync, readdirSync, rmSync, statSync, writeF
 import { join } from 'node:path'
 import type { Cgroup, CgroupRoot } from '../../linux/cgroup.ts'
 import { userNamespaceFor } from '../../linux/idmap.ts'
+import { MS_RDONLY, mount, unmountIfMounted } from '../../linux/mount.ts'
 import { setHostname } from '../../linux/namespace.ts'
 import { alive } from '../../linux/process.ts'
 import type { Slot } from '../../slots.ts'
@@ -133,6 +134,7 @@ export class ContainerEngine implements Engine {
     } finally {
       // The sandbox has its own mount of it; without this one nothing has to be undone when it ends.
       unmountRoot(dir)
+      unmountIfMounted(files.memory)
     }
     return this.#instance(start.sandboxId, slot, upper, init, shim.ended())
   }
@@ -275,10 +277,14 @@ export class ContainerEngine implements Engine {
     if (!criu) throw new Error('there is no CRIU on this machine: memory cannot be restored')
     writeOwnImages(memoryDir, files.ownImages, { hostname: start.hostname, uidBase: start.slot.uidBase })
     mkdirSync(files.memory, { recursive: true, mode: 0o700 })
+    const stock = criu.kind === 'stock'
+    // Stock CRIU looks in one place only: our images lie over the snapshot's.
+    if (stock)
+      mount('overlay', files.memory, 'overlay', MS_RDONLY, `lowerdir=${files.ownImages}:${memoryDir}`)
     return {
       ...this.#sandboxCommand(start, files),
       // Through a mount that ends with the restore, so that the guest's memory maps name no path of this machine.
-      binds: [{ from: memoryDir, to: files.memory }],
+      binds: stock ? [] : [{ from: memoryDir, to: files.memory }],
       ...restoreProgram({
         criu,
         runDir,

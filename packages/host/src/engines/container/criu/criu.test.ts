@@ -18,7 +18,10 @@ let pid: number
 
 /** Counts in a file; holds 16 MiB, and a private mapping of a file named as page images are. */
 const program = `
-import mmap, os, sys, time
+import mmap, os, time
+if os.fork():
+    os._exit(0)
+os.setsid()
 held = bytearray(b'h' * (16 << 20))
 own = open('${ownFile}', 'r+b')
 mapped = mmap.mmap(own.fileno(), 0, flags=mmap.MAP_PRIVATE)
@@ -49,8 +52,8 @@ afterAll(() => rmSync(dir, { recursive: true, force: true }))
 async function start(): Promise<void> {
   writeFileSync(ownFile, 'file!'.padEnd(8192, '.') + 'below'.padEnd(8192, '.'))
   rmSync(join(dir, 'state'), { force: true })
-  // setsid forks and ends: the child belongs to init, as a sandbox does not belong to the daemon.
-  const parent = spawn('setsid', ['--fork', 'python3', '-c', program], { stdio: 'ignore', cwd: '/' })
+  // It forks and the parent ends: the child belongs to init, as a sandbox does not belong to the daemon.
+  const parent = spawn('python3', ['-c', program], { stdio: 'ignore', cwd: '/' })
   await once(parent, 'exit')
   await counting(0)
   pid = Number(execFileSync('pgrep', ['-n', '-f', join(dir, 'state.new')], { encoding: 'utf8' }))
