@@ -29,6 +29,9 @@ export interface CellPlan {
   onEnd: 'kill' | 'pause'
 }
 
+/** Cleaning a slot holds up this thread for some milliseconds: whoever waits for the stop is answered first. */
+const RECYCLE_AFTER_MS = 3
+
 /** Milliseconds of each phase, in the order they ran. */
 export type Phases = Record<string, number>
 
@@ -136,6 +139,7 @@ export class Cell {
   release(): Promise<void> {
     this.#released ??= (async () => {
       await this.stop()
+      await new Promise((resolve) => setTimeout(resolve, RECYCLE_AFTER_MS))
       giveBack(this.#parts, this.slot, this.upper)
       this.#reservation.release()
     })()
