@@ -1,4 +1,3 @@
-import { execFileSync } from 'node:child_process'
 import {
   chownSync,
   closeSync,
@@ -27,6 +26,7 @@ import { checked, libcFunction } from '../linux/libc.ts'
 import { mountsUnder } from '../linux/mount-table.ts'
 import { withFileSystemIds } from './file-system-ids.ts'
 import { LayerStore } from './layers.ts'
+import { leftovers } from './leak-check.ts'
 import { type MountedRoot, mountRoot, unmountRoot } from './overlay.ts'
 import { type Upper, UpperStore } from './uppers.ts'
 
@@ -54,13 +54,9 @@ afterAll(async () => {
   await releaseUserNamespace(idBase)
   layers.unmountAll()
   await uppers.close()
-  const mounts = mountsUnder(dir)
-  const devices = execFileSync('losetup', ['--list', '--noheadings', '--output', 'BACK-FILE'], {
-    encoding: 'utf8',
-  })
+  const left = await leftovers(dir)
   rmSync(dir, { recursive: true, force: true })
-  expect(mounts).toEqual([])
-  expect(devices).not.toContain(dir)
+  expect(left).toEqual([])
 })
 
 function agentTree(): string {

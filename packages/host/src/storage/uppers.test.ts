@@ -1,9 +1,11 @@
 import { execFileSync } from 'node:child_process'
-import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { bindMount, umount2 } from '../linux/mount.ts'
 import { mountsUnder } from '../linux/mount-table.ts'
+import { leftovers } from './leak-check.ts'
 import { UpperStore } from './uppers.ts'
 
 const dir = mkdtempSync(join(tmpdir(), 'uppers-'))
@@ -21,13 +23,9 @@ beforeAll(async () => {
 
 afterAll(async () => {
   await store.close()
-  const mounts = mountsUnder(dir)
-  const devices = execFileSync('losetup', ['--list', '--noheadings', '--output', 'BACK-FILE'], {
-    encoding: 'utf8',
-  })
+  const left = await leftovers(dir)
   rmSync(dir, { recursive: true, force: true })
-  expect(mounts).toEqual([])
-  expect(devices).not.toContain(dir)
+  expect(left).toEqual([])
 })
 
 function fill(path: string, mib: number): string | undefined {
@@ -146,6 +144,19 @@ test('the file survives an unmount, as over a reboot, with its caps', async () =
   store = await UpperStore.open(options)
   expect(store.list()).toEqual([upper.id])
   expect(fill(join(upper.path, 'upper', 'file'), 32)).toBeDefined()
+  store.release(upper)
+})
+
+test('a store that is unmounted while a sandbox holds it is found again, not opened twice', async () => {
+  const upper = store.take(16)
+  const held = join(dir, 'held')
+  mkdirSync(held)
+  bindMount(upper.path, held)
+  await store.close()
+  store = await UpperStore.open(options)
+  writeFileSync(join(held, 'upper', 'file'), 'seen')
+  expect(readFileSync(join(upper.path, 'upper', 'file'), 'utf8')).toBe('seen')
+  umount2(held)
   store.release(upper)
 })
 

@@ -10,13 +10,16 @@ import {
   mkdirSync,
   openSync,
   readdirSync,
+  readFileSync,
+  realpathSync,
   renameSync,
   rmSync,
   statSync,
 } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileSystemOf } from '../linux/file-system.ts'
-import { attachLoopDevice } from '../linux/loop-device.ts'
+import { SystemError } from '../linux/libc.ts'
+import { attachLoopDevice, type LoopDevice } from '../linux/loop-device.ts'
 import { MS_NOATIME, MS_NODEV, mount, umount2 } from '../linux/mount.ts'
 import { mountTable } from '../linux/mount-table.ts'
 import { run } from '../linux/process.ts'
@@ -213,7 +216,8 @@ async function mountOrMake(options: UpperStoreOptions): Promise<void> {
   if (statSync(file, { throwIfNoEntry: false })) {
     try {
       return mountFile(file, mountPoint)
-    } catch {
+    } catch (error) {
+      if (!isDamage(error)) throw error
       renameSync(file, `${file}.damaged`)
     }
   }
@@ -230,10 +234,40 @@ async function mountOrMake(options: UpperStoreOptions): Promise<void> {
 }
 
 function mountFile(file: string, mountPoint: string): void {
-  const device = attachLoopDevice(file, { directIo: true })
+  const device = loopDeviceOf(file) ?? attachLoopDevice(file, { directIo: true })
   try {
     mount(device.path, mountPoint, 'btrfs', MS_NOATIME | MS_NODEV, mountOptions)
   } finally {
     closeSync(device.fd)
   }
+}
+
+/**
+ * The device that a file system of this file still lives on: unmounted here, but held by sandboxes. A second device
+ * on the same file would destroy it.
+ */
+function loopDeviceOf(file: string): LoopDevice | undefined {
+  const real = realpathSync(file)
+  for (const name of readdirSync('/sys/block').filter((block) => block.startsWith('loop'))) {
+    if (backingFile(name) !== real) continue
+    const path = `/dev/${name}`
+    const fd = openSync(path, 'r+')
+    // Open it cannot be detached any more; before, it may have been, and be another file's by now.
+    if (backingFile(name) === real) return { path, fd }
+    closeSync(fd)
+  }
+  return undefined
+}
+
+function backingFile(device: string): string | undefined {
+  try {
+    return readFileSync(`/sys/block/${device}/loop/backing_file`, 'utf8').trimEnd()
+  } catch {
+    return undefined
+  }
+}
+
+/** EINVAL (no btrfs), EIO and EUCLEAN (a broken one). */
+function isDamage(error: unknown): boolean {
+  return error instanceof SystemError && [-22, -5, -117].includes(error.errno)
 }
