@@ -1,0 +1,84 @@
+import { pino } from 'pino'
+import type { Config } from '../config.ts'
+import { probeEngines } from '../engines.ts'
+import { readRuntime } from '../runtime.ts'
+import { missingPackages } from '../setup/packages.ts'
+import { checkRequirements, type Requirement } from '../setup/requirements.ts'
+import { readPublishedTemplates } from '../tenancy.ts'
+
+interface Finding extends Requirement {
+  kind: 'machine' | 'installed' | 'engine'
+}
+
+function installedFindings(config: Config): Finding[] {
+  const missing = missingPackages()
+  const runtime = readRuntime(config)
+  const templates = readPublishedTemplates(config).map((template) => template.name)
+  const quickstart = "Run 'npm run quickstart'."
+  return [
+    {
+      kind: 'installed',
+      name: 'Debian packages',
+      ok: missing.length === 0,
+      required: true,
+      detail: missing.length === 0 ? 'all present' : `missing: ${missing.join(', ')}`,
+      remedy: quickstart,
+    },
+    {
+      kind: 'installed',
+      name: 'CRIU',
+      ok: runtime?.criu?.kind === 'cow',
+      required: false,
+      detail: runtime?.criu
+        ? `${runtime.criu.version} (${criuWay(runtime.criu.kind)})`
+        : 'none: every start boots',
+      remedy: runtime?.criu?.reason ?? quickstart,
+    },
+    {
+      kind: 'installed',
+      name: 'templates',
+      ok: templates.length > 0,
+      required: true,
+      detail: templates.length > 0 ? templates.join(', ') : 'none built',
+      remedy: quickstart,
+    },
+  ]
+}
+
+const criuWay = (kind: 'cow' | 'stock'): string =>
+  kind === 'cow' ? 'memory is mapped copy-on-write' : 'memory is copied at each start'
+
+async function engineFindings(config: Config): Promise<Finding[]> {
+  const runtime = readRuntime(config)
+  if (!runtime) return []
+  const reports = await probeEngines(config, runtime, pino({ level: 'silent' }))
+  return reports.map(({ name, report }) => ({
+    kind: 'engine',
+    name,
+    ok: report.usable,
+    required: false,
+    detail: [report.version, report.detail].filter(Boolean).join(': '),
+    remedy: report.remedy,
+  }))
+}
+
+/**
+ * Prints each requirement and engine with its verdict and remedy.
+ * @returns 0 when sandboxes can run, 1 otherwise
+ */
+export async function doctor(config: Config, json: boolean): Promise<number> {
+  const machine = checkRequirements(config.stateDir).map((each): Finding => ({ ...each, kind: 'machine' }))
+  const findings = [...machine, ...installedFindings(config), ...(await engineFindings(config))]
+  const usable = findings.every((finding) => finding.ok || !finding.required)
+  if (json) {
+    process.stdout.write(`${JSON.stringify({ usable, findings }, null, 2)}\n`)
+    return usable ? 0 : 1
+  }
+  for (const finding of findings) {
+    const mark = finding.ok ? 'ok  ' : finding.required ? 'FAIL' : 'note'
+    process.stdout.write(`${mark} ${finding.name.padEnd(22)} ${finding.detail}\n`)
+    if (!finding.ok && finding.remedy) process.stdout.write(`     → ${finding.remedy}\n`)
+  }
+  process.stdout.write(usable ? 'Sandboxes can run on this machine.\n' : 'Sandboxes cannot run here yet.\n')
+  return usable ? 0 : 1
+}

@@ -1,0 +1,52 @@
+import { hostname } from 'node:os'
+import { type Client, createClient, createRouterTransport } from '@connectrpc/connect'
+import { Host as HostService } from '@sandbox/contract/gen/host/host_pb'
+import { createHost, type Host } from '@sandbox/host/host'
+import { type HostOptions, hostOptionDefaults } from '@sandbox/host/options'
+import type { Logger } from 'pino'
+import type { Config } from './config.ts'
+import { openConfiguredEngine } from './engines.ts'
+import { AGENT_VERSION, requireRuntime } from './runtime.ts'
+
+/** A host in this process, and the client that the control plane uses for it. */
+export interface HostRole {
+  readonly host: Host
+  readonly id: string
+  readonly client: Client<typeof HostService>
+}
+
+const MIB_PER_GIB = 1024
+const POOL_IDLE_MS = 10 * 60_000
+/** Processes and threads of one sandbox. */
+const PIDS = 1024
+
+function hostOptions(config: Config, log: Logger): HostOptions {
+  return {
+    ...hostOptionDefaults,
+    hostId: hostname(),
+    instance: config.instance,
+    stateDir: config.stateDir,
+    imagesDir: config.imagesDir,
+    runDir: config.runDir,
+    addressRange: config.addressRange,
+    uidBase: config.uidBase,
+    maxSandboxes: config.maxSandboxes,
+    slotsReady: config.slotsReady,
+    uppersMib: config.uppersGib * MIB_PER_GIB,
+    defaultLimits: { cpuCount: 2, memoryMib: 1024, diskMib: config.diskMib, pids: PIDS },
+    pool: { min: config.poolMin, max: config.poolMax, idleMs: POOL_IDLE_MS },
+    dnsUpstreams: config.dnsUpstreams.split(',').filter(Boolean),
+    agentVersion: AGENT_VERSION,
+    log: log.child({ role: 'host' }),
+  }
+}
+
+/** Opens the host of this machine and starts it: what runs is adopted, what nobody knows is removed. */
+export async function openHostRole(config: Config, log: Logger): Promise<HostRole> {
+  const runtime = requireRuntime(config)
+  const options = hostOptions(config, log)
+  const host = await createHost(options, (parts) => openConfiguredEngine(config, runtime, parts))
+  await host.start()
+  const transport = createRouterTransport((router) => host.routes(router))
+  return { host, id: options.hostId, client: createClient(HostService, transport) }
+}

@@ -1,0 +1,60 @@
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { createApiKey, createTeam, registerTemplate } from '@sandbox/api/operator'
+import type { Team } from '@sandbox/store/schema'
+import { openStore, type Store } from '@sandbox/store/store'
+import { keyPath } from './commands/env.ts'
+import type { Config } from './config.ts'
+
+/** The store of this configuration: PostgreSQL where a URL is given, else SQLite in the state directory. */
+export async function openConfiguredStore(config: Config): Promise<Store> {
+  if (config.databaseUrl) return openStore({ url: config.databaseUrl })
+  mkdirSync(config.stateDir, { recursive: true })
+  return openStore({ path: join(config.stateDir, 'store.sqlite') })
+}
+
+/** The team of a slug; made when missing. */
+export async function ensureTeam(store: Store, slug: string): Promise<Team> {
+  return (await store.teams.findBySlug(slug)) ?? (await createTeam(store, { name: slug, slug }))
+}
+
+/** The operator's own team and key: made once; the key lies in a file that root alone reads. */
+export async function ensureOperator(store: Store, config: Config): Promise<Team> {
+  const team = await ensureTeam(store, 'default')
+  const path = keyPath(config)
+  const known = existsSync(path) ? readFileSync(path, 'utf8').trim() : undefined
+  const keys = await store.apiKeys.list(team.id)
+  if (known && keys.length > 0) return team
+  const { key } = await createApiKey(store, team.id, 'operator', known)
+  if (!known) writeFileSync(path, `${key}\n`, { mode: 0o600 })
+  return team
+}
+
+/** One template of the platform as the set-up leaves it beside the images. */
+export interface PublishedTemplate {
+  name: string
+  snapshotId: string
+  envdVersion: string
+  resources: { cpuCount: number; memoryMib: number; diskMib: number }
+}
+
+export const publishedTemplatesPath = (config: Pick<Config, 'imagesDir'>): string =>
+  join(config.imagesDir, 'templates.json')
+
+/** What the set-up has built; empty before it ran. */
+export function readPublishedTemplates(config: Pick<Config, 'imagesDir'>): PublishedTemplate[] {
+  const path = publishedTemplatesPath(config)
+  return existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as PublishedTemplate[]) : []
+}
+
+/** Makes the built templates startable by every team. Running it again changes nothing. */
+export async function registerPublishedTemplates(
+  store: Store,
+  config: Config,
+  owner: Team,
+): Promise<string[]> {
+  const templates = readPublishedTemplates(config)
+  for (const template of templates)
+    await registerTemplate(store, { ...template, teamId: owner.id, isPublic: true })
+  return templates.map((template) => template.name)
+}
