@@ -70,7 +70,7 @@ export class Contexts {
 
   /** Starts a kernel and waits until it answers. Rejects with a message for the user. */
   async create(language: string, cwd = this.#options.defaultCwd): Promise<Context> {
-    const id = await this.#jupyter.startKernel(languageFor(language).kernelName)
+    const id = await this.#startKernel(language)
     const context = new Context({ id, language, cwd }, this.#jupyter, this.#environment, (lost) =>
       this.#examine(lost),
     )
@@ -82,6 +82,20 @@ export class Contexts {
     }
     this.#contexts.set(id, context)
     return context
+  }
+
+  async #startKernel(language: string): Promise<string> {
+    const { kernelName } = languageFor(language)
+    try {
+      return await this.#jupyter.startKernel(kernelName)
+    } catch (error) {
+      const installed = await this.#jupyter.kernelNames()
+      if (installed.includes(kernelName)) throw error
+      throw new JupyterError(
+        404,
+        `No kernel for ${language} is installed; installed are ${installed.join(', ')}`,
+      )
+    }
   }
 
   async remove(id: string): Promise<void> {

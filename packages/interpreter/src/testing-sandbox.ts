@@ -1,0 +1,173 @@
+/**
+ * A real Jupyter Server with a real interpreter service for tests, configured as in the template, and a small
+ * agent that answers `/envs`. The Python environment is made once and kept: `E2B_TEST_PYTHON_DIR`, else the
+ * directory for temporary files.
+ */
+import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer, type Server } from 'node:http'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { promisify } from 'node:util'
+import { InterpreterService } from './interpreter-service.ts'
+
+const run = promisify(execFile)
+const PACKAGES = [
+  ...[
+    'jupyter-server==2.21.1',
+    'ipykernel==6.31.0',
+    'ipython==9.18.1',
+    'orjson==3.13.0',
+    'bash_kernel==0.10.0',
+  ],
+  ...['numpy==2.3.5', 'pandas==2.2.3', 'matplotlib==3.10.9', 'pillow==13.0.0'],
+]
+const REPOSITORY = new URL('../../../', import.meta.url).pathname
+const TEMPLATE_FILES = join(REPOSITORY, 'templates/code-interpreter/files')
+
+export interface Line {
+  type: string
+  [field: string]: unknown
+}
+
+/** Makes the Python environment if it is missing. Returns its interpreter. */
+export async function pythonEnvironment(): Promise<string> {
+  const parent = process.env.E2B_TEST_PYTHON_DIR ?? join(tmpdir(), 'e2b-test-python')
+  const venv = join(parent, 'interpreter')
+  const complete = join(venv, 'complete')
+  if (!existsSync(complete) || readFileSync(complete, 'utf8') !== PACKAGES.join(' ')) {
+    await run('python3', ['-m', 'venv', venv])
+    await run(join(venv, 'bin/pip'), ['install', '--quiet', ...PACKAGES])
+    await run(join(venv, 'bin/python'), ['-m', 'bash_kernel.install', '--sys-prefix'])
+    writeFileSync(complete, PACKAGES.join(' '))
+  }
+  return join(venv, 'bin/python')
+}
+
+export class TestingSandbox {
+  readonly directory = mkdtempSync(join(tmpdir(), 'interp-'))
+  readonly home = join(this.directory, 'home')
+  readonly #python: string
+  readonly #service: InterpreterService
+  readonly #agent: Server
+  #jupyter: ChildProcess | undefined
+  port = 0
+  /** What the agent answers, and the token it wants. */
+  variables: Record<string, string> = {}
+  token = 'secret'
+  agentCalls = 0
+
+  private constructor(python: string, agent: Server, agentPort: number) {
+    this.#python = python
+    this.#agent = agent
+    mkdirSync(this.home)
+    this.#service = new InterpreterService({
+      host: '127.0.0.1',
+      port: 0,
+      jupyterSocket: this.socketPath,
+      agentPort,
+      generationFile: this.generationFile,
+      defaultCwd: this.home,
+      preload: ['python', 'javascript'],
+      keepaliveMs: 500,
+    })
+  }
+
+  static async start(): Promise<TestingSandbox> {
+    const python = await pythonEnvironment()
+    let sandbox: TestingSandbox | undefined
+    const agent = createServer((request, response) => {
+      if (sandbox) sandbox.agentCalls += 1
+      const isAllowed = request.headers['x-access-token'] === sandbox?.token
+      response.writeHead(isAllowed ? 200 : 401).end(JSON.stringify(sandbox?.variables))
+    })
+    await new Promise<void>((resolve) => agent.listen(0, '127.0.0.1', resolve))
+    const address = agent.address()
+    sandbox = new TestingSandbox(python, agent, typeof address === 'object' && address ? address.port : 0)
+    sandbox.startJupyter()
+    sandbox.port = await sandbox.#service.listen()
+    await sandbox.becomesHealthy()
+    return sandbox
+  }
+
+  get socketPath(): string {
+    return join(this.directory, 'jupyter.sock')
+  }
+
+  get generationFile(): string {
+    return join(this.directory, 'generation')
+  }
+
+  startJupyter(): void {
+    const config = join(this.directory, 'config.py')
+    const settings = [
+      `exec(open(${JSON.stringify(join(TEMPLATE_FILES, 'jupyter_server_config.py'))}).read())`,
+      `c.ServerApp.sock = ${JSON.stringify(this.socketPath)}`,
+      `c.ServerApp.root_dir = ${JSON.stringify(this.home)}`,
+    ]
+    writeFileSync(config, `${settings.join('\n')}\n`)
+    const ipython = join(this.directory, 'ipython')
+    mkdirSync(join(ipython, 'profile_default'), { recursive: true })
+    const kernelConfig = readFileSync(join(TEMPLATE_FILES, 'ipython_kernel_config.py'))
+    writeFileSync(join(ipython, 'profile_default/ipython_kernel_config.py'), kernelConfig)
+    this.#jupyter = spawn(this.#python, ['-s', '-m', 'jupyter_server', `--config=${config}`], {
+      cwd: this.home,
+      stdio: 'ignore',
+      env: {
+        PATH: process.env.PATH ?? '',
+        HOME: this.home,
+        IPYTHONDIR: ipython,
+        PYTHONPATH: join(REPOSITORY, 'python/e2b_charts'),
+        PYTHONDONTWRITEBYTECODE: '1',
+      },
+    })
+  }
+
+  killJupyter(): void {
+    this.#jupyter?.kill('SIGKILL')
+  }
+
+  async becomesHealthy(timeoutMs = 40_000): Promise<void> {
+    const end = Date.now() + timeoutMs
+    while (Date.now() < end) {
+      const answer = await fetch(this.url('/health')).catch(() => undefined)
+      if (answer?.status === 200) return
+      await new Promise((resolve) => setTimeout(resolve, 50))
+    }
+    throw new Error('the interpreter did not become healthy')
+  }
+
+  url(path: string): string {
+    return `http://127.0.0.1:${this.port}${path}`
+  }
+
+  post(path: string, body: unknown, signal?: AbortSignal): Promise<Response> {
+    return fetch(this.url(path), {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', 'x-access-token': this.token },
+      body: JSON.stringify(body),
+      ...(signal === undefined ? {} : { signal }),
+    })
+  }
+
+  /** All lines of an execution's answer. */
+  async execute(code: string, fields: Record<string, unknown> = {}): Promise<Line[]> {
+    const answer = await this.post('/execute', { code, ...fields })
+    const text = await answer.text()
+    if (answer.status !== 200) throw new Error(`${answer.status} ${text}`)
+    return text.trimEnd().split('\n').map(parseLine)
+  }
+
+  async stop(): Promise<void> {
+    this.#service.close()
+    this.#agent.close()
+    const exited = new Promise((resolve) => this.#jupyter?.once('exit', resolve))
+    this.#jupyter?.kill('SIGTERM')
+    await exited
+    rmSync(this.directory, { recursive: true, force: true, maxRetries: 5 })
+  }
+}
+
+export function parseLine(line: string): Line {
+  return JSON.parse(line)
+}
