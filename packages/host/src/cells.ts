@@ -161,9 +161,9 @@ export async function openCell(
   const measure = phaseClock(phases)
   const made: { slot?: Slot; upper?: Upper } = {}
   try {
-    made.slot = await parts.slots.claim()
+    made.slot = await parts.slots.claim().catch(noRoom)
     measure('slot')
-    made.upper = parts.uppers.take(plan.limits.diskMib)
+    made.upper = takeUpper(parts, plan.limits.diskMib)
     measure('upper')
     signal?.throwIfAborted()
     const base = planOf(plan, parts)
@@ -192,6 +192,19 @@ export async function openCell(
     reservation.release()
     throw error
   }
+}
+
+function takeUpper(parts: CellParts, capMib: number): Upper {
+  try {
+    return parts.uppers.take(capMib)
+  } catch (error) {
+    return noRoom(error)
+  }
+}
+
+/** Slots and disk run out as operating errors: the caller may try another host. */
+function noRoom(error: unknown): never {
+  throw new HostError('noRoom', `this host has no room: ${(error as Error).message}`, error)
 }
 
 /** A cell that an earlier daemon opened and that still runs. */

@@ -144,7 +144,7 @@ const request = (sandboxId: string): StartRequest => ({
   sandboxId,
   snapshotId: 's',
   templateId: 't',
-  limits: undefined,
+  limits: {},
   envVars: {},
   envdAccessToken: undefined,
   network: { internet: true },

@@ -20,7 +20,7 @@ import { connectError } from './connect-error.ts'
 import type { Limits } from './engines/engine.ts'
 import type { SandboxEvent } from './events.ts'
 import { HostError } from './host-error.ts'
-import { limitsFrom } from './limits.ts'
+import { askedLimits } from './limits.ts'
 import type { Sandboxes, SandboxView } from './sandboxes.ts'
 import type { StartRequest as StartCommand } from './start.ts'
 
@@ -48,7 +48,7 @@ export function hostService(parts: ServiceParts): ServiceImpl<typeof HostService
   return {
     start: (request) =>
       translated(async () => {
-        const { view, fromPool } = await sandboxes.start(startCommand(request, defaultLimits))
+        const { view, fromPool } = await sandboxes.start(startCommand(request))
         return { sandbox: statusOf(view), fromPool }
       }),
     stop: ({ sandboxId }) =>
@@ -70,7 +70,7 @@ export function hostService(parts: ServiceParts): ServiceImpl<typeof HostService
   }
 }
 
-function startCommand(request: StartRequest, defaultLimits: Limits): StartCommand {
+function startCommand(request: StartRequest): StartCommand {
   const { sandboxId, snapshotId, config } = request
   if (!/^[a-z0-9]{1,64}$/.test(sandboxId))
     throw new ConnectError('sandbox_id must be [a-z0-9]', Code.InvalidArgument)
@@ -78,7 +78,7 @@ function startCommand(request: StartRequest, defaultLimits: Limits): StartComman
     sandboxId,
     snapshotId,
     templateId: config?.templateId ?? '',
-    limits: config?.resources ? limitsFrom(config.resources, defaultLimits) : undefined,
+    limits: askedLimits(config?.resources),
     envVars: config?.envVars ?? {},
     envdAccessToken: config?.envdAccessToken,
     network: networkOf(config),

@@ -1,9 +1,9 @@
 import type { Logger } from 'pino'
 import { type Cell, type CellParts, type CellPlan, openCell, type Phases, phaseClock } from './cells.ts'
 import { cloneIdentity } from './clone-identity.ts'
-import type { Limits } from './engines/engine.ts'
 import type { Foreground } from './foreground.ts'
 import { HostError } from './host-error.ts'
+import type { AskedLimits } from './limits.ts'
 import type { NetworkPolicy } from './network/network-slots.ts'
 import { sameLimits } from './parts.ts'
 import type { Pool } from './pool.ts'
@@ -16,8 +16,8 @@ export interface StartRequest {
   sandboxId: string
   snapshotId: string
   templateId: string
-  /** Undefined takes the snapshot's own. */
-  limits: Limits | undefined
+  /** What is not asked for is the snapshot's own. */
+  limits: AskedLimits
   envVars: Readonly<Record<string, string>>
   envdAccessToken: string | undefined
   network: NetworkPolicy
@@ -131,8 +131,12 @@ export class Starter {
   /** A create that finds no room takes that of a pooled sandbox. */
   async #openYielding(plan: CellPlan, phases: Phases, signal: AbortSignal): Promise<Cell> {
     try {
-      return await openCell(this.#parts.cells, plan, phases, signal)
+      const cell = await openCell(this.#parts.cells, plan, phases, signal)
+      this.#parts.snapshots.restored(plan.snapshotId)
+      return cell
     } catch (error) {
+      if (!(error instanceof HostError) && !signal.aborted)
+        await this.#parts.snapshots.failed(plan.snapshotId)
       const isFull = error instanceof HostError && error.kind === 'noRoom'
       if (!isFull || !(await this.#parts.pool.yieldOne())) throw error
       return await openCell(this.#parts.cells, plan, phases, signal)
@@ -146,7 +150,7 @@ const planFor = (request: StartRequest, snapshot: ReadySnapshot): CellPlan => ({
   snapshotId: snapshot.id,
   templateId: request.templateId,
   layers: snapshot.layers,
-  limits: request.limits ?? snapshot.limits,
+  limits: { ...snapshot.limits, ...request.limits },
   memoryDir: snapshot.memoryDir,
   network: request.network,
   endAtMs: request.endAtMs,

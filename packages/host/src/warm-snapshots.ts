@@ -24,12 +24,15 @@ export interface WarmSnapshotsParts {
   captureMemory: (manifest: SnapshotManifest) => Promise<void>
 }
 
+const FAILURES_UNTIL_REBUILD = 3
+
 /**
  * Resolves snapshots for starts. The first start of a snapshot without memory for this host's class boots it once and
  * captures; all who ask meanwhile wait for that one capture.
  */
 export class WarmSnapshots {
   readonly #parts: WarmSnapshotsParts
+  readonly #failures = new Map<string, number>()
   readonly #ready = new Map<string, ReadySnapshot>()
   readonly #resolving = new Map<string, Promise<ReadySnapshot>>()
 
@@ -47,6 +50,21 @@ export class WarmSnapshots {
       this.#resolving.set(id, resolving)
     }
     return resolving
+  }
+
+  /** Its memory restored. */
+  restored(id: string): void {
+    this.#failures.delete(id)
+  }
+
+  /** It did not. Memory that fails time after time is made anew from the layers, which is slow but never refused. */
+  async failed(id: string): Promise<void> {
+    const failures = (this.#failures.get(id) ?? 0) + 1
+    this.#failures.set(id, failures)
+    if (failures < FAILURES_UNTIL_REBUILD || !this.#ready.get(id)?.memoryDir) return
+    this.#failures.delete(id)
+    this.forget(id)
+    await this.#parts.store.dropMemory(id)
   }
 
   /** After its memory was dropped. */

@@ -4,7 +4,7 @@ import { Code, ConnectError } from '@connectrpc/connect'
 import { type BuildEvent, BuildEventSchema, type BuildRequest } from '@sandbox/contract/gen/host/host_pb'
 import { connectError } from '../connect-error.ts'
 import type { Limits } from '../engines/engine.ts'
-import { limitsFrom } from '../limits.ts'
+import { askedLimits } from '../limits.ts'
 import type { BuildBase, Builder, BuildPlan } from './builder.ts'
 
 /** A build as a stream of its log lines, then its result. */
@@ -71,7 +71,7 @@ function planOf(request: BuildRequest, defaultLimits: Limits): BuildPlan {
     steps: request.steps,
     startCmd: request.startCmd,
     readyCmd: request.readyCmd,
-    limits: limitsFrom(request.resources, defaultLimits),
+    limits: { ...defaultLimits, ...askedLimits(request.resources) },
     force: request.force,
   }
 }

@@ -171,7 +171,7 @@ export class Builder {
       const key = stepKey(progress.key, step)
       const isCached = progress.isCached && !step.force
       const cached = isCached ? await this.#usable(key) : undefined
-      const what = `[${number}/${plan.steps.length}] ${step.type.toUpperCase()} ${step.args.join(' ')}`
+      const what = `[${number}/${plan.steps.length}] ${shortened(`${step.type.toUpperCase()} ${step.args.join(' ')}`)}`
       emit({ level: 'info', message: cached ? `CACHED ${what}` : what, step: number })
       const result = cached ?? (await this.#runStep(plan, step, progress.result, number, emit, signal))
       if (!cached) await this.#parts.cache.put(key, result)
@@ -235,3 +235,8 @@ export class Builder {
     }
   }
 }
+
+const LONGEST_TITLE = 300
+
+const shortened = (text: string): string =>
+  text.length > LONGEST_TITLE ? `${text.slice(0, LONGEST_TITLE)}…` : text
