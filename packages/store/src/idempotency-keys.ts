@@ -26,14 +26,13 @@ export class IdempotencyKeyRepository {
       .executeTakeFirst()
   }
 
-  /** Gives a key back after a request that changed nothing. */
+  /** Gives a key back after a request of this owner that left nothing behind. */
   async release(teamId: string, key: string, owner: string): Promise<void> {
     await this.#db
       .deleteFrom('idempotencyKeys')
       .where('teamId', '=', teamId)
       .where('key', '=', key)
       .where('owner', '=', owner)
-      .where('state', '=', 'in_progress')
       .execute()
   }
 

@@ -218,7 +218,7 @@ describe.each(databaseKinds)('the store on %s', (_name, start) => {
     const taken = await Promise.all(Array.from({ length: 5 }, () => store.idempotencyKeys.take(entry)))
     expect(taken.filter((holder) => holder === undefined)).toHaveLength(1)
     await store.sandboxes.insert(sandbox('i1', 't1'), { key: 'k', answer: '{"a":1}' })
-    await store.idempotencyKeys.release('t1', 'k', 'run')
+    await store.idempotencyKeys.release('t1', 'k', 'other run')
     expect(await store.idempotencyKeys.take(entry)).toMatchObject({ state: 'done', answer: '{"a":1}' })
   })
 

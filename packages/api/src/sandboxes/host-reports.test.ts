@@ -83,8 +83,12 @@ it('fails a create whose sandbox ended before it was recorded', async () => {
     await new Promise((resolve) => setTimeout(resolve, 50))
     await insert(row, completed)
   }
-  expect((await test.request('POST', '/v2/sandboxes', { templateID: 'base' })).status).toBe(500)
+  const headers = { 'idempotency-key': 'k' }
+  expect((await test.request('POST', '/v2/sandboxes', { templateID: 'base' }, headers)).status).toBe(500)
   expect(await listed()).toEqual([])
+  test.store.sandboxes.insert = insert
+  expect((await test.request('POST', '/v2/sandboxes', { templateID: 'base' }, headers)).status).toBe(201)
+  expect(await listed()).toHaveLength(1)
 })
 
 it('stops a sandbox that could not be recorded', async () => {

@@ -14,7 +14,7 @@ import type { Hosts } from './hosts.ts'
 import type { Idempotency } from './idempotency.ts'
 import { checkTimeout, ingressOf, readSettings, type SandboxSettings } from './new-sandbox.ts'
 import type { RunningSandbox, RunningSandboxes } from './running.ts'
-import { type Placed, type Starter, stopOn } from './starting.ts'
+import { type Placed, type Starter, type StartOrder, stopOn } from './starting.ts'
 
 export interface LifecycleParts {
   readonly store: Store
@@ -126,12 +126,11 @@ export class Lifecycle {
   }
 
   async #launch(team: Team, launch: Launch): Promise<AnswerFacts> {
-    const { running, starter, tokens, logger, store } = this.#parts
+    const { running, starter, logger, store } = this.#parts
     const { sandboxId, body, settings, template } = launch
     const begun = performance.now()
     const startedAt = Date.now()
     const endAt = startedAt + body.timeout * 1000
-    const ingress = ingressOf(settings)
     const sandbox: RunningSandbox = {
       id: sandboxId,
       teamId: team.id,
@@ -140,31 +139,11 @@ export class Lifecycle {
       phase: 'starting',
       startedAt,
       endAt,
-      ingress,
+      ingress: ingressOf(settings),
     }
     running.reserve(sandbox, this.#limitsOf(team).maxSandboxes)
     try {
-      const placed = await starter.start({
-        sandboxId,
-        snapshotId: template.snapshotId,
-        endAt,
-        pauseAtEnd: settings.autoPause,
-        memoryMib: template.memoryMib,
-        config: {
-          resources: {
-            cpuCount: template.cpuCount,
-            memoryMib: template.memoryMib,
-            diskMib: template.diskMib,
-          },
-          envVars: body.envVars ?? {},
-          envdAccessToken: tokens.envdToken(sandboxId),
-          ...(ingress.isPrivate ? { trafficAccessToken: tokens.trafficToken(sandboxId) } : {}),
-          allowInternetAccess: settings.allowInternetAccess ?? true,
-          networkJson: settings.network ? JSON.stringify(settings.network) : '',
-          metadata: body.metadata ?? {},
-          templateId: template.templateId,
-        },
-      })
+      const placed = await starter.start(this.#startOrder(launch, sandbox))
       const facts = await this.#record(team, launch, sandbox, placed)
       const startMs = Math.round((performance.now() - begun) * 100) / 100
       const { hostId, fromPool } = placed
@@ -182,9 +161,31 @@ export class Lifecycle {
     }
   }
 
+  #startOrder({ body, settings, template }: Launch, { id, endAt, ingress }: RunningSandbox): StartOrder {
+    const { tokens } = this.#parts
+    const { cpuCount, memoryMib, diskMib } = template
+    return {
+      sandboxId: id,
+      snapshotId: template.snapshotId,
+      endAt,
+      pauseAtEnd: settings.autoPause,
+      memoryMib,
+      config: {
+        resources: { cpuCount, memoryMib, diskMib },
+        envVars: body.envVars ?? {},
+        envdAccessToken: tokens.envdToken(id),
+        ...(ingress.isPrivate ? { trafficAccessToken: tokens.trafficToken(id) } : {}),
+        allowInternetAccess: settings.allowInternetAccess ?? true,
+        networkJson: settings.network ? JSON.stringify(settings.network) : '',
+        metadata: body.metadata ?? {},
+        templateId: template.templateId,
+      },
+    }
+  }
+
   /** Writes the row, then makes the sandbox reachable. A sandbox that cannot be recorded is stopped again. */
   async #record(team: Team, launch: Launch, sandbox: RunningSandbox, placed: Placed): Promise<AnswerFacts> {
-    const { running, store, logger } = this.#parts
+    const { running, store } = this.#parts
     sandbox.hostId = placed.hostId
     const row = this.#rowOf(team, launch, sandbox)
     const facts = factsOf(row)
@@ -194,9 +195,7 @@ export class Lifecycle {
         launch.key === undefined ? undefined : { key: launch.key, answer: JSON.stringify(facts) },
       )
     } catch (error) {
-      await stopOn(this.#hostOf(sandbox), sandbox.id).catch((cause) =>
-        logger.error({ err: cause, sandboxId: sandbox.id }, 'unrecorded sandbox not stopped yet'),
-      )
+      await this.#unrecord(sandbox)
       throw error
     }
     if (sandbox.ended) {
@@ -208,6 +207,20 @@ export class Lifecycle {
     }
     running.publish(sandbox, placed.hostId, placed.address)
     return facts
+  }
+
+  /** After a failed write: the sandbox goes, and so does a row whose write failed only in its answer. */
+  async #unrecord(sandbox: RunningSandbox): Promise<void> {
+    const { store, logger } = this.#parts
+    const undone = await Promise.allSettled([
+      stopOn(this.#hostOf(sandbox), sandbox.id),
+      store.sandboxes.delete(sandbox.id),
+    ])
+    for (const result of undone) {
+      if (result.status === 'rejected') {
+        logger.error({ err: result.reason, sandboxId: sandbox.id }, 'unrecorded sandbox not removed yet')
+      }
+    }
   }
 
   #rowOf(team: Team, { body, settings, template }: Launch, sandbox: RunningSandbox): SandboxRow {
