@@ -21,6 +21,7 @@ const naming = {
 }
 const errors: unknown[] = []
 const readied: number[] = []
+const restored = Promise.withResolvers<void>()
 let pool: SlotPool
 
 function makePool(readyCount: number): SlotPool {
@@ -34,6 +35,7 @@ function makePool(readyCount: number): SlotPool {
       readied.push(slot.index)
     },
     onError: (_, error) => errors.push(error),
+    onRulesLost: (error) => (error === undefined ? restored.resolve() : restored.reject(error)),
   })
 }
 
@@ -98,6 +100,12 @@ test('a claim waits for a slot that is being cleaned', async () => {
   const slots = [await pool.claim(), await pool.claim(), await pool.claim()]
   pool.release(slots[1]!)
   expect(await pool.claim()).toEqual(slots[1])
+})
+
+test('a firewall table that somebody removed is put back', { timeout: 10_000 }, async () => {
+  await run('nft', ['delete', 'table', 'inet', instance])
+  await restored.promise
+  expect((await run('nft', ['list', 'set', 'inet', instance, 'slots'])).stdout).toContain(`"${instance}0h"`)
 })
 
 test('after a restart, slots in use keep running and the others are removed and made anew', async () => {

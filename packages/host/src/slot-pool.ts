@@ -19,6 +19,8 @@ export interface SlotPoolOptions {
   onReady?: (slot: Slot) => Promise<void>
   /** Background work that failed; the slot is set aside, made anew later. */
   onError: (index: number, error: unknown) => void
+  /** Somebody removed the firewall table; it has been put back, or `error` says why not. */
+  onRulesLost?: (error?: unknown) => void
 }
 
 export interface SlotPoolCounts {
@@ -37,6 +39,7 @@ export class NoSlotError extends Error {
 }
 
 const claimTimeoutMs = 10_000
+const rulesCheckMs = 2_000
 
 interface Waiter {
   resolve: (slot: Slot) => void
@@ -55,6 +58,8 @@ export class SlotPool {
   readonly #waiters: Waiter[] = []
   #work: Promise<void> = Promise.resolve()
   #stopped = false
+  #rulesTimer: NodeJS.Timeout | undefined
+  #rulesCheck: Promise<void> = Promise.resolve()
 
   constructor(options: SlotPoolOptions) {
     this.#options = options
@@ -79,6 +84,7 @@ export class SlotPool {
     }
     this.#refill()
     await this.idle()
+    this.#scheduleRulesCheck()
   }
 
   get counts(): SlotPoolCounts {
@@ -149,12 +155,35 @@ export class SlotPool {
   async stop(options: { destroy: boolean }): Promise<void> {
     this.#stopped = true
     for (const waiter of this.#waiters.splice(0)) waiter.reject(new NoSlotError(this.#max))
+    clearTimeout(this.#rulesTimer)
+    await this.#rulesCheck
     await this.idle()
     for (const index of this.#made) await releaseUserNamespace(slotUidBase(this.#options.naming, index))
     if (!options.destroy) return
     await this.#sweep(new Set())
     await this.#options.cgroups.remove()
     await this.#options.network.remove()
+  }
+
+  /** `nft flush ruleset`, also a restart of nftables.service, takes our table along: guests must not stay without. */
+  async #checkRules(): Promise<void> {
+    const { network, onRulesLost } = this.#options
+    try {
+      if (!network.rulesPresent()) {
+        await network.start()
+        onRulesLost?.()
+      }
+    } catch (error) {
+      onRulesLost?.(error)
+    }
+    if (!this.#stopped) this.#scheduleRulesCheck()
+  }
+
+  #scheduleRulesCheck(): void {
+    const check = (): void => {
+      this.#rulesCheck = this.#checkRules()
+    }
+    this.#rulesTimer = setTimeout(check, rulesCheckMs).unref()
   }
 
   #refill(): void {

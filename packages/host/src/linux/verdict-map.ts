@@ -1,8 +1,10 @@
+import { errorCode } from './libc.ts'
 import { attribute, type NetfilterMessage, netfilterRequest, networkOrder32 } from './netlink.ts'
 
 const NFNL_SUBSYS_NFTABLES = 10
 const NFNL_MSG_BATCH_BEGIN = 0x10
 const NFNL_MSG_BATCH_END = 0x11
+const NFT_MSG_GETTABLE = (NFNL_SUBSYS_NFTABLES << 8) | 1
 const NFT_MSG_NEWSETELEM = (NFNL_SUBSYS_NFTABLES << 8) | 12
 const NFT_MSG_DELSETELEM = (NFNL_SUBSYS_NFTABLES << 8) | 14
 const NLM_F_CREATE = 0x400
@@ -23,15 +25,36 @@ export function addDropVerdict(at: VerdictMap, interfaceName: string): void {
   change(at, NFT_MSG_NEWSETELEM, NLM_F_CREATE, [key(interfaceName), verdict])
 }
 
-/** Removes the element of `interfaceName`. Throws SystemError (ENOENT: there is none). */
+/** Removes the element of `interfaceName`, if there is one. Throws SystemError. */
 export function deleteVerdict(at: VerdictMap, interfaceName: string): void {
-  change(at, NFT_MSG_DELSETELEM, 0, [key(interfaceName)])
+  try {
+    change(at, NFT_MSG_DELSETELEM, 0, [key(interfaceName)])
+  } catch (error) {
+    if (errorCode(error) !== 'ENOENT') throw error
+  }
 }
 
 function key(interfaceName: string): Buffer {
   const name = Buffer.alloc(interfaceNameBytes)
   name.write(interfaceName, 0, interfaceNameBytes - 1, 'ascii')
   return attribute(1, [attribute(1, name)])
+}
+
+/** Whether the table of family `inet` exists. Throws SystemError when the kernel refuses to say. */
+export function tableExists(table: string): boolean {
+  const message = {
+    type: NFT_MSG_GETTABLE,
+    family: NFPROTO_INET,
+    attributes: attribute(1, table),
+    acknowledge: true,
+  }
+  try {
+    netfilterRequest([message], table)
+    return true
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') return false
+    throw error
+  }
 }
 
 /** nf_tables takes changes only between a begin and an end message, and applies them as one. */

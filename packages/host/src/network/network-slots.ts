@@ -17,7 +17,7 @@ import {
 import { mountTable } from '../linux/mount-table.ts'
 import { CLONE_NEWNET, createNamespaceAt, inNetworkNamespace } from '../linux/namespace.ts'
 import { run } from '../linux/process.ts'
-import { addDropVerdict, deleteVerdict } from '../linux/verdict-map.ts'
+import { addDropVerdict, deleteVerdict, tableExists } from '../linux/verdict-map.ts'
 import {
   assertNaming,
   gatewayAddress,
@@ -67,12 +67,15 @@ export interface NetworkPolicy {
 export class NetworkSlots {
   readonly #options: NetworkOptions
   readonly #table: string
+  readonly #linkName: RegExp
   readonly #offline = new Set<number>()
+  #policiesRead = false
 
   constructor(options: NetworkOptions) {
     assertNaming(options)
     this.#options = options
     this.#table = options.instance
+    this.#linkName = new RegExp(`^${options.instance}(\\d+)h$`)
   }
 
   /** Address and port the DNS forwarder must listen on. */
@@ -80,7 +83,10 @@ export class NetworkSlots {
     return { address: machineAddress(this.#options), port: this.#options.dnsPort ?? 10_053 }
   }
 
-  /** Rules, forwarding and this machine's own address. Idempotent; running slots keep their elements and flows. */
+  /**
+   * Rules, forwarding and this machine's own address. Idempotent; running slots keep their flows and policies, also
+   * when somebody else removed the table meanwhile.
+   */
   async start(): Promise<void> {
     this.#shareNetnsDir()
     mkdirSync(this.#options.runDir, { recursive: true })
@@ -93,11 +99,19 @@ export class NetworkSlots {
       deniedRanges,
       maxFlowsPerSlot: this.#options.maxFlowsPerSlot ?? 4_096,
     })
-    await run('nft', ['-f', '-'], { stdin: ruleset })
+    // One transaction: no moment in which the rules stand and a running slot is not under them.
+    await run('nft', ['-f', '-'], { stdin: ruleset + this.#existingElements() })
     await run('ip', ['address', 'replace', `${address}/32`, 'dev', 'lo', 'scope', 'host'])
     await admitForwarding(this.#options.instance)
     this.#enableForwarding()
-    await this.#readPolicies()
+    // Later, memory is the truth: policies may change while the list is being read.
+    if (!this.#policiesRead) await this.#readPolicies()
+    this.#policiesRead = true
+  }
+
+  /** False when somebody removed the table: guests are then without rules until `start` is called. Takes 0.1 ms. */
+  rulesPresent(): boolean {
+    return tableExists(this.#table)
   }
 
   /** Makes everything a slot needs from the network. Idempotent: what is left of an earlier slot is replaced. */
@@ -157,11 +171,10 @@ route add default via ${gatewayAddress} dev eth0
       const index = pattern.exec(text)?.[1]
       if (index !== undefined) found.add(Number(index))
     }
-    const linkName = new RegExp(`^${instance}(\\d+)h$`)
     if (existsSync(netnsDir))
       for (const name of readdirSync(netnsDir)) note(name, new RegExp(`^${instance}-(\\d+)$`))
-    for (const name of readdirSync('/sys/class/net')) note(name, linkName)
-    for (const name of await this.#elementsOf('set', 'slots')) note(name, linkName)
+    for (const name of readdirSync('/sys/class/net')) note(name, this.#linkName)
+    for (const name of await this.#elementsOf('set', 'slots')) note(name, this.#linkName)
     for (const { target } of mountTable()) {
       if (target.startsWith(`${runDir}/slots/`)) note(target.slice(runDir.length), /^\/slots\/(\d+)\/sys$/)
     }
@@ -234,6 +247,16 @@ route add default via ${gatewayAddress} dev eth0
     }
   }
 
+  /** Elements of every slot whose link exists, and the policies this process has set. */
+  #existingElements(): string {
+    const links = readdirSync('/sys/class/net').flatMap((name) => this.#linkName.exec(name)?.[1] ?? [])
+    const offline = [...this.#offline].map((index) => hostInterface(this.#options, index))
+    return [
+      ...links.map((index) => addSlotElements(this.#elements(Number(index)))),
+      ...offline.map((link) => `add element inet ${this.#table} egress { "${link}" : drop }\n`),
+    ].join('')
+  }
+
   /**
    * The guest's root has no capability over this namespace, so low ports and ping are opened to everybody in it.
    * IPv6 goes off before the first link exists.
@@ -282,10 +305,8 @@ route add default via ${gatewayAddress} dev eth0
   }
 
   async #readPolicies(): Promise<void> {
-    this.#offline.clear()
-    const linkName = new RegExp(`^${this.#options.instance}(\\d+)h$`)
     for (const name of await this.#elementsOf('map', 'egress')) {
-      const index = linkName.exec(name)?.[1]
+      const index = this.#linkName.exec(name)?.[1]
       if (index !== undefined) this.#offline.add(Number(index))
     }
   }

@@ -25,8 +25,9 @@ export interface HostRulesetOptions {
 }
 
 /**
- * Creates or refreshes the instance's table as one transaction. The elements of running slots stay, so this is
- * safe while sandboxes run. Policy of every chain is accept: other traffic of the machine is not ours to judge.
+ * Creates or refreshes the instance's table as one transaction. The elements of running slots stay, so this is safe
+ * while sandboxes run; only connections are counted anew, since a counter keeps the bound it was made with.
+ * Policy of every chain is accept: other traffic of the machine is not ours to judge.
  */
 export function hostRuleset(options: HostRulesetOptions): string {
   const { table, machineAddress, dnsPort } = options
@@ -38,6 +39,7 @@ add set inet ${table} sources { type ifname . ipv4_addr; }
 add map inet ${table} marks { type ifname : mark; }
 add map inet ${table} egress { type ifname : verdict; }
 add set inet ${table} flows { type ifname; size 65536; flags dynamic; }
+flush set inet ${table} flows
 add set inet ${table} forbidden { type ipv4_addr; flags interval; auto-merge; }
 flush set inet ${table} forbidden
 add element inet ${table} forbidden { ${ranges} }
