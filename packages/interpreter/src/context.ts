@@ -29,6 +29,10 @@ export interface ContextInfo {
 /** After these delays an abandoned execution that still runs is interrupted again. */
 const INTERRUPT_DELAYS_MS = [0, 200, 500, 1000, 3000]
 
+/** How long the kernel behind a new channel has to answer, and how often a channel is made before giving up. */
+const PROBE_TIMEOUT_MS = 2000
+const MAX_PROBES = 15
+
 const RESTARTED = syntheticError('ContextRestarting', 'Context was restarted')
 const REMOVED = syntheticError(
   'UnexpectedEndOfExecution',
@@ -52,6 +56,7 @@ export class Context {
   #restart: Promise<void> | undefined
   #isRemoved = false
   #isDead = false
+  #isUnproven = false
   #hasFreshProcess = true
   #executions = 0
   #channels = 0
@@ -143,9 +148,33 @@ export class Context {
     return result
   }
 
+  /**
+   * A channel whose kernel answers. While Jupyter Server replaces a dead process, a new channel may still lead to
+   * the old one's sockets: it is tried and, without an answer, made again.
+   */
   async #open(): Promise<KernelChannel> {
     await this.#restart
     if (this.#isDead) await this.restart()
+    for (let attempt = 1; attempt < MAX_PROBES; attempt += 1) {
+      const channel = await this.#connect()
+      if (!this.#isUnproven || (await this.#answers(channel))) {
+        this.#isUnproven = false
+        return channel
+      }
+      this.#closeChannel()
+    }
+    throw new Error('the kernel does not answer')
+  }
+
+  async #answers(channel: KernelChannel): Promise<boolean> {
+    const probe = this.#silentExecution(channel, '')
+    await probe.finishedWithin(PROBE_TIMEOUT_MS)
+    const isAnswered = probe.isFinished && probe.failure === undefined
+    probe.fail(NOT_SENT)
+    return isAnswered
+  }
+
+  async #connect(): Promise<KernelChannel> {
     if (this.#channel?.isOpen) return this.#channel
     this.#channels += 1
     const channel: KernelChannel = await KernelChannel.open(
@@ -227,12 +256,19 @@ export class Context {
   }
 
   async #runSilently(channel: KernelChannel, code: string): Promise<void> {
+    const execution = this.#silentExecution(channel, code)
+    await execution.finished
+    if (execution.failure !== undefined) throw new Error(execution.failure.value)
+  }
+
+  #silentExecution(channel: KernelChannel, code: string): Execution {
     const execution = new Execution(this.#nextId(), { write: () => true, onDrain: () => undefined }, channel)
     this.#running = execution
+    void execution.finished.then(() => {
+      if (this.#running === execution) this.#running = undefined
+    })
     channel.execute(execution.id, code, true)
-    await execution.finished
-    this.#running = undefined
-    if (execution.failure !== undefined) throw new Error(execution.failure.value)
+    return execution
   }
 
   async #interrupt(execution: Execution): Promise<void> {
@@ -259,6 +295,7 @@ export class Context {
   }
 
   #forgetProcess(): void {
+    this.#isUnproven = true
     this.#hasFreshProcess = true
     this.#variables = {}
     this.#variablesGeneration = undefined

@@ -29,3 +29,4 @@ c.MappingKernelManager.buffer_offline_messages = False
 
 # A kernel that died is noticed within a second.
 c.KernelRestarter.time_to_dead = 1.0
+c.KernelRestarter.random_ports_until_alive = False
