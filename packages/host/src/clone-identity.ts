@@ -17,7 +17,10 @@ export interface IdentityRequest {
  * No timestamp: this host is the only caller and calls in order, and a clock that was set back must not make the agent
  * ignore who it is.
  */
-export function cloneIdentity(request: IdentityRequest, config: SnapshotConfig): InitBody {
+export function cloneIdentity(
+  request: IdentityRequest,
+  config: Pick<SnapshotConfig, 'envVars' | 'user' | 'workdir'>,
+): InitBody {
   const { sandboxId, templateId, envdAccessToken } = request
   return {
     envVars: {

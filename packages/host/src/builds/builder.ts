@@ -3,6 +3,7 @@ import type { Logger } from 'pino'
 import type { CaptureParts } from '../capture.ts'
 import { captureMemory } from '../capture.ts'
 import { type Cell, type CellPlan, openCell } from '../cells.ts'
+import { cloneIdentity } from '../clone-identity.ts'
 import type { Limits } from '../engines/engine.ts'
 import { HostError } from '../host-error.ts'
 import { layerStack, withWritten } from '../layer-stack.ts'
@@ -75,7 +76,8 @@ export class Builder {
   }
 
   /**
-   * Builds and publishes the snapshot `buildId`. Repeating a finished build answers at once.
+   * Builds and publishes the snapshot `buildId`. Repeating a finished build answers at once. When it fails, the last
+   * line says why and at which step.
    * @throws HostError noRoom, notFound, unsupported, failed; the reason of `signal`
    */
   async build(plan: BuildPlan, emit: (line: BuildLine) => void, signal: AbortSignal): Promise<BuildResult> {
@@ -84,9 +86,14 @@ export class Builder {
     }
     this.#running++
     const startMs = performance.now()
+    let step = 'base'
+    const say = (said: BuildLine): void => {
+      step = said.step
+      emit(said)
+    }
     const line = { event: 'build', buildId: plan.buildId, steps: plan.steps.length }
     try {
-      const manifest = await this.#build(plan, emit, signal)
+      const manifest = await this.#build(plan, say, signal)
       const layers = layerStack(this.#parts.layers, manifest.layers)
       this.#parts.log.info({
         ...line,
@@ -100,6 +107,7 @@ export class Builder {
         envdVersion: manifest.agentVersion,
       }
     } catch (error) {
+      emit({ level: 'error', message: (error as Error).message, step })
       this.#parts.log.warn({ ...line, totalMs: Math.round(performance.now() - startMs), err: error })
       throw error
     } finally {
@@ -227,7 +235,14 @@ export class Builder {
     }
     const cell = await openCell(this.#parts.cells, cellPlan, {}, signal)
     try {
-      await cell.whileAlive(cell.agent.waitHealthy(AGENT_WITHIN_MS))
+      const builds = {
+        sandboxId: cellPlan.sandboxId,
+        templateId: '',
+        envVars: {},
+        envdAccessToken: undefined,
+      }
+      const identity = cloneIdentity(builds, from.context)
+      await cell.whileAlive(cell.agent.init(identity, AGENT_WITHIN_MS))
       return cell
     } catch (error) {
       await cell.release()
