@@ -36,8 +36,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <net/if.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -151,10 +154,19 @@ static void enter_cgroups(int report) {
     if (command.cgroups && unshare(CLONE_NEWCGROUP)) child_fail(report, "unshare", "cgroup");
 }
 
+/* A new network namespace comes with its loopback down, where CRIU's own checks fail. */
+static void loopback_up(int report) {
+    struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP};
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request)) child_fail(report, "up", "lo");
+    close(fd);
+}
+
 static void enter_network(int report) {
     if (!command.netns) return;
     if (!strcmp(command.netns, "new")) {
         if (unshare(CLONE_NEWNET)) child_fail(report, "unshare", "net");
+        loopback_up(report);
         return;
     }
     int fd = open(command.netns, O_RDONLY | O_CLOEXEC);
