@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -46,6 +47,14 @@ static void own_stdio(void) {
     dup2(log, 2);
   }
   syscall(SYS_close_range, 3, ~0U, 0);
+}
+
+/* The image's variables are for the user's processes; one like NODE_OPTIONS must not reach the agent. */
+static void own_environment(void) {
+  const char *given = getenv("PATH");
+  char *path = strdup(given ? given : "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+  clearenv();
+  if (path) setenv("PATH", path, 1);
 }
 
 static pid_t start(char **command) {
@@ -90,7 +99,7 @@ int main(int argc, char **argv) {
   prctl(PR_SET_CHILD_SUBREAPER, 1);
   own_stdio();
 
-  if (!getenv("PATH")) setenv("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", 1);
+  own_environment();
   long backoff_ms = BACKOFF_FIRST_MS;
   long long started_ms = now_ms();
   pid_t pid = start(command);

@@ -1,4 +1,4 @@
-import type { AddressInfo, Server } from 'node:net'
+import type { AddressInfo, Server, Socket } from 'node:net'
 import { Code, ConnectError } from '@connectrpc/connect'
 import { connectNodeAdapter } from '@connectrpc/connect-node'
 import { Filesystem } from '@sandbox/contract/gen/filesystem/filesystem_pb'
@@ -59,6 +59,11 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   const server = createListener((request, response) => {
     void handle(request, response, { state, routes, rpc, log })
   })
+  const sockets = new Set<Socket>()
+  server.on('connection', (socket) => {
+    sockets.add(socket)
+    socket.once('close', () => sockets.delete(socket))
+  })
   await listen(server, options)
   const port = (server.address() as AddressInfo).port
   log({ event: 'agent_start', port })
@@ -69,7 +74,10 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
       forwarder?.close()
       supervisor.close()
       watches.close()
-      await new Promise<void>((resolve) => server.close(() => resolve()))
+      await new Promise<void>((resolve) => {
+        server.close(() => resolve())
+        for (const socket of sockets) socket.destroy()
+      })
     },
   }
 }

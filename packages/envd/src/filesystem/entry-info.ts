@@ -17,7 +17,7 @@ export function entryInfo(path: string, users: UserDatabase): EntryInfo {
   const info = lstatSync(path)
   const link = info.isSymbolicLink()
   const symlinkTarget = link ? resolveLink(path) : undefined
-  const shown = symlinkTarget === undefined ? info : statSync(symlinkTarget, { throwIfNoEntry: false })
+  const shown = symlinkTarget === undefined ? info : targetInfo(symlinkTarget)
   const ownMs = info.mtimeMs
   return {
     name: basename(path),
@@ -39,6 +39,15 @@ function resolveLink(path: string): string {
     return realpathSync(path)
   } catch {
     return path
+  }
+}
+
+/** Undefined for a link that leads nowhere or to itself. */
+function targetInfo(path: string): Stats | undefined {
+  try {
+    return statSync(path)
+  } catch {
+    return undefined
   }
 }
 

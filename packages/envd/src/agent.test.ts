@@ -1,0 +1,180 @@
+import { readFileSync, statSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { Code, type ConnectError } from '@connectrpc/connect'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { startTestAgent, type TestAgent } from './testing/test-agent.ts'
+
+let agent: TestAgent
+
+beforeAll(async () => {
+  agent = await startTestAgent()
+}, 60_000)
+
+afterAll(() => agent.close())
+
+const identity = {
+  hostname: 'e2b.local',
+  machineId: '0123456789abcdef0123456789abcdef',
+  bootId: '11111111-2222-3333-4444-555555555555',
+  generation: '66666666-7777-8888-9999-000000000000',
+  sandboxId: 'isandbox',
+  templateId: 'template',
+  reseed: '00ff'.repeat(16),
+}
+
+const file = (path: string): string => readFileSync(join(agent.rootDir, path), 'utf8')
+const withToken = { 'X-Access-Token': 'secret' }
+
+test('init makes the sandbox its own', async () => {
+  writeFileSync(join(agent.rootDir, 'etc/hosts'), '127.0.0.1 localhost\n10.0.0.1 kept\n127.0.1.1 before\n')
+  const answer = await agent.post('/init', {
+    ...identity,
+    envVars: { MINE: 'yes' },
+    timestamp: '2026-01-01T00:00:02.000Z',
+    defaultUser: 'user',
+    defaultWorkdir: '/tmp',
+  })
+  expect([answer.status, answer.headers.get('x-envd-version')]).toEqual([204, '0.6.13'])
+  expect(file('etc/hostname')).toBe('e2b.local\n')
+  expect(file('etc/hosts')).toBe('127.0.0.1 localhost\n10.0.0.1 kept\n127.0.1.1 e2b.local\n')
+  expect(file('etc/machine-id')).toBe(`${identity.machineId}\n`)
+  expect(file('run/e2b/boot_id')).toBe(`${identity.bootId}\n`)
+  expect(file('run/e2b/.E2B_SANDBOX')).toBe('true')
+  expect(file('run/e2b/.E2B_SANDBOX_ID')).toBe('isandbox')
+  expect(JSON.parse(file('run/e2b/.generation'))).toEqual({ generation: identity.generation })
+  expect(await (await fetch(`${agent.baseUrl}/envs`)).json()).toEqual({
+    E2B_SANDBOX: 'true',
+    E2B_SANDBOX_ID: 'isandbox',
+    E2B_TEMPLATE_ID: 'template',
+    MINE: 'yes',
+  })
+  const run = agent.processes.start({ process: { cmd: '/bin/sh', args: ['-c', 'echo $USER $MINE $PWD'] } })
+  let output = ''
+  for await (const { event } of run) {
+    if (event?.event.case === 'data') output += String(event.event.value.output.value)
+  }
+  expect(Buffer.from(output.split(',').map(Number)).toString()).toBe('user yes /tmp\n')
+})
+
+test('the boot id stays the same file, because it is mounted elsewhere', async () => {
+  const before = statSync(join(agent.rootDir, 'run/e2b/boot_id')).ino
+  await agent.post('/init', { bootId: identity.bootId.replace('1', '9'), timestamp: '2026-01-01T00:00:03Z' })
+  expect(file('run/e2b/boot_id')).toBe(`${identity.bootId.replace('1', '9')}\n`)
+  expect(statSync(join(agent.rootDir, 'run/e2b/boot_id')).ino).toBe(before)
+})
+
+test('an older init changes nothing', async () => {
+  const answer = await agent.post('/init', { envVars: { MINE: 'old' }, timestamp: '2026-01-01T00:00:01Z' })
+  expect(answer.status).toBe(204)
+  expect(await (await fetch(`${agent.baseUrl}/envs`)).json()).toMatchObject({ MINE: 'yes' })
+})
+
+test('init takes no more than a few milliseconds', async () => {
+  const times: number[] = []
+  for (let second = 10; second < 30; second++) {
+    const startedMs = performance.now()
+    await agent.post('/init', { ...identity, timestamp: `2026-01-01T00:00:${second}Z` })
+    times.push(performance.now() - startedMs)
+  }
+  const median = times.sort((left, right) => left - right)[10] ?? 0
+  expect(median).toBeLessThan(20)
+})
+
+test('malformed bodies are refused', async () => {
+  expect((await agent.post('/init', { envVars: { A: 1 } })).status).toBe(400)
+  expect((await agent.post('/init', [])).status).toBe(400)
+  expect((await agent.post('/init', { timestamp: 'yesterday' })).status).toBe(400)
+})
+
+test('with a token everything but health needs it', async () => {
+  await agent.post('/init', { accessToken: 'secret', timestamp: '2026-02-01T00:00:00Z' })
+  expect((await fetch(`${agent.baseUrl}/health`)).status).toBe(204)
+  for (const [path, init] of [
+    ['/metrics', {}],
+    ['/envs', {}],
+    ['/files/compose', { method: 'POST' }],
+    ['/process.Process/List', { method: 'POST', body: '{}' }],
+  ] as const) {
+    const answer = await fetch(agent.baseUrl + path, init)
+    expect(await answer.json()).toEqual({
+      code: 401,
+      message: 'unauthorized access, please provide a valid access token or method signing if supported',
+    })
+    expect(answer.status).toBe(401)
+  }
+  expect((await fetch(`${agent.baseUrl}/envs`, { headers: withToken })).status).toBe(200)
+  expect((await agent.post('/init', { accessToken: 'other' })).status).toBe(401)
+  expect((await agent.post('/init', {})).status).toBe(401)
+  expect((await agent.post('/start', { cmd: 'true' })).status).toBe(401)
+  const same = await agent.post('/init', { accessToken: 'secret', timestamp: '2026-02-01T00:00:01Z' })
+  expect(same.status).toBe(204)
+})
+
+test('metrics measure this machine', async () => {
+  const answer = await fetch(`${agent.baseUrl}/metrics`, { headers: withToken })
+  const metrics = (await answer.json()) as Record<string, number>
+  expect(Object.keys(metrics).sort()).toEqual([
+    'cpu_count',
+    'cpu_used_pct',
+    'disk_total',
+    'disk_used',
+    'mem_cache',
+    'mem_total',
+    'mem_total_mib',
+    'mem_used',
+    'mem_used_mib',
+    'ts',
+  ])
+  expect(metrics.mem_total).toBeGreaterThan(0)
+  expect(metrics.disk_total).toBeGreaterThan(metrics.disk_used ?? 0)
+})
+
+test('browsers may call from anywhere', async () => {
+  const preflight = await fetch(`${agent.baseUrl}/process.Process/List`, {
+    method: 'OPTIONS',
+    headers: {
+      Origin: 'https://app.example',
+      'Access-Control-Request-Method': 'POST',
+      'Access-Control-Request-Headers': 'x-access-token',
+    },
+  })
+  expect(preflight.status).toBe(204)
+  expect(preflight.headers.get('access-control-allow-origin')).toBe('*')
+  expect(preflight.headers.get('access-control-allow-headers')).toBe('x-access-token')
+  expect(preflight.headers.get('access-control-max-age')).toBe('7200')
+  const answer = await fetch(`${agent.baseUrl}/health`, { headers: { Origin: 'https://app.example' } })
+  expect(answer.headers.get('access-control-expose-headers')).toContain('Grpc-Status')
+})
+
+test('start runs the command once, detached, and waits until it is ready', async () => {
+  const marker = join(agent.rootDir, 'ready')
+  const body = {
+    cmd: `sleep 0.3; touch ${marker}; sleep 30`,
+    readyCmd: `test -e ${marker}`,
+    user: 'root',
+    readyTimeoutMs: 10_000,
+  }
+  const answer = await agent.post('/start', body, withToken)
+  const { pid, readyAfterMs } = (await answer.json()) as { pid: number; readyAfterMs: number }
+  expect(answer.status).toBe(200)
+  expect(readyAfterMs).toBeGreaterThan(250)
+  const { processes } = await agent.processes.list({}, { headers: withToken })
+  expect(processes.find((running) => running.pid === pid)?.tag).toBe('start_cmd')
+  process.kill(pid, 'SIGKILL')
+  const never = await agent.post(
+    '/start',
+    { readyCmd: 'false', user: 'root', readyTimeoutMs: 200 },
+    withToken,
+  )
+  expect(never.status).toBe(504)
+  const early = { cmd: 'exit 3', readyCmd: 'false', user: 'root' }
+  expect((await agent.post('/start', early, withToken)).status).toBe(500)
+})
+
+test('what is not there is a Connect error for RPC paths', async () => {
+  const error = await agent.processes.list({}).catch((reason: ConnectError) => reason)
+  expect((error as ConnectError).code).toBe(Code.Unauthenticated)
+  const method = await agent.post('/process.Process/Nothing', {}, withToken)
+  expect(await method.json()).toMatchObject({ code: 'unimplemented' })
+  expect((await agent.post('/nothing', {}, withToken)).status).toBe(404)
+})
