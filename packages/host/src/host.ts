@@ -33,7 +33,6 @@ export interface Host {
 
 /** Upkeep of pool and caches; nothing exact depends on it. */
 const UPKEEP_EVERY_MS = 30_000
-const DRAFT_KEPT_MS = 60 * 60_000
 
 /**
  * Opens a host and starts it.
@@ -43,7 +42,11 @@ export async function createHost(options: HostOptions, openEngine: OpenEngine): 
   const machine = await openMachine(options, openEngine)
   const { engine, slots, uppers, layers, report } = machine
   const journal = new Journal(join(options.stateDir, 'journal'), readBootId())
-  const store = new SnapshotStore(join(options.imagesDir, 'snapshots'), engine.hostClass())
+  const store = new SnapshotStore(
+    join(options.imagesDir, 'snapshots'),
+    engine.hostClass(),
+    `${options.hostId}-${options.instance}`,
+  )
   const admission = new Admission(options)
   const cells: CellParts = { admission, engine, journal, slots, uppers, nowMs: () => Date.now() }
   const captureParts = { cells, layers, store }
@@ -89,7 +92,7 @@ export async function createHost(options: HostOptions, openEngine: OpenEngine): 
         UPKEEP_EVERY_MS,
       )
       upkeep.unref()
-      await store.sweepDrafts(Date.now() - DRAFT_KEPT_MS)
+      await store.sweepUnfinished()
       log.info({
         event: 'host.start',
         ...swept,

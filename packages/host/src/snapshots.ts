@@ -50,6 +50,8 @@ export interface SnapshotMemory {
 
 const SNAPSHOT_ID = /^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$/
 
+const MANIFEST_WITHIN_MS = 60 * 60_000
+
 /** A capture in the making: the engine fills `dir`, `publish` makes it visible. */
 export interface MemoryDraft {
   readonly dir: string
@@ -64,10 +66,13 @@ export class SnapshotStore {
   readonly #memories = new Map<string, SnapshotMemory>()
   readonly #lastUsedMs = new Map<string, number>()
 
-  /** @param dir made if missing */
-  constructor(dir: string, hostClass: string) {
+  /**
+   * @param dir made if missing
+   * @param owner names this daemon among those that share `dir`: drafts of that name are its own
+   */
+  constructor(dir: string, hostClass: string, owner: string) {
     this.#dir = dir
-    this.#draftDir = join(dir, '.drafts')
+    this.#draftDir = join(dir, '.drafts', fileName(owner))
     this.#hostClassDir = fileName(hostClass)
     mkdirSync(this.#draftDir, { recursive: true, mode: 0o700 })
   }
@@ -131,12 +136,20 @@ export class SnapshotStore {
     await rm(draft.root, { recursive: true, force: true })
   }
 
-  /** Removes drafts that a killed daemon left. Only while no capture runs. */
-  async sweepDrafts(olderThanMs: number): Promise<void> {
+  /**
+   * Removes what a killed daemon of the same owner left, and memory whose manifest never came. Before the first
+   * capture only.
+   */
+  async sweepUnfinished(nowMs = Date.now()): Promise<void> {
     for (const name of readdirSync(this.#draftDir)) {
-      const path = join(this.#draftDir, name)
-      const found = await stat(path).catch(() => undefined)
-      if (found && found.mtimeMs < olderThanMs) await rm(path, { recursive: true, force: true })
+      await rm(join(this.#draftDir, name), { recursive: true, force: true })
+    }
+    for (const name of readdirSync(this.#dir)) {
+      if (!SNAPSHOT_ID.test(name) || this.has(name)) continue
+      const found = await stat(join(this.#dir, name)).catch(() => undefined)
+      // Another daemon may be between the two.
+      if (!found || nowMs - found.mtimeMs < MANIFEST_WITHIN_MS) continue
+      await rm(join(this.#dir, name), { recursive: true, force: true })
     }
   }
 
