@@ -57,8 +57,7 @@ static void fail(void) {
 static char *announced[ANNOUNCED_LIMIT];
 static size_t announced_at;
 
-static void announce_created(const char *path) {
-  put(IN_CREATE, path);
+static void remember_announced(const char *path) {
   free(announced[announced_at]);
   announced[announced_at] = strdup(path);
   announced_at = (announced_at + 1) % ANNOUNCED_LIMIT;
@@ -90,11 +89,17 @@ static void remember(int wd, const char *path) {
   paths[wd] = strdup(path);
 }
 
-/* Arms `path`; with `announce` reports what is already in it, since that appeared before the watch did. */
-static void add(const char *path, int announce) {
+/*
+ * Arms `path` and then reports it with `mask`, so that whoever hears of a directory can rely on its watch. With
+ * `announce` also reports what is already in it, since that appeared before the watch did.
+ */
+static void add(const char *path, uint32_t mask, int announce) {
   char full[PATH_MAX], child[PATH_MAX];
   join(full, root, path);
   int wd = inotify_add_watch(inotify_fd, full, MASK);
+  int error = errno;
+  if (mask) put(mask, path);
+  errno = error;
   if (wd < 0) {
     if (!*path || errno == ENOSPC) fail();
     return;
@@ -113,8 +118,9 @@ static void add(const char *path, int announce) {
       join(child_full, root, child);
       is_directory = lstat(child_full, &info) == 0 && S_ISDIR(info.st_mode);
     }
-    if (announce) announce_created(child);
-    if (is_directory) add(child, announce);
+    if (announce) remember_announced(child);
+    if (is_directory) add(child, announce ? IN_CREATE | IN_ISDIR : 0, announce);
+    else if (announce) put(IN_CREATE, child);
   }
   closedir(directory);
 }
@@ -150,9 +156,10 @@ static void handle(const struct inotify_event *event) {
   if (on_nested_self) return; /* the parent directory reports it by name */
   join(path, paths[event->wd], event->len ? event->name : "");
   if (recursive && (event->mask & IN_ISDIR) && (event->mask & IN_MOVED_FROM)) forget_below(path);
-  if (!recursive || !(event->mask & IN_CREATE) || !was_announced(path)) put(event->mask, path);
+  if (recursive && (event->mask & IN_CREATE) && was_announced(path)) return;
   if (recursive && (event->mask & IN_ISDIR) && (event->mask & (IN_CREATE | IN_MOVED_TO)) && !is_watched(path))
-    add(path, event->mask & IN_CREATE);
+    add(path, event->mask, event->mask & IN_CREATE);
+  else put(event->mask, path);
 }
 
 int main(int argc, char **argv) {
@@ -163,7 +170,7 @@ int main(int argc, char **argv) {
   root = base;
   inotify_fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
   if (inotify_fd < 0) fail();
-  add("", 0);
+  add("", 0, 0);
   put(0, "");
   struct pollfd watched[2] = {{.fd = 0, .events = POLLIN}, {.fd = inotify_fd, .events = POLLIN}};
   _Alignas(struct inotify_event) static char buffer[64 * 1024];
