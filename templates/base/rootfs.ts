@@ -2,7 +2,7 @@
  * Builds the root file system of `base` with mmdebstrap. This runs on the host, as root, because there is no
  * sandbox yet to build in; all that is built on it later is built inside sandboxes.
  */
-import { mkdir, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises'
+import { mkdir, rename, rm, symlink, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { installNode } from './node.ts'
 import { runProgram } from './program.ts'
@@ -143,12 +143,4 @@ async function chroot(
     env: { PATH: path, HOME: '/root', LC_ALL: 'C.UTF-8', ...env },
     ...(signal === undefined ? {} : { signal }),
   })
-}
-
-/** True for a directory that `buildBaseRootfs` completed. */
-export async function isBaseRootfs(rootDir: string): Promise<boolean> {
-  return readFile(join(rootDir, 'etc/debian_version')).then(
-    () => true,
-    () => false,
-  )
 }

@@ -10,7 +10,7 @@
  * })
  */
 
-export type StepType = 'RUN' | 'COPY' | 'ENV' | 'USER' | 'WORKDIR'
+type StepType = 'RUN' | 'COPY' | 'ENV' | 'USER' | 'WORKDIR'
 
 export interface TemplateStep {
   type: StepType
@@ -18,7 +18,7 @@ export interface TemplateStep {
 }
 
 /** A root file system made by this machine's setup, or another template by its name. */
-export type TemplateSource = { rootfs: string } | { template: string }
+type TemplateSource = { rootfs: string } | { template: string }
 
 export interface TemplateDefinition {
   name: string

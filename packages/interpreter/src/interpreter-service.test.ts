@@ -66,6 +66,11 @@ describe('the stream of an execution', () => {
     expect(String(frame?.html)).toContain('<table')
   })
 
+  test('floating point numbers stay what they are', async () => {
+    const answer = await sandbox.post('/execute', { code: '{"a": [1.0, 2, 12345678901234567890]}' })
+    expect(await answer.text()).toContain('"json":{"a":[1.0,2,12345678901234567890]}')
+  })
+
   test('thirty megabytes of output arrive whole though the reader is slow', async () => {
     const answer = await sandbox.post('/execute', { code: 'for _ in range(30): print("x" * 2**20)' })
     let pending = ''

@@ -83,6 +83,23 @@ export function decodeKernelMessage(frame: Buffer): KernelMessage {
     type: header.msg_type,
     date: header.date ?? new Date().toISOString(),
     parentId: parent.msg_id,
-    content: JSON.parse(part(CONTENT)),
+    content: parseExactly(part(CONTENT)),
   }
+}
+
+interface ExactJson {
+  parse(text: string, revive: (key: string, value: unknown, context: { source?: string }) => unknown): unknown
+  rawJSON(text: string): object
+}
+
+const exactJson = JSON as unknown as ExactJson
+
+/** Numbers that JavaScript would write otherwise (1.0, 2e400, twenty digits) are kept as they are spelled. */
+function parseExactly(text: string): Record<string, unknown> {
+  const content = exactJson.parse(text, (_key, value, { source }) =>
+    typeof value === 'number' && source !== undefined && source !== String(value)
+      ? exactJson.rawJSON(source)
+      : value,
+  )
+  return content as Record<string, unknown>
 }
