@@ -49,8 +49,17 @@ export interface Machine {
 
 /** @throws HostError exists, or unsupported with what the machine lacks */
 export async function openMachine(options: HostOptions, openEngine: OpenEngine): Promise<Machine> {
+  const unlock = lockInstance(options.stateDir)
+  try {
+    return await openParts(options, openEngine, unlock)
+  } catch (error) {
+    unlock()
+    throw error
+  }
+}
+
+async function openParts(options: HostOptions, openEngine: OpenEngine, unlock: () => void): Promise<Machine> {
   const { instance, runDir, stateDir, imagesDir, log } = options
-  const unlock = lockInstance(stateDir)
   prepareRunDir(runDir)
   const naming = { instance, runDir, addressRange: options.addressRange, uidBase: options.uidBase }
   const layers = new LayerStore({ layersDir: join(imagesDir, 'layers'), mountsDir: join(runDir, 'layers') })

@@ -268,6 +268,7 @@ test('after SIGKILL at any step the next daemon has exactly what was answered fo
         expect(kernel.uppers.size).toBe(listed.length)
         expect(kernel.slotsInUse.size).toBe(listed.length)
         for (const id of answered) if (!asked.has(id)) expect(listed).toContain(id)
+        for (const id of listed) expect([...answered]).toContain(id)
         await second.close(false)
         expect(kernel.uppers.size).toBe(0)
       },
