@@ -59,11 +59,24 @@ describe('a server that dies', () => {
         await sandbox.kill()
       }
     }
-    await expect
-      .poll(() => takeInventory(server.config), { timeout: 15_000 })
-      .toMatchObject({ sandboxProcesses: 0, journalEntries: before.journalEntries })
-    await expect
-      .poll(() => takeInventory(server.config).mounts, { timeout: 15_000 })
-      .toBeLessThanOrEqual(before.mounts)
+    const settled = () => {
+      const { sandboxProcesses, roots, journalEntries, namespaces, veths, cgroups } = takeInventory(
+        server.config,
+      )
+      return {
+        sandboxProcesses,
+        roots,
+        journalEntries,
+        strayVeths: veths - namespaces,
+        hasCgroups: cgroups > 0,
+      }
+    }
+    await expect.poll(settled, { timeout: 15_000 }).toEqual({
+      sandboxProcesses: 0,
+      roots: 0,
+      journalEntries: before.journalEntries,
+      strayVeths: 0,
+      hasCgroups: true,
+    })
   })
 })

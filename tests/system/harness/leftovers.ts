@@ -13,7 +13,8 @@ export interface Inventory {
   sandboxProcesses: number
   namespaces: number
   veths: number
-  mounts: number
+  /** Root file systems of sandboxes. */
+  roots: number
   cgroups: number
   rules: number
   journalEntries: number
@@ -54,9 +55,9 @@ export function takeInventory({ instance, stateDir, runDir }: Names): Inventory 
     veths: lines('ip', ['-o', 'link', 'show', 'type', 'veth']).filter((line) =>
       new RegExp(`^\\d+: ${instance}\\d+h[@:]`).test(line),
     ).length,
-    mounts: readFileSync('/proc/self/mountinfo', 'utf8')
+    roots: readFileSync('/proc/self/mountinfo', 'utf8')
       .split('\n')
-      .filter((line) => line.includes(` ${runDir}/`)).length,
+      .filter((line) => line.includes(` ${runDir}/`) && line.includes(' - overlay ')).length,
     cgroups: cgroups(instance),
     rules: rules(instance),
     journalEntries: existsSync(journal) ? readdirSync(journal, { recursive: true }).length : 0,
