@@ -6,7 +6,8 @@ import { AgentClient } from './agent-client.ts'
 
 /** An address of the loopback network that nothing else listens on. */
 const address = '127.81.7.3'
-const port = 49983
+/** Not the agent's own: something may listen on that everywhere. */
+const port = 31_983
 let server: Server | undefined
 afterEach(() => server?.close())
 
@@ -34,7 +35,7 @@ const body = {
 }
 
 test('it waits for an agent that does not listen yet', async () => {
-  const client = new AgentClient(address)
+  const client = new AgentClient(address, port)
   const healthy = client.waitHealthy(5_000)
   await new Promise((resolve) => setTimeout(resolve, 60))
   await listen(() => 204)
@@ -45,7 +46,7 @@ test('it waits for an agent that does not listen yet', async () => {
 test('a connection that breaks is repeated, and the agent gets the whole body', async () => {
   const breaking = createTcpServer((socket) => socket.resetAndDestroy()).listen(port, address)
   await once(breaking, 'listening')
-  const client = new AgentClient(address)
+  const client = new AgentClient(address, port)
   const bodies: string[] = []
   const accepted = client.init(body, 5_000)
   await new Promise((resolve) => setTimeout(resolve, 40))
@@ -66,19 +67,19 @@ test('a refusal is not repeated', async () => {
     calls++
     return 401
   })
-  const client = new AgentClient(address)
+  const client = new AgentClient(address, port)
   await expect(client.init(body, 5_000)).rejects.toThrow('answered /init with 401')
   expect(calls).toBe(1)
   client.close()
 })
 
 test('nobody there within the time is an error that names address and time', async () => {
-  const client = new AgentClient('127.81.7.4')
+  const client = new AgentClient('127.81.7.4', port)
   await expect(client.waitHealthy(80)).rejects.toThrow('127.81.7.4 did not answer within 80 ms')
 })
 
 test('closing ends the wait', async () => {
-  const client = new AgentClient('127.81.7.4')
+  const client = new AgentClient('127.81.7.4', port)
   const waiting = client.waitHealthy(60_000)
   setTimeout(() => client.close(), 20)
   await expect(waiting).rejects.toThrow('ended while it was being started')

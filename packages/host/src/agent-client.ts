@@ -44,12 +44,14 @@ const LONGEST_PAUSE_MS = 20
 /** HTTP to the services of one sandbox over kept-alive connections, which end with it. */
 export class AgentClient {
   readonly address: string
+  readonly #port: number
   readonly #agent = new Agent({ keepAlive: true, maxSockets: 4 })
   #closed = false
 
   /** @param address under which this machine reaches the sandbox */
-  constructor(address: string) {
+  constructor(address: string, port = ENVD_PORT) {
     this.address = address
+    this.#port = port
   }
 
   /** Waits until the agent answers, repeating failed connections. @throws HostError failed after `withinMs` */
@@ -79,7 +81,7 @@ export class AgentClient {
       const outgoing = request({
         agent: this.#agent,
         host: this.address,
-        port: call.port ?? ENVD_PORT,
+        port: call.port ?? this.#port,
         method: call.method,
         path: call.path,
         headers: body === undefined ? {} : jsonHeaders(body),

@@ -42,6 +42,8 @@ export interface CellParts {
   slots: SlotSource
   uppers: UpperSource
   nowMs: () => number
+  /** Port of the agent; the standard one when absent. */
+  agentPort?: number
 }
 
 type Plan = Omit<JournalEntry, 'version' | 'bootId' | 'slot' | 'upper' | 'initPid'>
@@ -67,7 +69,7 @@ export class Cell {
     this.slot = instance.slot
     this.upper = upper
     this.limits = plan.limits
-    this.agent = new AgentClient(instance.slot.address)
+    this.agent = new AgentClient(instance.slot.address, parts.agentPort)
     this.exited = instance.exited
   }
 
