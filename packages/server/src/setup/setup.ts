@@ -24,6 +24,11 @@ interface SetupContext {
 
 type Task = ListrTask<SetupContext>
 
+/** Longest line of progress that is shown; logs keep the whole. */
+const SHOWN_CHARACTERS = 100
+/** Without a terminal, progress is a line of text: one in a while is enough. */
+const LINE_EVERY_MS = process.stdout.isTTY ? 0 : 5_000
+
 /** A task that ends by saying how it went, and shows what it does meanwhile. */
 function task(
   title: string,
@@ -32,9 +37,11 @@ function task(
   return {
     title,
     task: async (context, handle) => {
-      handle.output = 'started'
+      let shownMs = 0
       const outcome = await run(context, (line) => {
-        handle.output = line
+        if (Date.now() - shownMs < LINE_EVERY_MS) return
+        shownMs = Date.now()
+        handle.output = line.slice(0, SHOWN_CHARACTERS)
       })
       handle.title = `${title}: ${outcome}`
     },
