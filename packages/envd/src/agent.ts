@@ -8,7 +8,7 @@ import { download } from './files/download.ts'
 import { upload } from './files/upload.ts'
 import { filesystemService } from './filesystem/filesystem-service.ts'
 import { WatchService } from './filesystem/watch-service.ts'
-import { requireToken } from './http/access.ts'
+import { requireHost, requireToken, tokenOf } from './http/access.ts'
 import { answerCors } from './http/cors.ts'
 import {
   type Exchange,
@@ -54,7 +54,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     : undefined
   registry.onActivity = () => forwarder?.attend()
 
-  const routes = httpRoutes(options, { state, registry, supervisor })
+  const routes = httpRoutes(options, { state, registry, supervisor, watches })
   const rpc = rpcHandler(options, { state, registry, watches })
   const server = createListener((request, response) => {
     void handle(request, response, { state, routes, rpc, log })
@@ -84,15 +84,36 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
 
 function httpRoutes(
   options: AgentOptions,
-  parts: { state: AgentState; registry: ProcessRegistry; supervisor: ServiceSupervisor },
+  parts: {
+    state: AgentState
+    registry: ProcessRegistry
+    supervisor: ServiceSupervisor
+    watches: WatchService
+  },
 ): ReadonlyMap<string, Route> {
   const { state } = parts
   const metrics = new MetricsReader()
+  const { watches } = parts
+  const hostOnly =
+    (action: () => void): Route =>
+    ({ request, response }) => {
+      requireHost(state, request, tokenOf(request))
+      action()
+      sendEmpty(response, 204)
+    }
   return new Map<string, Route>([
     ['GET /health', ({ response }) => sendEmpty(response, 204, { 'Cache-Control': 'no-store' })],
     ['GET /metrics', ({ response }) => sendJson(response, 200, metrics.read())],
     ['GET /envs', ({ response }) => sendJson(response, 200, state.env)],
-    ['POST /init', (exchange) => init(exchange, state, options.rootDir)],
+    [
+      'POST /init',
+      async (exchange) => {
+        await init(exchange, state, options.rootDir)
+        watches.resume()
+      },
+    ],
+    ['POST /freeze', hostOnly(() => watches.suspend())],
+    ['POST /unfreeze', hostOnly(() => watches.resume())],
     ['POST /start', (exchange) => startCommand(exchange, { ...options, ...parts })],
     ['GET /files', (exchange) => download(exchange, state)],
     ['POST /files', (exchange) => upload(exchange, state)],

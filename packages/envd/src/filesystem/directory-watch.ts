@@ -22,45 +22,72 @@ const KINDS: readonly (readonly [EventType, number])[] = [
   [EventType.REMOVE, 0x200 | 0x400],
 ]
 
+/** Which directory, and where the native program is. */
+export interface WatchOptions {
+  readonly directory: string
+  readonly recursive: boolean
+  readonly nativeDir: string
+}
+
 /**
  * Watches a directory through the native program `watch`. It waits in the kernel, so an idle watch costs nothing,
  * and it is a process of its own, so a lost one cannot harm the agent.
  */
 export class DirectoryWatch {
-  readonly #child: ChildProcess
-  #buffered: Buffer = Buffer.alloc(0)
-  #armed: (failure?: Error) => void = () => {}
   /** Resolves when changes from now on are seen. Rejects when the directory cannot be watched. */
   readonly armed: Promise<void>
+  readonly #options: WatchOptions
   readonly #onChange: (change: DirectoryChange) => void
   readonly #onFailure: (error: Error) => void
+  #child: ChildProcess | undefined
+  #buffered: Buffer = Buffer.alloc(0)
+  #armed: (failure?: Error) => void = () => {}
   #closed = false
 
   constructor(
-    options: { directory: string; recursive: boolean; nativeDir: string },
+    options: WatchOptions,
     onChange: (change: DirectoryChange) => void,
     onFailure: (error: Error) => void,
   ) {
+    this.#options = options
     this.#onChange = onChange
     this.#onFailure = onFailure
     this.armed = new Promise((resolve, reject) => {
       this.#armed = (failure) => (failure ? reject(failure) : resolve())
     })
-    const args = [...(options.recursive ? ['-r'] : []), options.directory]
-    this.#child = spawn(join(options.nativeDir, 'watch'), args, {
-      stdio: ['pipe', 'pipe', 'ignore'],
-      env: {},
-    })
-    this.#child.stdout?.on('data', (chunk: Buffer) => this.#read(chunk))
-    this.#child.stdin?.on('error', () => {})
-    this.#child.once('error', (error) => this.#fail(error))
-    this.#child.once('close', () => this.#fail(new Error('watcher event channel closed')))
+    this.resume()
   }
 
   /** Ends the watch. Idempotent. */
   close(): void {
     this.#closed = true
-    this.#child.kill('SIGKILL')
+    this.suspend()
+  }
+
+  /** Sees nothing until `resume`, and holds nothing in the kernel that a memory image could not carry. */
+  suspend(): void {
+    const child = this.#child
+    this.#child = undefined
+    child?.kill('SIGKILL')
+  }
+
+  /** Sees changes again after `suspend`. */
+  resume(): void {
+    if (this.#closed || this.#child) return
+    const { recursive, directory, nativeDir } = this.#options
+    const args = [...(recursive ? ['-r'] : []), directory]
+    const child = spawn(join(nativeDir, 'watch'), args, { stdio: ['pipe', 'pipe', 'ignore'], env: {} })
+    this.#child = child
+    this.#buffered = Buffer.alloc(0)
+    child.stdout.on('data', (chunk: Buffer) => {
+      if (this.#child === child) this.#read(chunk)
+    })
+    child.stdin.on('error', () => {})
+    const lost = (error: Error): void => {
+      if (this.#child === child) this.#fail(error)
+    }
+    child.once('error', lost)
+    child.once('close', () => lost(new Error('watcher event channel closed')))
   }
 
   #fail(error: Error): void {

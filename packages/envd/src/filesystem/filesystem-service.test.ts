@@ -135,6 +135,24 @@ test('WatchDir: start, then every change, also in new nested directories', async
   )
 })
 
+test('watches are released for a capture and see changes again after it', async () => {
+  const { watcherId } = await agent.files.createWatcher({ path: dir })
+  expect((await agent.post('/freeze', {})).status).toBe(204)
+  writeFileSync(join(dir, 'unseen'), 'x')
+  expect((await agent.files.getWatcherEvents({ watcherId })).events).toEqual([])
+  expect((await agent.post('/unfreeze', {})).status).toBe(204)
+  let names: string[] = []
+  await expect
+    .poll(async () => {
+      writeFileSync(join(dir, 'seen'), 'x')
+      names = (await agent.files.getWatcherEvents({ watcherId })).events.map((event) => event.name)
+      return names
+    })
+    .toContain('seen')
+  expect(names).not.toContain('unseen')
+  await agent.files.removeWatcher({ watcherId })
+})
+
 test('polled watchers: create, drain, remove, errors', async () => {
   const { watcherId } = await agent.files.createWatcher({ path: dir })
   writeFileSync(join(dir, 'file'), 'x')

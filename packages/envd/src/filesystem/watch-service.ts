@@ -40,6 +40,7 @@ export class WatchService {
   readonly #state: AgentState
   readonly #nativeDir: string
   readonly #polled = new Map<string, PolledWatcher>()
+  readonly #watches = new Set<DirectoryWatch>()
 
   constructor(state: AgentState, nativeDir: string) {
     this.#state = state
@@ -71,7 +72,7 @@ export class WatchService {
         signal: context.signal,
       })
     } finally {
-      watch.close()
+      this.#end(watch)
     }
   }
 
@@ -96,7 +97,12 @@ export class WatchService {
       },
     )
     const polled: PolledWatcher = { watch, events: [], failure: undefined }
-    await armed(watch, directory)
+    try {
+      await armed(watch, directory)
+    } catch (error) {
+      this.#end(watch)
+      throw error
+    }
     const id = `w${randomName(20)}`
     this.#polled.set(id, polled)
     return id
@@ -111,8 +117,18 @@ export class WatchService {
 
   /** @throws ConnectError not_found */
   remove(id: string): void {
-    this.#find(id).watch.close()
+    this.#end(this.#find(id).watch)
     this.#polled.delete(id)
+  }
+
+  /** Before memory is captured: inotify does not survive it. What changes until `resume` is not reported. */
+  suspend(): void {
+    for (const watch of this.#watches) watch.suspend()
+  }
+
+  /** Every watch sees changes again. Idempotent. */
+  resume(): void {
+    for (const watch of this.#watches) watch.resume()
   }
 
   /** Ends every polled watch. */
@@ -133,11 +149,18 @@ export class WatchService {
     onFailure: (error: Error) => void,
   ): DirectoryWatch {
     const options = { directory, recursive: request.recursive, nativeDir: this.#nativeDir }
-    return new DirectoryWatch(
+    const watch = new DirectoryWatch(
       options,
       (change) => onEvent(this.#describe(change, directory, request)),
       onFailure,
     )
+    this.#watches.add(watch)
+    return watch
+  }
+
+  #end(watch: DirectoryWatch): void {
+    watch.close()
+    this.#watches.delete(watch)
   }
 
   #describe(change: DirectoryChange, directory: string, request: WatchRequest): Event {

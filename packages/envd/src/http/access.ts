@@ -4,8 +4,15 @@ import { type AgentState, equalSecrets } from '../state.ts'
 import { type Exchange, HttpError, header, type NodeServerRequest } from './exchange.ts'
 
 const TOKEN_HEADER = 'x-access-token'
+/** Paths for the host alone; the edge refuses them. */
+export const INTERNAL_PATHS = ['/init', '/start', '/freeze', '/unfreeze'] as const
 /** These check by themselves: a signature, or the caller's address. */
-const WITHOUT_TOKEN = new Set(['GET/health', 'GET/files', 'POST/files', 'POST/init', 'POST/start'])
+const WITHOUT_TOKEN = new Set([
+  'GET/health',
+  'GET/files',
+  'POST/files',
+  ...INTERNAL_PATHS.map((path) => `POST${path}`),
+])
 const UNAUTHORIZED = 'unauthorized access, please provide a valid access token or method signing if supported'
 
 /** @throws HttpError 401 when a token is set and the request does not carry it */
