@@ -110,6 +110,13 @@ test('with a token everything but health needs it', async () => {
   expect(same.status).toBe(204)
 })
 
+test('what a proxy passes on never reaches the paths of the host', async () => {
+  for (const path of ['/init', '/start', '/freeze', '/unfreeze']) {
+    const answer = await agent.post(path, {}, { ...withToken, 'E2b-Sandbox-Id': 'isandbox' })
+    expect(answer.status).toBe(404)
+  }
+})
+
 test('metrics measure this machine', async () => {
   const answer = await fetch(`${agent.baseUrl}/metrics`, { headers: withToken })
   const metrics = (await answer.json()) as Record<string, number>

@@ -1,4 +1,4 @@
-import { type Stats, statSync } from 'node:fs'
+import { constants, type Stats, statSync } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { basename } from 'node:path'
 import { pipeline } from 'node:stream/promises'
@@ -48,9 +48,10 @@ function fileInfo(path: string): Stats {
   return info
 }
 
+/** Without waiting: a pipe that nobody writes to would hold a worker thread for ever. */
 async function openFile(path: string): Promise<FileHandle> {
   try {
-    return await open(path, 'r')
+    return await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
   } catch (error) {
     throw new HttpError(500, `error opening file '${path}': ${errorCode(error) ?? String(error)}`)
   }

@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { request } from 'node:http'
@@ -163,6 +164,14 @@ test('downloads: gzip, ranges, conditions, refused encodings', async () => {
   expect((await plainGet(url, { 'If-Modified-Since': modified })).status).toBe(304)
   expect((await plainGet(url, { 'Accept-Encoding': 'identity;q=0, br' })).status).toBe(406)
   expect((await plainGet(url, { 'Accept-Encoding': '*;q=0', Range: 'bytes=0-1' })).status).toBe(406)
+})
+
+test('a pipe without another end holds nobody up', async () => {
+  execFileSync('mkfifo', [join(agent.home, 'pipe')])
+  for (let attempt = 0; attempt < 6; attempt++) {
+    expect((await plainGet(at('pipe'), {})).status).toBe(500)
+    expect((await raw(at('pipe'), 'x')).status).toBe(500)
+  }
 })
 
 test('compose joins and removes its sources', async () => {

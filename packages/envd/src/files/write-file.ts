@@ -1,4 +1,4 @@
-import { chownSync, type Stats, statSync } from 'node:fs'
+import { chownSync, constants, type Stats, statSync } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { isMetadataUnsupported, replaceMetadata } from '../filesystem/metadata.ts'
@@ -41,9 +41,13 @@ export async function writeFile(write: FileWrite): Promise<void> {
   }
 }
 
+const { O_WRONLY, O_CREAT, O_TRUNC, O_NONBLOCK } = constants
+/** Without waiting: a pipe that nobody reads would hold a worker thread for ever. */
+const WRITE_FLAGS = O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK
+
 async function openForWriting(path: string): Promise<FileHandle> {
   try {
-    return await open(path, 'w', 0o666)
+    return await open(path, WRITE_FLAGS, 0o666)
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error)
     if (isDiskFull(error)) throw new HttpError(507, `not enough inodes available: ${reason}`)

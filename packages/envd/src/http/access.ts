@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { isIP } from 'node:net'
 import { networkInterfaces } from 'node:os'
 import { type AgentState, equalSecrets } from '../state.ts'
 import { type Exchange, HttpError, header, type NodeServerRequest } from './exchange.ts'
@@ -28,12 +29,20 @@ export function requireToken(state: AgentState, { request, path }: Exchange): vo
  * @throws HttpError 401
  */
 export function requireHost(state: AgentState, request: NodeServerRequest, token: string | undefined): void {
+  if (isProxied(request)) throw new HttpError(404, 'not found')
   if (!state.hasToken || state.tokenEquals(token) || isFromOutside(request)) return
   throw new HttpError(401, token ? 'access token validation failed' : 'access token reset not authorized')
 }
 
 /** The token header of a request. */
 export const tokenOf = (request: NodeServerRequest): string | undefined => header(request, TOKEN_HEADER)
+
+/** What came through the edge names a sandbox; the host itself calls an address. */
+function isProxied(request: NodeServerRequest): boolean {
+  const authority = header(request, ':authority') ?? header(request, 'host') ?? ''
+  const name = authority.replace(/:\d+$/, '').replace(/^\[|\]$/g, '')
+  return isIP(name) === 0 || 'e2b-sandbox-id' in request.headers || 'x-forwarded-for' in request.headers
+}
 
 function isFromOutside(request: NodeServerRequest): boolean {
   const peer = request.socket.remoteAddress?.replace(/^::ffff:/, '')
