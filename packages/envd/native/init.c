@@ -49,16 +49,12 @@ static void own_stdio(void) {
   syscall(SYS_close_range, 3, ~0U, 0);
 }
 
-/*
- * The image's variables are for the user's processes; one like NODE_OPTIONS must not reach the agent. An io_uring
- * cannot be part of a memory image.
- */
+/* The image's variables are for the user's processes; one like NODE_OPTIONS must not reach the agent. */
 static void own_environment(void) {
   const char *given = getenv("PATH");
   char *path = strdup(given ? given : "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
   clearenv();
   if (path) setenv("PATH", path, 1);
-  setenv("UV_USE_IO_URING", "0", 1);
 }
 
 static pid_t start(char **command) {

@@ -41,7 +41,8 @@ export const tokenOf = (request: NodeServerRequest): string | undefined => heade
 function isProxied(request: NodeServerRequest): boolean {
   const authority = header(request, ':authority') ?? header(request, 'host') ?? ''
   const name = authority.replace(/:\d+$/, '').replace(/^\[|\]$/g, '')
-  return isIP(name) === 0 || 'e2b-sandbox-id' in request.headers || 'x-forwarded-for' in request.headers
+  const isAddress = isIP(name) !== 0 || name === 'localhost'
+  return !isAddress || 'e2b-sandbox-id' in request.headers || 'x-forwarded-for' in request.headers
 }
 
 function isFromOutside(request: NodeServerRequest): boolean {
