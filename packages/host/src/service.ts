@@ -43,7 +43,7 @@ export interface MachineStatus {
   warmSnapshotIds: string[]
 }
 
-export function hostService(parts: ServiceParts): ServiceImpl<typeof HostService> {
+export function hostService(parts: ServiceParts): Partial<ServiceImpl<typeof HostService>> {
   const { sandboxes, builder, defaultLimits } = parts
   return {
     start: (request) =>

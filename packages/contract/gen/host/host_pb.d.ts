@@ -136,6 +136,27 @@ export declare type StartRequest = Message<"host.StartRequest"> & {
    * @generated from field: bool skip_pool = 6;
    */
   skipPool: boolean;
+
+  /**
+   * Default true. False boots the files of the snapshot cold, also when it has memory.
+   *
+   * @generated from field: optional bool memory = 7;
+   */
+  memory?: boolean | undefined;
+
+  /**
+   * The snapshot is deleted once the sandbox answers: a resume.
+   *
+   * @generated from field: bool consume_snapshot = 8;
+   */
+  consumeSnapshot: boolean;
+
+  /**
+   * With ON_END_PAUSE: whether that pause keeps memory. Default true.
+   *
+   * @generated from field: optional bool pause_memory = 9;
+   */
+  pauseMemory?: boolean | undefined;
 };
 
 /**
@@ -192,6 +213,272 @@ export declare type StopResponse = Message<"host.StopResponse"> & {
  * Use `create(StopResponseSchema)` to create a new message.
  */
 export declare const StopResponseSchema: GenMessage<StopResponse>;
+
+/**
+ * @generated from message host.PauseRequest
+ */
+export declare type PauseRequest = Message<"host.PauseRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * Default true. False keeps the files only: a resume boots.
+   *
+   * @generated from field: optional bool memory = 2;
+   */
+  memory?: boolean | undefined;
+
+  /**
+   * Refuse (unavailable) when the agent does not answer, rather than keep a sandbox that may be stuck.
+   *
+   * @generated from field: bool require_healthy_guest = 3;
+   */
+  requireHealthyGuest: boolean;
+};
+
+/**
+ * Describes the message host.PauseRequest.
+ * Use `create(PauseRequestSchema)` to create a new message.
+ */
+export declare const PauseRequestSchema: GenMessage<PauseRequest>;
+
+/**
+ * @generated from message host.PauseResponse
+ */
+export declare type PauseResponse = Message<"host.PauseResponse"> & {
+  /**
+   * @generated from field: host.PausedSandbox paused = 1;
+   */
+  paused?: PausedSandbox | undefined;
+};
+
+/**
+ * Describes the message host.PauseResponse.
+ * Use `create(PauseResponseSchema)` to create a new message.
+ */
+export declare const PauseResponseSchema: GenMessage<PauseResponse>;
+
+/**
+ * A sandbox that is kept as a snapshot and does not run.
+ *
+ * @generated from message host.PausedSandbox
+ */
+export declare type PausedSandbox = Message<"host.PausedSandbox"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * Chosen by the host.
+   *
+   * @generated from field: string snapshot_id = 2;
+   */
+  snapshotId: string;
+
+  /**
+   * @generated from field: bool has_memory = 3;
+   */
+  hasMemory: boolean;
+
+  /**
+   * The agent did not answer when it was asked to prepare.
+   *
+   * @generated from field: bool agent_unresponsive = 4;
+   */
+  agentUnresponsive: boolean;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp paused_at = 5;
+   */
+  pausedAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message host.PausedSandbox.
+ * Use `create(PausedSandboxSchema)` to create a new message.
+ */
+export declare const PausedSandboxSchema: GenMessage<PausedSandbox>;
+
+/**
+ * @generated from message host.SnapshotRequest
+ */
+export declare type SnapshotRequest = Message<"host.SnapshotRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * [A-Za-z0-9._-], chosen by the caller.
+   *
+   * @generated from field: string snapshot_id = 2;
+   */
+  snapshotId: string;
+
+  /**
+   * Default true.
+   *
+   * @generated from field: optional bool memory = 3;
+   */
+  memory?: boolean | undefined;
+};
+
+/**
+ * Describes the message host.SnapshotRequest.
+ * Use `create(SnapshotRequestSchema)` to create a new message.
+ */
+export declare const SnapshotRequestSchema: GenMessage<SnapshotRequest>;
+
+/**
+ * @generated from message host.SnapshotResponse
+ */
+export declare type SnapshotResponse = Message<"host.SnapshotResponse"> & {
+  /**
+   * @generated from field: string snapshot_id = 1;
+   */
+  snapshotId: string;
+
+  /**
+   * @generated from field: bool has_memory = 2;
+   */
+  hasMemory: boolean;
+
+  /**
+   * Memory and files together.
+   *
+   * @generated from field: uint64 size_bytes = 3;
+   */
+  sizeBytes: bigint;
+};
+
+/**
+ * Describes the message host.SnapshotResponse.
+ * Use `create(SnapshotResponseSchema)` to create a new message.
+ */
+export declare const SnapshotResponseSchema: GenMessage<SnapshotResponse>;
+
+/**
+ * @generated from message host.DeleteSnapshotRequest
+ */
+export declare type DeleteSnapshotRequest = Message<"host.DeleteSnapshotRequest"> & {
+  /**
+   * @generated from field: string snapshot_id = 1;
+   */
+  snapshotId: string;
+};
+
+/**
+ * Describes the message host.DeleteSnapshotRequest.
+ * Use `create(DeleteSnapshotRequestSchema)` to create a new message.
+ */
+export declare const DeleteSnapshotRequestSchema: GenMessage<DeleteSnapshotRequest>;
+
+/**
+ * @generated from message host.DeleteSnapshotResponse
+ */
+export declare type DeleteSnapshotResponse = Message<"host.DeleteSnapshotResponse"> & {
+};
+
+/**
+ * Describes the message host.DeleteSnapshotResponse.
+ * Use `create(DeleteSnapshotResponseSchema)` to create a new message.
+ */
+export declare const DeleteSnapshotResponseSchema: GenMessage<DeleteSnapshotResponse>;
+
+/**
+ * @generated from message host.MetricsRequest
+ */
+export declare type MetricsRequest = Message<"host.MetricsRequest"> & {
+  /**
+   * Empty: all.
+   *
+   * @generated from field: repeated string sandbox_ids = 1;
+   */
+  sandboxIds: string[];
+};
+
+/**
+ * Describes the message host.MetricsRequest.
+ * Use `create(MetricsRequestSchema)` to create a new message.
+ */
+export declare const MetricsRequestSchema: GenMessage<MetricsRequest>;
+
+/**
+ * @generated from message host.MetricsResponse
+ */
+export declare type MetricsResponse = Message<"host.MetricsResponse"> & {
+  /**
+   * @generated from field: repeated host.SandboxMetrics metrics = 1;
+   */
+  metrics: SandboxMetrics[];
+};
+
+/**
+ * Describes the message host.MetricsResponse.
+ * Use `create(MetricsResponseSchema)` to create a new message.
+ */
+export declare const MetricsResponseSchema: GenMessage<MetricsResponse>;
+
+/**
+ * @generated from message host.SandboxMetrics
+ */
+export declare type SandboxMetrics = Message<"host.SandboxMetrics"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp at = 2;
+   */
+  at?: Timestamp | undefined;
+
+  /**
+   * @generated from field: uint32 cpu_count = 3;
+   */
+  cpuCount: number;
+
+  /**
+   * 0 to 100, of all its CPUs together, since the metrics were read before (at most some seconds).
+   *
+   * @generated from field: double cpu_used_pct = 4;
+   */
+  cpuUsedPct: number;
+
+  /**
+   * @generated from field: uint64 memory_used_bytes = 5;
+   */
+  memoryUsedBytes: bigint;
+
+  /**
+   * @generated from field: uint64 memory_total_bytes = 6;
+   */
+  memoryTotalBytes: bigint;
+
+  /**
+   * @generated from field: uint64 memory_cache_bytes = 7;
+   */
+  memoryCacheBytes: bigint;
+
+  /**
+   * @generated from field: uint64 disk_used_bytes = 8;
+   */
+  diskUsedBytes: bigint;
+
+  /**
+   * @generated from field: uint64 disk_total_bytes = 9;
+   */
+  diskTotalBytes: bigint;
+};
+
+/**
+ * Describes the message host.SandboxMetrics.
+ * Use `create(SandboxMetricsSchema)` to create a new message.
+ */
+export declare const SandboxMetricsSchema: GenMessage<SandboxMetrics>;
 
 /**
  * @generated from message host.SetEndRequest
@@ -305,6 +592,11 @@ export declare type ListResponse = Message<"host.ListResponse"> & {
    * @generated from field: repeated host.SandboxStatus sandboxes = 1;
    */
   sandboxes: SandboxStatus[];
+
+  /**
+   * @generated from field: repeated host.PausedSandbox paused = 2;
+   */
+  paused: PausedSandbox[];
 };
 
 /**
@@ -381,7 +673,7 @@ export declare type HostEvent_Ended = Message<"host.HostEvent.Ended"> & {
   sandboxId: string;
 
   /**
-   * killed, timeout, exited, out_of_memory, lost
+   * killed, timeout, exited, out_of_memory, lost, paused
    *
    * @generated from field: string reason = 2;
    */
@@ -391,6 +683,13 @@ export declare type HostEvent_Ended = Message<"host.HostEvent.Ended"> & {
    * @generated from field: google.protobuf.Timestamp at = 3;
    */
   at?: Timestamp | undefined;
+
+  /**
+   * With `paused`, whoever asked for it.
+   *
+   * @generated from field: host.PausedSandbox paused = 4;
+   */
+  paused?: PausedSandbox | undefined;
 };
 
 /**
@@ -729,6 +1028,11 @@ export enum SandboxState {
    * @generated from enum value: SANDBOX_STATE_KILLING = 3;
    */
   KILLING = 3,
+
+  /**
+   * @generated from enum value: SANDBOX_STATE_SNAPSHOTTING = 4;
+   */
+  SNAPSHOTTING = 4,
 }
 
 /**
@@ -742,7 +1046,8 @@ export declare const SandboxStateSchema: GenEnum<SandboxState>;
 export declare const Host: GenService<{
   /**
    * Starts a sandbox from a snapshot and answers once its agent has accepted /init.
-   * Errors: resource_exhausted (no room), not_found (snapshot unknown here), already_exists (id in use).
+   * Errors: resource_exhausted (no room), not_found (snapshot unknown here), already_exists (id in use),
+   * failed_precondition (the snapshot's memory does not fit this machine; its files do, with memory = false).
    *
    * @generated from rpc host.Host.Start
    */
@@ -753,6 +1058,7 @@ export declare const Host: GenService<{
   },
   /**
    * Ends a sandbox: its streams are reset and nothing of it is left. Idempotent; not_found if it never was here.
+   * A paused one is deleted.
    *
    * @generated from rpc host.Host.Stop
    */
@@ -772,7 +1078,51 @@ export declare const Host: GenService<{
     output: typeof SetEndResponseSchema;
   },
   /**
-   * What runs on this machine now.
+   * Keeps a running sandbox as a snapshot and ends it: its files stay, with memory its processes too. Whatever
+   * fails before the snapshot is whole leaves the sandbox running.
+   * Errors: not_found (does not run here), aborted (in another transition), unavailable (cannot be paused now, still
+   * runs), resource_exhausted (no room for its memory, still runs).
+   *
+   * @generated from rpc host.Host.Pause
+   */
+  pause: {
+    methodKind: "unary";
+    input: typeof PauseRequestSchema;
+    output: typeof PauseResponseSchema;
+  },
+  /**
+   * Keeps a running sandbox as a snapshot in place; it goes on with its processes. For snapshots and forks.
+   * Errors: as Pause; already_exists (snapshot id in use).
+   *
+   * @generated from rpc host.Host.Snapshot
+   */
+  snapshot: {
+    methodKind: "unary";
+    input: typeof SnapshotRequestSchema;
+    output: typeof SnapshotResponseSchema;
+  },
+  /**
+   * Deletes a snapshot that Pause or Snapshot made. Sandboxes that run from it are not disturbed. Idempotent.
+   *
+   * @generated from rpc host.Host.DeleteSnapshot
+   */
+  deleteSnapshot: {
+    methodKind: "unary";
+    input: typeof DeleteSnapshotRequestSchema;
+    output: typeof DeleteSnapshotResponseSchema;
+  },
+  /**
+   * Resource use now; sandboxes that do not run here are left out.
+   *
+   * @generated from rpc host.Host.Metrics
+   */
+  metrics: {
+    methodKind: "unary";
+    input: typeof MetricsRequestSchema;
+    output: typeof MetricsResponseSchema;
+  },
+  /**
+   * What runs on this machine now, and what is paused on it.
    *
    * @generated from rpc host.Host.List
    */

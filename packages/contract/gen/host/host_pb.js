@@ -11,7 +11,7 @@ import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
  * Describes the file host/host.proto.
  */
 export const file_host_host = /*@__PURE__*/
-  fileDesc("Cg9ob3N0L2hvc3QucHJvdG8SBGhvc3QiUgoJUmVzb3VyY2VzEhEKCWNwdV9jb3VudBgBIAEoDRISCgptZW1vcnlfbWliGAIgASgNEhAKCGRpc2tfbWliGAMgASgNEgwKBHBpZHMYBCABKA0iuQMKDVNhbmRib3hDb25maWcSIgoJcmVzb3VyY2VzGAEgASgLMg8uaG9zdC5SZXNvdXJjZXMSMgoIZW52X3ZhcnMYAiADKAsyIC5ob3N0LlNhbmRib3hDb25maWcuRW52VmFyc0VudHJ5Eh4KEWVudmRfYWNjZXNzX3Rva2VuGAMgASgJSACIAQESIQoUdHJhZmZpY19hY2Nlc3NfdG9rZW4YBCABKAlIAYgBARIdChVhbGxvd19pbnRlcm5ldF9hY2Nlc3MYBSABKAgSFAoMbmV0d29ya19qc29uGAYgASgJEjMKCG1ldGFkYXRhGAcgAygLMiEuaG9zdC5TYW5kYm94Q29uZmlnLk1ldGFkYXRhRW50cnkSEwoLdGVtcGxhdGVfaWQYCCABKAkaLgoMRW52VmFyc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEaLwoNTWV0YWRhdGFFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQhQKEl9lbnZkX2FjY2Vzc190b2tlbkIXChVfdHJhZmZpY19hY2Nlc3NfdG9rZW4iuAEKDFN0YXJ0UmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEhMKC3NuYXBzaG90X2lkGAIgASgJEiMKBmNvbmZpZxgDIAEoCzITLmhvc3QuU2FuZGJveENvbmZpZxIqCgZlbmRfYXQYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhsKBm9uX2VuZBgFIAEoDjILLmhvc3QuT25FbmQSEQoJc2tpcF9wb29sGAYgASgIIkgKDVN0YXJ0UmVzcG9uc2USJAoHc2FuZGJveBgBIAEoCzITLmhvc3QuU2FuZGJveFN0YXR1cxIRCglmcm9tX3Bvb2wYAiABKAgiIQoLU3RvcFJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCSIOCgxTdG9wUmVzcG9uc2UiZAoNU2V0RW5kUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEioKBmVuZF9hdBgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEwoLZXh0ZW5kX29ubHkYAyABKAgiPAoOU2V0RW5kUmVzcG9uc2USKgoGZW5kX2F0GAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCLYAQoNU2FuZGJveFN0YXR1cxISCgpzYW5kYm94X2lkGAEgASgJEiEKBXN0YXRlGAIgASgOMhIuaG9zdC5TYW5kYm94U3RhdGUSDwoHYWRkcmVzcxgDIAEoCRIuCgpzdGFydGVkX2F0GAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIqCgZlbmRfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhMKC3NuYXBzaG90X2lkGAYgASgJEg4KBmVuZ2luZRgHIAEoCSINCgtMaXN0UmVxdWVzdCI2CgxMaXN0UmVzcG9uc2USJgoJc2FuZGJveGVzGAEgAygLMhMuaG9zdC5TYW5kYm94U3RhdHVzIg4KDFdhdGNoUmVxdWVzdCLtAQoJSG9zdEV2ZW50EigKBnN5bmNlZBgBIAEoCzIWLmhvc3QuSG9zdEV2ZW50LlN5bmNlZEgAEiYKB3N0YXJ0ZWQYAiABKAsyEy5ob3N0LlNhbmRib3hTdGF0dXNIABImCgVlbmRlZBgDIAEoCzIVLmhvc3QuSG9zdEV2ZW50LkVuZGVkSAAaCAoGU3luY2VkGlMKBUVuZGVkEhIKCnNhbmRib3hfaWQYASABKAkSDgoGcmVhc29uGAIgASgJEiYKAmF0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEIHCgVldmVudCIPCg1TdGF0dXNSZXF1ZXN0IuEBCg5TdGF0dXNSZXNwb25zZRIPCgdob3N0X2lkGAEgASgJEhoKEm1lbW9yeV90b3RhbF9ieXRlcxgCIAEoBBIeChZtZW1vcnlfYXZhaWxhYmxlX2J5dGVzGAMgASgEEhEKCWNwdV9jb3VudBgEIAEoDRIVCg1zYW5kYm94X2NvdW50GAUgASgNEhgKEHNhbmRib3hfY2FwYWNpdHkYBiABKA0SIwoHZW5naW5lcxgHIAMoCzISLmhvc3QuRW5naW5lU3RhdHVzEhkKEXdhcm1fc25hcHNob3RfaWRzGAggAygJIl0KDEVuZ2luZVN0YXR1cxIMCgRuYW1lGAEgASgJEg4KBnVzYWJsZRgCIAEoCBIPCgd2ZXJzaW9uGAMgASgJEg4KBmRldGFpbBgEIAEoCRIOCgZyZW1lZHkYBSABKAkiSgoJQnVpbGRTdGVwEgwKBHR5cGUYASABKAkSDAoEYXJncxgCIAMoCRISCgpmaWxlc19oYXNoGAMgASgJEg0KBWZvcmNlGAQgASgIIu0BCgxCdWlsZFJlcXVlc3QSEAoIYnVpbGRfaWQYASABKAkSGgoQZnJvbV9zbmFwc2hvdF9pZBgCIAEoCUgAEhgKDmZyb21fZGlyZWN0b3J5GAMgASgJSAASFAoKZnJvbV9pbWFnZRgEIAEoCUgAEh4KBXN0ZXBzGAUgAygLMg8uaG9zdC5CdWlsZFN0ZXASEQoJc3RhcnRfY21kGAYgASgJEhEKCXJlYWR5X2NtZBgHIAEoCRIiCglyZXNvdXJjZXMYCCABKAsyDy5ob3N0LlJlc291cmNlcxINCgVmb3JjZRgJIAEoCEIGCgRmcm9tIlkKCkJ1aWxkRXZlbnQSHQoDbG9nGAEgASgLMg4uaG9zdC5CdWlsZExvZ0gAEiMKBnJlc3VsdBgCIAEoCzIRLmhvc3QuQnVpbGRSZXN1bHRIAEIHCgVldmVudCJgCghCdWlsZExvZxImCgJhdBgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFbGV2ZWwYAiABKAkSDwoHbWVzc2FnZRgDIAEoCRIMCgRzdGVwGAQgASgJIk8KC0J1aWxkUmVzdWx0EhMKC3NuYXBzaG90X2lkGAEgASgJEhUKDWRpc2tfc2l6ZV9taWIYAiABKAQSFAoMZW52ZF92ZXJzaW9uGAMgASgJKioKBU9uRW5kEg8KC09OX0VORF9LSUxMEAASEAoMT05fRU5EX1BBVVNFEAEqfgoMU2FuZGJveFN0YXRlEh0KGVNBTkRCT1hfU1RBVEVfVU5TUEVDSUZJRUQQABIZChVTQU5EQk9YX1NUQVRFX1JVTk5JTkcQARIZChVTQU5EQk9YX1NUQVRFX1BBVVNJTkcQAhIZChVTQU5EQk9YX1NUQVRFX0tJTExJTkcQAzLhAgoESG9zdBIwCgVTdGFydBISLmhvc3QuU3RhcnRSZXF1ZXN0GhMuaG9zdC5TdGFydFJlc3BvbnNlEi0KBFN0b3ASES5ob3N0LlN0b3BSZXF1ZXN0GhIuaG9zdC5TdG9wUmVzcG9uc2USMwoGU2V0RW5kEhMuaG9zdC5TZXRFbmRSZXF1ZXN0GhQuaG9zdC5TZXRFbmRSZXNwb25zZRItCgRMaXN0EhEuaG9zdC5MaXN0UmVxdWVzdBoSLmhvc3QuTGlzdFJlc3BvbnNlEi4KBVdhdGNoEhIuaG9zdC5XYXRjaFJlcXVlc3QaDy5ob3N0Lkhvc3RFdmVudDABEjMKBlN0YXR1cxITLmhvc3QuU3RhdHVzUmVxdWVzdBoULmhvc3QuU3RhdHVzUmVzcG9uc2USLwoFQnVpbGQSEi5ob3N0LkJ1aWxkUmVxdWVzdBoQLmhvc3QuQnVpbGRFdmVudDABYgZwcm90bzM", [file_google_protobuf_timestamp]);
+  fileDesc("Cg9ob3N0L2hvc3QucHJvdG8SBGhvc3QiUgoJUmVzb3VyY2VzEhEKCWNwdV9jb3VudBgBIAEoDRISCgptZW1vcnlfbWliGAIgASgNEhAKCGRpc2tfbWliGAMgASgNEgwKBHBpZHMYBCABKA0iuQMKDVNhbmRib3hDb25maWcSIgoJcmVzb3VyY2VzGAEgASgLMg8uaG9zdC5SZXNvdXJjZXMSMgoIZW52X3ZhcnMYAiADKAsyIC5ob3N0LlNhbmRib3hDb25maWcuRW52VmFyc0VudHJ5Eh4KEWVudmRfYWNjZXNzX3Rva2VuGAMgASgJSACIAQESIQoUdHJhZmZpY19hY2Nlc3NfdG9rZW4YBCABKAlIAYgBARIdChVhbGxvd19pbnRlcm5ldF9hY2Nlc3MYBSABKAgSFAoMbmV0d29ya19qc29uGAYgASgJEjMKCG1ldGFkYXRhGAcgAygLMiEuaG9zdC5TYW5kYm94Q29uZmlnLk1ldGFkYXRhRW50cnkSEwoLdGVtcGxhdGVfaWQYCCABKAkaLgoMRW52VmFyc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEaLwoNTWV0YWRhdGFFbnRyeRILCgNrZXkYASABKAkSDQoFdmFsdWUYAiABKAk6AjgBQhQKEl9lbnZkX2FjY2Vzc190b2tlbkIXChVfdHJhZmZpY19hY2Nlc3NfdG9rZW4ingIKDFN0YXJ0UmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEhMKC3NuYXBzaG90X2lkGAIgASgJEiMKBmNvbmZpZxgDIAEoCzITLmhvc3QuU2FuZGJveENvbmZpZxIqCgZlbmRfYXQYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhsKBm9uX2VuZBgFIAEoDjILLmhvc3QuT25FbmQSEQoJc2tpcF9wb29sGAYgASgIEhMKBm1lbW9yeRgHIAEoCEgAiAEBEhgKEGNvbnN1bWVfc25hcHNob3QYCCABKAgSGQoMcGF1c2VfbWVtb3J5GAkgASgISAGIAQFCCQoHX21lbW9yeUIPCg1fcGF1c2VfbWVtb3J5IkgKDVN0YXJ0UmVzcG9uc2USJAoHc2FuZGJveBgBIAEoCzITLmhvc3QuU2FuZGJveFN0YXR1cxIRCglmcm9tX3Bvb2wYAiABKAgiIQoLU3RvcFJlcXVlc3QSEgoKc2FuZGJveF9pZBgBIAEoCSIOCgxTdG9wUmVzcG9uc2UiYQoMUGF1c2VSZXF1ZXN0EhIKCnNhbmRib3hfaWQYASABKAkSEwoGbWVtb3J5GAIgASgISACIAQESHQoVcmVxdWlyZV9oZWFsdGh5X2d1ZXN0GAMgASgIQgkKB19tZW1vcnkiNAoNUGF1c2VSZXNwb25zZRIjCgZwYXVzZWQYASABKAsyEy5ob3N0LlBhdXNlZFNhbmRib3gilwEKDVBhdXNlZFNhbmRib3gSEgoKc2FuZGJveF9pZBgBIAEoCRITCgtzbmFwc2hvdF9pZBgCIAEoCRISCgpoYXNfbWVtb3J5GAMgASgIEhoKEmFnZW50X3VucmVzcG9uc2l2ZRgEIAEoCBItCglwYXVzZWRfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIloKD1NuYXBzaG90UmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEhMKC3NuYXBzaG90X2lkGAIgASgJEhMKBm1lbW9yeRgDIAEoCEgAiAEBQgkKB19tZW1vcnkiTwoQU25hcHNob3RSZXNwb25zZRITCgtzbmFwc2hvdF9pZBgBIAEoCRISCgpoYXNfbWVtb3J5GAIgASgIEhIKCnNpemVfYnl0ZXMYAyABKAQiLAoVRGVsZXRlU25hcHNob3RSZXF1ZXN0EhMKC3NuYXBzaG90X2lkGAEgASgJIhgKFkRlbGV0ZVNuYXBzaG90UmVzcG9uc2UiJQoOTWV0cmljc1JlcXVlc3QSEwoLc2FuZGJveF9pZHMYASADKAkiOAoPTWV0cmljc1Jlc3BvbnNlEiUKB21ldHJpY3MYASADKAsyFC5ob3N0LlNhbmRib3hNZXRyaWNzIvsBCg5TYW5kYm94TWV0cmljcxISCgpzYW5kYm94X2lkGAEgASgJEiYKAmF0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIRCgljcHVfY291bnQYAyABKA0SFAoMY3B1X3VzZWRfcGN0GAQgASgBEhkKEW1lbW9yeV91c2VkX2J5dGVzGAUgASgEEhoKEm1lbW9yeV90b3RhbF9ieXRlcxgGIAEoBBIaChJtZW1vcnlfY2FjaGVfYnl0ZXMYByABKAQSFwoPZGlza191c2VkX2J5dGVzGAggASgEEhgKEGRpc2tfdG90YWxfYnl0ZXMYCSABKAQiZAoNU2V0RW5kUmVxdWVzdBISCgpzYW5kYm94X2lkGAEgASgJEioKBmVuZF9hdBgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEwoLZXh0ZW5kX29ubHkYAyABKAgiPAoOU2V0RW5kUmVzcG9uc2USKgoGZW5kX2F0GAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCLYAQoNU2FuZGJveFN0YXR1cxISCgpzYW5kYm94X2lkGAEgASgJEiEKBXN0YXRlGAIgASgOMhIuaG9zdC5TYW5kYm94U3RhdGUSDwoHYWRkcmVzcxgDIAEoCRIuCgpzdGFydGVkX2F0GAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIqCgZlbmRfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhMKC3NuYXBzaG90X2lkGAYgASgJEg4KBmVuZ2luZRgHIAEoCSINCgtMaXN0UmVxdWVzdCJbCgxMaXN0UmVzcG9uc2USJgoJc2FuZGJveGVzGAEgAygLMhMuaG9zdC5TYW5kYm94U3RhdHVzEiMKBnBhdXNlZBgCIAMoCzITLmhvc3QuUGF1c2VkU2FuZGJveCIOCgxXYXRjaFJlcXVlc3QikgIKCUhvc3RFdmVudBIoCgZzeW5jZWQYASABKAsyFi5ob3N0Lkhvc3RFdmVudC5TeW5jZWRIABImCgdzdGFydGVkGAIgASgLMhMuaG9zdC5TYW5kYm94U3RhdHVzSAASJgoFZW5kZWQYAyABKAsyFS5ob3N0Lkhvc3RFdmVudC5FbmRlZEgAGggKBlN5bmNlZBp4CgVFbmRlZBISCgpzYW5kYm94X2lkGAEgASgJEg4KBnJlYXNvbhgCIAEoCRImCgJhdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASIwoGcGF1c2VkGAQgASgLMhMuaG9zdC5QYXVzZWRTYW5kYm94QgcKBWV2ZW50Ig8KDVN0YXR1c1JlcXVlc3Qi4QEKDlN0YXR1c1Jlc3BvbnNlEg8KB2hvc3RfaWQYASABKAkSGgoSbWVtb3J5X3RvdGFsX2J5dGVzGAIgASgEEh4KFm1lbW9yeV9hdmFpbGFibGVfYnl0ZXMYAyABKAQSEQoJY3B1X2NvdW50GAQgASgNEhUKDXNhbmRib3hfY291bnQYBSABKA0SGAoQc2FuZGJveF9jYXBhY2l0eRgGIAEoDRIjCgdlbmdpbmVzGAcgAygLMhIuaG9zdC5FbmdpbmVTdGF0dXMSGQoRd2FybV9zbmFwc2hvdF9pZHMYCCADKAkiXQoMRW5naW5lU3RhdHVzEgwKBG5hbWUYASABKAkSDgoGdXNhYmxlGAIgASgIEg8KB3ZlcnNpb24YAyABKAkSDgoGZGV0YWlsGAQgASgJEg4KBnJlbWVkeRgFIAEoCSJKCglCdWlsZFN0ZXASDAoEdHlwZRgBIAEoCRIMCgRhcmdzGAIgAygJEhIKCmZpbGVzX2hhc2gYAyABKAkSDQoFZm9yY2UYBCABKAgi7QEKDEJ1aWxkUmVxdWVzdBIQCghidWlsZF9pZBgBIAEoCRIaChBmcm9tX3NuYXBzaG90X2lkGAIgASgJSAASGAoOZnJvbV9kaXJlY3RvcnkYAyABKAlIABIUCgpmcm9tX2ltYWdlGAQgASgJSAASHgoFc3RlcHMYBSADKAsyDy5ob3N0LkJ1aWxkU3RlcBIRCglzdGFydF9jbWQYBiABKAkSEQoJcmVhZHlfY21kGAcgASgJEiIKCXJlc291cmNlcxgIIAEoCzIPLmhvc3QuUmVzb3VyY2VzEg0KBWZvcmNlGAkgASgIQgYKBGZyb20iWQoKQnVpbGRFdmVudBIdCgNsb2cYASABKAsyDi5ob3N0LkJ1aWxkTG9nSAASIwoGcmVzdWx0GAIgASgLMhEuaG9zdC5CdWlsZFJlc3VsdEgAQgcKBWV2ZW50ImAKCEJ1aWxkTG9nEiYKAmF0GAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBINCgVsZXZlbBgCIAEoCRIPCgdtZXNzYWdlGAMgASgJEgwKBHN0ZXAYBCABKAkiTwoLQnVpbGRSZXN1bHQSEwoLc25hcHNob3RfaWQYASABKAkSFQoNZGlza19zaXplX21pYhgCIAEoBBIUCgxlbnZkX3ZlcnNpb24YAyABKAkqKgoFT25FbmQSDwoLT05fRU5EX0tJTEwQABIQCgxPTl9FTkRfUEFVU0UQASqeAQoMU2FuZGJveFN0YXRlEh0KGVNBTkRCT1hfU1RBVEVfVU5TUEVDSUZJRUQQABIZChVTQU5EQk9YX1NUQVRFX1JVTk5JTkcQARIZChVTQU5EQk9YX1NUQVRFX1BBVVNJTkcQAhIZChVTQU5EQk9YX1NUQVRFX0tJTExJTkcQAxIeChpTQU5EQk9YX1NUQVRFX1NOQVBTSE9UVElORxAEMtMECgRIb3N0EjAKBVN0YXJ0EhIuaG9zdC5TdGFydFJlcXVlc3QaEy5ob3N0LlN0YXJ0UmVzcG9uc2USLQoEU3RvcBIRLmhvc3QuU3RvcFJlcXVlc3QaEi5ob3N0LlN0b3BSZXNwb25zZRIzCgZTZXRFbmQSEy5ob3N0LlNldEVuZFJlcXVlc3QaFC5ob3N0LlNldEVuZFJlc3BvbnNlEjAKBVBhdXNlEhIuaG9zdC5QYXVzZVJlcXVlc3QaEy5ob3N0LlBhdXNlUmVzcG9uc2USOQoIU25hcHNob3QSFS5ob3N0LlNuYXBzaG90UmVxdWVzdBoWLmhvc3QuU25hcHNob3RSZXNwb25zZRJLCg5EZWxldGVTbmFwc2hvdBIbLmhvc3QuRGVsZXRlU25hcHNob3RSZXF1ZXN0GhwuaG9zdC5EZWxldGVTbmFwc2hvdFJlc3BvbnNlEjYKB01ldHJpY3MSFC5ob3N0Lk1ldHJpY3NSZXF1ZXN0GhUuaG9zdC5NZXRyaWNzUmVzcG9uc2USLQoETGlzdBIRLmhvc3QuTGlzdFJlcXVlc3QaEi5ob3N0Lkxpc3RSZXNwb25zZRIuCgVXYXRjaBISLmhvc3QuV2F0Y2hSZXF1ZXN0Gg8uaG9zdC5Ib3N0RXZlbnQwARIzCgZTdGF0dXMSEy5ob3N0LlN0YXR1c1JlcXVlc3QaFC5ob3N0LlN0YXR1c1Jlc3BvbnNlEi8KBUJ1aWxkEhIuaG9zdC5CdWlsZFJlcXVlc3QaEC5ob3N0LkJ1aWxkRXZlbnQwAWIGcHJvdG8z", [file_google_protobuf_timestamp]);
 
 /**
  * Describes the message host.Resources.
@@ -56,123 +56,193 @@ export const StopResponseSchema = /*@__PURE__*/
   messageDesc(file_host_host, 5);
 
 /**
+ * Describes the message host.PauseRequest.
+ * Use `create(PauseRequestSchema)` to create a new message.
+ */
+export const PauseRequestSchema = /*@__PURE__*/
+  messageDesc(file_host_host, 6);
+
+/**
+ * Describes the message host.PauseResponse.
+ * Use `create(PauseResponseSchema)` to create a new message.
+ */
+export const PauseResponseSchema = /*@__PURE__*/
+  messageDesc(file_host_host, 7);
+
+/**
+ * Describes the message host.PausedSandbox.
+ * Use `create(PausedSandboxSchema)` to create a new message.
+ */
+export const PausedSandboxSchema = /*@__PURE__*/
+  messageDesc(file_host_host, 8);
+
+/**
+ * Describes the message host.SnapshotRequest.
+ * Use `create(SnapshotRequestSchema)` to create a new message.
+ */
+export const SnapshotRequestSchema = /*@__PURE__*/
+  messageDesc(file_host_host, 9);
+
+/**
+ * Describes the message host.SnapshotResponse.
+ * Use `create(SnapshotResponseSchema)` to create a new message.
+ */
+export const SnapshotResponseSchema = /*@__PURE__*/
+  messageDesc(file_host_host, 10);
+
+/**
+ * Describes the message host.DeleteSnapshotRequest.
+ * Use `create(DeleteSnapshotRequestSchema)` to create a new message.
+ */
+export const DeleteSnapshotRequestSchema = /*@__PURE__*/
+  messageDesc(file_host_host, 11);
+
+/**
+ * Describes the message host.DeleteSnapshotResponse.
+ * Use `create(DeleteSnapshotResponseSchema)` to create a new message.
+ */
+export const DeleteSnapshotResponseSchema = /*@__PURE__*/
+  messageDesc(file_host_host, 12);
+
+/**
+ * Describes the message host.MetricsRequest.
+ * Use `create(MetricsRequestSchema)` to create a new message.
+ */
+export const MetricsRequestSchema = /*@__PURE__*/
+  messageDesc(file_host_host, 13);
+
+/**
+ * Describes the message host.MetricsResponse.
+ * Use `create(MetricsResponseSchema)` to create a new message.
+ */
+export const MetricsResponseSchema = /*@__PURE__*/
+  messageDesc(file_host_host, 14);
+
+/**
+ * Describes the message host.SandboxMetrics.
+ * Use `create(SandboxMetricsSchema)` to create a new message.
+ */
+export const SandboxMetricsSchema = /*@__PURE__*/
+  messageDesc(file_host_host, 15);
+
+/**
  * Describes the message host.SetEndRequest.
  * Use `create(SetEndRequestSchema)` to create a new message.
  */
 export const SetEndRequestSchema = /*@__PURE__*/
-  messageDesc(file_host_host, 6);
+  messageDesc(file_host_host, 16);
 
 /**
  * Describes the message host.SetEndResponse.
  * Use `create(SetEndResponseSchema)` to create a new message.
  */
 export const SetEndResponseSchema = /*@__PURE__*/
-  messageDesc(file_host_host, 7);
+  messageDesc(file_host_host, 17);
 
 /**
  * Describes the message host.SandboxStatus.
  * Use `create(SandboxStatusSchema)` to create a new message.
  */
 export const SandboxStatusSchema = /*@__PURE__*/
-  messageDesc(file_host_host, 8);
+  messageDesc(file_host_host, 18);
 
 /**
  * Describes the message host.ListRequest.
  * Use `create(ListRequestSchema)` to create a new message.
  */
 export const ListRequestSchema = /*@__PURE__*/
-  messageDesc(file_host_host, 9);
+  messageDesc(file_host_host, 19);
 
 /**
  * Describes the message host.ListResponse.
  * Use `create(ListResponseSchema)` to create a new message.
  */
 export const ListResponseSchema = /*@__PURE__*/
-  messageDesc(file_host_host, 10);
+  messageDesc(file_host_host, 20);
 
 /**
  * Describes the message host.WatchRequest.
  * Use `create(WatchRequestSchema)` to create a new message.
  */
 export const WatchRequestSchema = /*@__PURE__*/
-  messageDesc(file_host_host, 11);
+  messageDesc(file_host_host, 21);
 
 /**
  * Describes the message host.HostEvent.
  * Use `create(HostEventSchema)` to create a new message.
  */
 export const HostEventSchema = /*@__PURE__*/
-  messageDesc(file_host_host, 12);
+  messageDesc(file_host_host, 22);
 
 /**
  * Describes the message host.HostEvent.Synced.
  * Use `create(HostEvent_SyncedSchema)` to create a new message.
  */
 export const HostEvent_SyncedSchema = /*@__PURE__*/
-  messageDesc(file_host_host, 12, 0);
+  messageDesc(file_host_host, 22, 0);
 
 /**
  * Describes the message host.HostEvent.Ended.
  * Use `create(HostEvent_EndedSchema)` to create a new message.
  */
 export const HostEvent_EndedSchema = /*@__PURE__*/
-  messageDesc(file_host_host, 12, 1);
+  messageDesc(file_host_host, 22, 1);
 
 /**
  * Describes the message host.StatusRequest.
  * Use `create(StatusRequestSchema)` to create a new message.
  */
 export const StatusRequestSchema = /*@__PURE__*/
-  messageDesc(file_host_host, 13);
+  messageDesc(file_host_host, 23);
 
 /**
  * Describes the message host.StatusResponse.
  * Use `create(StatusResponseSchema)` to create a new message.
  */
 export const StatusResponseSchema = /*@__PURE__*/
-  messageDesc(file_host_host, 14);
+  messageDesc(file_host_host, 24);
 
 /**
  * Describes the message host.EngineStatus.
  * Use `create(EngineStatusSchema)` to create a new message.
  */
 export const EngineStatusSchema = /*@__PURE__*/
-  messageDesc(file_host_host, 15);
+  messageDesc(file_host_host, 25);
 
 /**
  * Describes the message host.BuildStep.
  * Use `create(BuildStepSchema)` to create a new message.
  */
 export const BuildStepSchema = /*@__PURE__*/
-  messageDesc(file_host_host, 16);
+  messageDesc(file_host_host, 26);
 
 /**
  * Describes the message host.BuildRequest.
  * Use `create(BuildRequestSchema)` to create a new message.
  */
 export const BuildRequestSchema = /*@__PURE__*/
-  messageDesc(file_host_host, 17);
+  messageDesc(file_host_host, 27);
 
 /**
  * Describes the message host.BuildEvent.
  * Use `create(BuildEventSchema)` to create a new message.
  */
 export const BuildEventSchema = /*@__PURE__*/
-  messageDesc(file_host_host, 18);
+  messageDesc(file_host_host, 28);
 
 /**
  * Describes the message host.BuildLog.
  * Use `create(BuildLogSchema)` to create a new message.
  */
 export const BuildLogSchema = /*@__PURE__*/
-  messageDesc(file_host_host, 19);
+  messageDesc(file_host_host, 29);
 
 /**
  * Describes the message host.BuildResult.
  * Use `create(BuildResultSchema)` to create a new message.
  */
 export const BuildResultSchema = /*@__PURE__*/
-  messageDesc(file_host_host, 20);
+  messageDesc(file_host_host, 30);
 
 /**
  * Describes the enum host.OnEnd.
