@@ -12,6 +12,8 @@ const CAPABILITIES = [
   'CAP_FSETID',
   'CAP_KILL',
   'CAP_NET_BIND_SERVICE',
+  // Gives nothing, the network namespace being the host's; but without it a ping that carries it cannot be executed.
+  'CAP_NET_RAW',
   'CAP_SETFCAP',
   'CAP_SETGID',
   'CAP_SETPCAP',

@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { mountTable } from '../../linux/mount-table.ts'
+import { mountsUnder } from '../../linux/mount-table.ts'
 import type { Instance } from '../engine.ts'
 import type { ContainerEngine } from './container-engine.ts'
 import { guestState, SandboxFixture } from './sandbox-fixture.ts'
@@ -20,6 +20,9 @@ afterAll(() => fixture.remove(), SETUP_TIMEOUT_MS)
 
 const firstUid = (instance: Instance): number =>
   Number(readFileSync(`/proc/${instance.initPid}/uid_map`, 'utf8').trim().split(/\s+/)[1])
+
+/** Other tests mount too, elsewhere. */
+const ownMounts = (): number => mountsUnder(fixture.parts.dir).length
 
 const processesOf = (instance: Instance): number[] =>
   fixture.parts.options.cgroups.cgroup(String(instance.slot.index)).pids()
@@ -120,7 +123,7 @@ test('a frozen sandbox can be stopped', async () => {
 
 test('stop leaves no process, no mount and no file, and may be repeated', async () => {
   const plan = await fixture.plan(3)
-  const before = mountTable().length
+  const before = ownMounts()
   const instance = await engine.start(plan)
   await guestState(instance)
   const stopped = performance.now()
@@ -129,7 +132,7 @@ test('stop leaves no process, no mount and no file, and may be repeated', async 
   await engine.stop(instance)
   expect(await instance.exited).toMatchObject({ status: -9 })
   expect(processesOf(instance)).toEqual([])
-  expect(mountTable().length).toBeLessThanOrEqual(before)
+  expect(ownMounts()).toBeLessThanOrEqual(before)
   expect(readdirSync(join(fixture.parts.runDir, 'slots', '3'))).toEqual(['root'])
 })
 
@@ -161,9 +164,9 @@ test('a renamed sandbox has its name inside and is found under it', async () => 
 test('a start that fails says why and leaves nothing', async () => {
   const memoryDir = fixture.memoryDir()
   const plan = await fixture.plan(5, { memoryDir })
-  const before = mountTable().length
+  const before = ownMounts()
   await expect(engine.start(plan)).rejects.toThrow(/sandbox5 did not start: .*Error/s)
-  expect(mountTable().length).toBeLessThanOrEqual(before)
+  expect(ownMounts()).toBeLessThanOrEqual(before)
   expect(fixture.parts.options.cgroups.cgroup('5').pids()).toEqual([])
   mkdirSync(memoryDir, { recursive: true })
   const retried = await engine.start({ ...plan, memoryDir: undefined })

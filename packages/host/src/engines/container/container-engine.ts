@@ -130,7 +130,8 @@ export class ContainerEngine implements Engine {
       await cgroup.killAll()
       const log = logTail(files.log)
       removeInstanceFiles(files)
-      throw new Error(`sandbox ${start.sandboxId} did not start: ${log}`, { cause: error })
+      const reason = error instanceof Error ? error.message : String(error)
+      throw new Error(`sandbox ${start.sandboxId} did not start: ${reason}: ${log}`, { cause: error })
     } finally {
       // The sandbox has its own mount of it; without this one nothing has to be undone when it ends.
       unmountRoot(dir)

@@ -1,6 +1,8 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 
+const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
+
 /** In place of a network namespace's path: an empty one that nobody else has. */
 export const NEW_NETWORK = 'new'
 
@@ -43,7 +45,13 @@ export class Shim {
   /** Starts a shim that waits for its command. @param path of the compiled shim */
   constructor(path: string) {
     // A session of its own: what stops the daemon's session or terminal must not stop sandboxes.
-    this.#child = spawn(path, [], { stdio: ['pipe', 'pipe', 'ignore'], detached: true })
+    // Nothing of the daemon's environment, which may hold secrets, goes near a sandbox.
+    this.#child = spawn(path, [], {
+      stdio: ['pipe', 'pipe', 'ignore'],
+      detached: true,
+      cwd: '/',
+      env: { PATH },
+    })
     const { stdout, stdin } = this.#child
     stdout?.on('data', (chunk: Buffer) => this.#read(chunk.toString()))
     // A shim that is gone shows as its output closing; what is written to it then has nobody to tell.
