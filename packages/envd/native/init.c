@@ -25,7 +25,7 @@
 #define STEADY_MS 10000
 #define GRACE_MS 1000
 
-static char *agent[] = {"/.e2b/bin/node",       "--max-semi-space-size=1", "--v8-pool-size=1", "--no-warnings",
+static char *agent[] = {"/.e2b/bin/node",       "--max-semi-space-size=1", "--v8-pool-size=1", "--expose-gc",
                         "--disable-wasm-trap-handler", "/.e2b/envd.mjs", NULL};
 
 static long long now_ms(void) {

@@ -13,6 +13,7 @@ import { answerCors } from './http/cors.ts'
 import {
   type Exchange,
   HttpError,
+  header,
   type RequestHandler,
   sendEmpty,
   sendError,
@@ -30,6 +31,8 @@ import { startCommand } from './services/start-command.ts'
 import { ServiceSupervisor } from './services/supervisor.ts'
 import { AgentState } from './state.ts'
 
+const TIMEOUT_HEADER = 'connect-timeout-ms'
+const LONGEST_TIMER_MS = 2 ** 31 - 1
 const RPC_MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
 
 /** A listening agent. */
@@ -112,7 +115,13 @@ function httpRoutes(
         watches.resume()
       },
     ],
-    ['POST /freeze', hostOnly(() => watches.suspend())],
+    [
+      'POST /freeze',
+      hostOnly(() => {
+        watches.suspend()
+        globalThis.gc?.()
+      }),
+    ],
     ['POST /unfreeze', hostOnly(() => watches.resume())],
     ['POST /start', (exchange) => startCommand(exchange, { ...options, ...parts })],
     ['GET /files', (exchange) => download(exchange, state)],
@@ -168,7 +177,10 @@ async function handle(
     requireToken(state, exchange)
     const route = routes.get(`${request.method} ${path}`)
     if (route) await route(exchange)
-    else rpc(request, response)
+    else {
+      dropUnboundTimeout(request)
+      rpc(request, response)
+    }
   } catch (error) {
     if (response.headersSent) {
       response.destroy()
@@ -180,6 +192,12 @@ async function handle(
     sendError(response, status, error instanceof Error ? error.message : String(error))
     request.resume()
   }
+}
+
+/** Zero means no limit, and a limit beyond the longest timer (24 days) is none in practice. */
+function dropUnboundTimeout(request: Exchange['request']): void {
+  const timeoutMs = Number(header(request, TIMEOUT_HEADER))
+  if (timeoutMs === 0 || timeoutMs > LONGEST_TIMER_MS) delete request.headers[TIMEOUT_HEADER]
 }
 
 function splitTarget(target: string): [string, string] {

@@ -196,6 +196,14 @@ function isRunning(pid: number): boolean {
   }
 }
 
+test('a timeout of zero or of months is no timeout', async () => {
+  for (const value of ['0', '9999999999']) {
+    const options = { headers: { 'Connect-Timeout-Ms': value } }
+    const run = await collect(agent.processes.start(shell('sleep 0.2; echo done'), options))
+    expect(run.stdout).toBe('done\n')
+  }
+})
+
 test('keepalive events fill silence', async () => {
   const options = { headers: { 'Keepalive-Ping-Interval': '1' } }
   const run = await collect(agent.processes.start(shell('sleep 2.5'), options))
