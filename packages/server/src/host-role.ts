@@ -20,7 +20,7 @@ const POOL_IDLE_MS = 10 * 60_000
 /** Processes and threads of one sandbox. */
 const PIDS = 1024
 
-function hostOptions(config: Config, log: Logger): HostOptions {
+export function hostOptions(config: Config, log: Logger): HostOptions {
   return {
     ...hostOptionDefaults,
     hostId: hostname(),

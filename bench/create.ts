@@ -1,0 +1,86 @@
+import { readFileSync } from 'node:fs'
+import { getCACertificates, setDefaultCACertificates } from 'node:tls'
+import { loadConfig } from '../packages/server/src/config.ts'
+import { readPublishedTemplates } from '../packages/server/src/tenancy.ts'
+import { type AliveReport, measureAlive } from './alive.ts'
+import { type BenchServer, openBenchServer } from './bench-server.ts'
+import { createReport } from './create-report.ts'
+import { type Floor, measureFloor } from './floor.ts'
+import { step } from './progress.ts'
+import {
+  measureOfficialClient,
+  measureStarts,
+  measureThroughput,
+  type StartTimes,
+  type Throughput,
+} from './starts.ts'
+
+/** Everything that one run of `bench create` has measured. */
+export interface CreateResults {
+  readonly floor: Floor
+  readonly fresh: ServerResults
+  readonly pooled: ServerResults
+  readonly alive: AliveReport
+}
+
+export interface ServerResults {
+  /** By how many were created at once. */
+  readonly starts: ReadonlyMap<number, StartTimes>
+  readonly officialMs: readonly number[]
+  readonly throughput: Throughput
+}
+
+const AT_ONCE = [1, 2, 4, 8] as const
+const POOL_SIZE = 8
+const ALIVE = 50
+const THROUGHPUT_MS = 10_000
+/** As many creates in flight keep both cores busy; more only wait. */
+const THROUGHPUT_WORKERS = 4
+const OFFICIAL_ROUNDS = 12
+
+export interface CreateOutcome {
+  markdown: string
+  results: CreateResults
+}
+
+/** Measures everything about starts, in turn, on a server of its own. Leaves nothing. About two minutes. */
+export async function benchCreate(): Promise<CreateOutcome> {
+  const template = readPublishedTemplates(loadConfig()).find(({ name }) => name === 'code-interpreter-v1')
+  if (!template) throw new Error("the template is not built yet: run 'npm run quickstart' first")
+  const floor = await measureFloor(template.snapshotId, { restores: 30, boots: 3 })
+  const { results: fresh, extra: alive } = await onServer(0, (bench) => {
+    step(`Memory with ${ALIVE} alive`)
+    return measureAlive(bench, ALIVE)
+  })
+  const { results: pooled } = await onServer(POOL_SIZE, async () => undefined)
+  const results = { floor, fresh, pooled, alive }
+  return { markdown: createReport(results), results }
+}
+
+async function onServer<T>(
+  poolSize: number,
+  after: (bench: BenchServer) => Promise<T>,
+): Promise<{ results: ServerResults; extra: T }> {
+  const title = poolSize > 0 ? `with a pool of ${poolSize}` : 'without a pool'
+  const bench = await openBenchServer(poolSize > 0 ? 8 : 7, poolSize)
+  try {
+    const bundle = bench.server.clientEnv.NODE_EXTRA_CA_CERTS!
+    setDefaultCACertificates([...getCACertificates('default'), readFileSync(bundle, 'utf8')])
+    const starts = new Map<number, StartTimes>()
+    // The first start of a server reads the snapshot and fills the pool.
+    await measureStarts(bench, { atOnce: 1, rounds: 3, poolSize: 0 })
+    for (const atOnce of AT_ONCE) {
+      step(`Creates ${title}, ${atOnce} at once`)
+      const rounds = atOnce === 1 ? 30 : Math.ceil(40 / atOnce)
+      starts.set(atOnce, await measureStarts(bench, { atOnce, rounds, poolSize }))
+    }
+    step(`Official client ${title}`)
+    const officialMs = await measureOfficialClient(bench, OFFICIAL_ROUNDS)
+    step(`Creates and kills a second ${title}`)
+    const throughput = await measureThroughput(bench, { workers: THROUGHPUT_WORKERS, forMs: THROUGHPUT_MS })
+    const extra = await after(bench)
+    return { results: { starts, officialMs, throughput }, extra }
+  } finally {
+    await bench.close()
+  }
+}

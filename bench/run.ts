@@ -1,0 +1,39 @@
+import { join } from 'node:path'
+import { benchCreate } from './create.ts'
+import { benchCycles } from './cycles.ts'
+import { writeInto } from './report.ts'
+
+/** `npm run bench -- <name> [--json] [--write]`: measures on this machine, prints markdown or JSON. */
+
+const USAGE = `npm run bench -- <name> [options]
+
+  create          start times against a bare restore, throughput, memory (about 3 minutes)
+  cycles [count]  creates and kills, 300 by default: what is left, and whether the server's memory is flat
+
+  --json   print what was measured instead of a table
+  --write  put the tables into bench/README.md as well
+  --help   this text
+
+Needs root and a machine that 'npm run quickstart' has set up. Runs beside a server; best on a quiet machine.`
+
+const readme = join(import.meta.dirname, 'README.md')
+
+function printable(_key: string, value: unknown): unknown {
+  return value instanceof Map ? Object.fromEntries(value) : value
+}
+
+async function main(words: readonly string[]): Promise<number> {
+  const [name, ...rest] = words.filter((word) => !word.startsWith('--'))
+  const count = Number(rest[0] ?? 300)
+  const isHelp = words.includes('--help')
+  if (isHelp || (name !== 'create' && name !== 'cycles') || !Number.isInteger(count) || count < 3) {
+    process.stdout.write(`${USAGE}\n`)
+    return isHelp ? 0 : 2
+  }
+  const { markdown, results } = name === 'create' ? await benchCreate() : await benchCycles(count)
+  process.stdout.write(`${words.includes('--json') ? JSON.stringify(results, printable, 2) : markdown}\n`)
+  if (words.includes('--write')) writeInto(readme, name, markdown)
+  return 'isClean' in results && !results.isClean ? 1 : 0
+}
+
+process.exitCode = await main(process.argv.slice(2))
