@@ -103,7 +103,7 @@ export function createTestServer(index: number, settings: Record<string, string>
 }
 
 async function run(argv: string[], env: NodeJS.ProcessEnv): Promise<void> {
-  const child = spawn(argv[0]!, argv.slice(1), { env, stdio: ['ignore', 'inherit', 'inherit'] })
+  const child = spawn(argv[0]!, argv.slice(1), { env, stdio: ['ignore', 'ignore', 'inherit'] })
   const [code] = (await once(child, 'exit')) as [number | null]
   if (code !== 0) throw new Error(`${argv.join(' ')} ended with status ${code}`)
 }
