@@ -14,18 +14,18 @@ const node = process.execPath
 const scratch = mkdtempSync(join(tmpdir(), 'e2b-test-'))
 
 /** What the Python tests of the chart extraction draw with. */
-const PYTHON_TEST_PACKAGES = ['pytest', 'numpy', 'pandas', 'matplotlib', 'pillow']
+const PYTHON_TEST_PACKAGES = ['pytest', 'numpy', 'pandas', 'matplotlib', 'pillow', 'ipython', 'orjson']
 
 interface Count {
   passed: number
   failed: number
 }
 
-function run(title: string, argv: readonly string[]): Promise<number> {
+function run(title: string, argv: readonly string[], cwd = root): Promise<number> {
   process.stdout.write(`\n── ${title}\n`)
   const began = Date.now()
   const [command, ...args] = argv as [string, ...string[]]
-  const child = spawn(command, args, { cwd: root, stdio: ['ignore', 'inherit', 'inherit'] })
+  const child = spawn(command, args, { cwd, stdio: ['ignore', 'inherit', 'inherit'] })
   return new Promise((resolve) => {
     const end = (code: number): void => {
       process.stdout.write(`── ${title}: ${code === 0 ? 'ok' : `failed (status ${code})`}, `)
@@ -69,7 +69,11 @@ async function vitest(project: string): Promise<Count> {
 
 async function pytest(python: string, folder: string): Promise<Count> {
   const report = join(scratch, `${folder.replaceAll('/', '-')}.xml`)
-  const code = await run(`${folder} (pytest)`, [python, '-m', 'pytest', '-q', `--junitxml=${report}`, folder])
+  const code = await run(
+    `${folder} (pytest)`,
+    [python, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', `--junitxml=${report}`],
+    join(root, folder),
+  )
   try {
     const suite = /<testsuite [^>]*>/.exec(readFileSync(report, 'utf8'))![0]
     const number = (name: string): number => Number(new RegExp(` ${name}="(\\d+)"`).exec(suite)?.[1] ?? 0)

@@ -3,6 +3,7 @@ import { isInternalPath } from './internal-paths.ts'
 
 test.each([
   '/init',
+  '/start',
   '/init/',
   '/init?x=1',
   '//init',

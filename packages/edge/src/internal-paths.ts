@@ -1,6 +1,6 @@
 /** Paths of the agent that belong to the host alone. Nobody outside may reach them, however they are spelled. */
 
-const INTERNAL = new Set(['init', 'freeze', 'unfreeze', 'collapse', 'fsfreeze', 'fsthaw', 'upgrade'])
+const INTERNAL = new Set(['init', 'start', 'freeze', 'unfreeze', 'collapse', 'fsfreeze', 'fsthaw', 'upgrade'])
 const MAX_DECODE_ROUNDS = 4
 
 /** Undoes percent-encoding until nothing changes, so that a double-encoded path cannot slip through. */
