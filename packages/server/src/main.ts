@@ -1,12 +1,13 @@
 #!/usr/bin/env node
-import { Command } from 'commander'
+import { Command, CommanderError } from 'commander'
 import { type Config, ConfigError, describeSettings, loadConfig, settingFlags } from './config.ts'
 
 /** The operator's command. Exit codes: 0 done, 1 failed, 2 wrong use or configuration. */
 
 const program = new Command('e2b-server')
   .description('Secure, isolated Linux sandboxes for AI agents, on this machine.')
-  .showHelpAfterError()
+  .showHelpAfterError('(--help lists what there is)')
+  .exitOverride()
   .addHelpText('after', `\n${describeSettings()}\n`)
 
 function command(name: string, doc: string): Command {
@@ -71,6 +72,7 @@ command(
 try {
   await program.parseAsync()
 } catch (error) {
+  if (error instanceof CommanderError) process.exit(error.exitCode === 0 ? 0 : 2)
   process.stderr.write(`${(error as Error).message}\n`)
   process.exitCode = error instanceof ConfigError ? 2 : 1
 }

@@ -7,6 +7,7 @@ import type { Config } from '../config.ts'
 import { clientsVenv } from '../setup/python-clients.ts'
 import { firstObstacle } from '../setup/requirements.ts'
 import { setup } from '../setup/setup.ts'
+import { ensureOperator, openConfiguredStore, registerPublishedTemplates } from '../tenancy.ts'
 import { clientEnvironment } from './env.ts'
 
 const root = join(import.meta.dirname, '../../../..')
@@ -20,6 +21,16 @@ async function serverIsUp(config: Config): Promise<boolean> {
     return response.ok
   } catch {
     return false
+  }
+}
+
+/** A server that runs already knows the templates of its start; newer ones reach it through the store. */
+async function publishToRunningServer(config: Config): Promise<void> {
+  const store = await openConfiguredStore(config)
+  try {
+    await registerPublishedTemplates(store, config, await ensureOperator(store, config))
+  } finally {
+    await store.close()
   }
 }
 
@@ -77,7 +88,9 @@ export async function quickstart(config: Config): Promise<number> {
   }
   const began = Date.now()
   await setup(config)
-  const stop = (await serverIsUp(config)) ? undefined : await startServer(config)
+  const isUp = await serverIsUp(config)
+  if (isUp) await publishToRunningServer(config)
+  const stop = isUp ? undefined : await startServer(config)
   process.stdout.write('\nexamples/quickstart.py with the official Python client:\n\n')
   try {
     const status = await runExample(config)

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { appendFileSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
-import { release } from 'node:os'
+import { release as kernelRelease } from 'node:os'
 import { join } from 'node:path'
 import { timestampFromMs } from '@bufbuild/protobuf/wkt'
 import { newSandboxId } from '@sandbox/contract/ids'
@@ -117,7 +117,7 @@ export async function buildTemplates(
   const runtime = requireRuntime(config)
   let source = base
   let planned = plan(source)
-  const warmFor = digest(runtime.agentLayer.digest, runtime.criu?.version ?? 'none', release())
+  const warmFor = digest(runtime.agentLayer.digest, runtime.criu?.version ?? 'none', kernelRelease())
   const warmPath = join(config.imagesDir, 'templates-warm-for')
   const published = readPublishedTemplates(config)
   const isCurrent = planned.every((each) =>
@@ -144,6 +144,7 @@ export async function buildTemplates(
   mkdirSync(setupConfig.stateDir, { recursive: true })
   const log = pino({ level: 'info', base: null }, pino.destination({ dest: `${logPath}.host`, sync: true }))
   const host = await openHostRole(setupConfig, log)
+  const release = closeOnInterrupt(host)
   try {
     const templates: PublishedTemplate[] = []
     for (const each of planned) templates.push(await build(host, each, config, onLine))
@@ -151,9 +152,23 @@ export async function buildTemplates(
     publish(config, { templates, warmFor }, warmPath)
     forgetBaseRootfs(source)
   } finally {
+    release()
     await host.host.close({ keepSandboxes: false })
   }
   return 'built'
+}
+
+/** An interrupted build leaves nothing in the kernel; what was finished is found again by the next one. */
+function closeOnInterrupt(host: HostRole): () => void {
+  const close = (): void => {
+    process.stderr.write('Interrupted: removing the build sandbox …\n')
+    host.host.close({ keepSandboxes: false }).finally(() => process.exit(130))
+  }
+  const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
+  for (const signal of signals) process.once(signal, close)
+  return () => {
+    for (const signal of signals) process.removeListener(signal, close)
+  }
 }
 
 const readText = (path: string): string | undefined =>
