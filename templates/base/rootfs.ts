@@ -84,6 +84,12 @@ export async function buildBaseRootfs(options: BaseRootfsOptions): Promise<BaseR
   }
 }
 
+/**
+ * Whatever ends this process ends the program with everything it started, and its mounts are seen by nobody else:
+ * an interrupted build leaves a directory, and nothing that still writes into it.
+ */
+const CONTAINED = ['--pdeathsig', 'KILL', 'unshare', '--mount', '--pid', '--fork', '--kill-child']
+
 async function bootstrap(
   rootDir: string,
   options: BaseRootfsOptions,
@@ -91,9 +97,16 @@ async function bootstrap(
 ): Promise<void> {
   const mirror = options.aptMirror
   await runProgram(
-    'mmdebstrap',
+    'setpriv',
     [
-      ...['--mode=root', '--variant=minbase', '--format=directory', `--include=${PACKAGES.join(',')}`],
+      ...CONTAINED,
+      ...[
+        'mmdebstrap',
+        '--mode=root',
+        '--variant=minbase',
+        '--format=directory',
+        `--include=${PACKAGES.join(',')}`,
+      ],
       ...DPKG_OPTIONS.map((option) => `--dpkgopt=${option}`),
       ...[SUITE, rootDir],
       ...(mirror === undefined || mirror === '' ? [] : [mirror]),

@@ -3,7 +3,7 @@
  * about 20 s, or else the CRIU that is installed. What was built before is taken as it is.
  */
 import { createHash } from 'node:crypto'
-import { copyFile, mkdir, mkdtemp, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { copyFile, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { run } from '../../../linux/process.ts'
 import { aptMirrors } from './mirrors.ts'
@@ -64,6 +64,7 @@ async function builtCriu(options: CriuBuildOptions, progress: (message: string) 
   if (await isBuilt(options.outDir, version)) return build
 
   const archive = await sourceArchive(options, progress)
+  await removeInterrupted(options.cacheDir)
   const tree = await mkdtemp(join(options.cacheDir, 'criu-build-'))
   try {
     await run('tar', ['-xJf', archive, '--strip-components=1', '-C', tree])
@@ -72,7 +73,9 @@ async function builtCriu(options: CriuBuildOptions, progress: (message: string) 
     // The number marks kerndat caches: one that another build wrote is not read.
     const epoch = `SOURCE_DATE_EPOCH=${Number.parseInt(patchSha256.slice(0, 7), 16)}`
     const make = ['make', `-j${makeJobs}`, 'criu', 'NO_GNUTLS=1', 'WERROR=0', 'RUNDIR=/run']
-    await run('env', [epoch, ...make], { cwd: tree, timeoutMs: makeTimeoutMs })
+    // An interrupted set-up must not go on compiling.
+    const contained = ['--pdeathsig', 'KILL', 'env', epoch, ...make]
+    await run('setpriv', contained, { cwd: tree, timeoutMs: makeTimeoutMs })
     const binary = join(tree, 'criu', 'criu')
     await run('strip', [binary])
     await checkCriu(binary)
@@ -82,6 +85,13 @@ async function builtCriu(options: CriuBuildOptions, progress: (message: string) 
   }
   progress(`built CRIU ${version}`)
   return build
+}
+
+/** Trees that an interrupted build left; the set-up's lock keeps a second build away. */
+async function removeInterrupted(cacheDir: string): Promise<void> {
+  for (const name of await readdir(cacheDir)) {
+    if (name.startsWith('criu-build-')) await rm(join(cacheDir, name), { recursive: true, force: true })
+  }
 }
 
 async function isBuilt(outDir: string, version: string): Promise<boolean> {
