@@ -104,6 +104,9 @@ export class Shim {
 
   #send(command: ShimCommand): void {
     this.#child.ref()
+    // The process may be reaped before its last words are read: its output alone then keeps the daemon alive.
+    const { stdout } = this.#child
+    if (stdout && 'ref' in stdout && typeof stdout.ref === 'function') stdout.ref()
     this.#child.stdin?.write(commandText(command))
   }
 
