@@ -18,6 +18,14 @@ const kinds = {
   forbidden: { status: 403, shouldRetry: false },
   notFound: { status: 404, shouldRetry: false },
   conflict: { status: 409, shouldRetry: false },
+  /** A sandbox was paused while its agent did not answer: only a cold boot is sure to bring it back. */
+  guestUnresponsive: {
+    status: 409,
+    errorCode: 'sandbox_snapshot_guest_agent_unresponsive',
+    shouldRetry: false,
+  },
+  /** Another transition of the same sandbox is under way; the same call may succeed after it. */
+  transitioning: { status: 409, shouldRetry: false },
   idempotencyMismatch: { status: 422, errorCode: 'idempotency_request_mismatch', shouldRetry: false },
   idempotencyInProgress: { status: 409, errorCode: 'idempotency_in_progress', shouldRetry: true },
   idempotencyOutcomeUnknown: { status: 409, errorCode: 'idempotency_outcome_unknown', shouldRetry: false },
@@ -47,7 +55,11 @@ export class ApiError extends Error {
   /** Whole seconds for the Retry-After header, sent with 429 and 503. */
   readonly retryAfterSeconds: number | undefined
 
-  constructor(kind: ErrorName, message: string, options: { retryAfterSeconds?: number; cause?: unknown } = {}) {
+  constructor(
+    kind: ErrorName,
+    message: string,
+    options: { retryAfterSeconds?: number; cause?: unknown } = {},
+  ) {
     super(message, { cause: options.cause })
     this.name = 'ApiError'
     this.kind = kind

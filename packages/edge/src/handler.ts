@@ -17,7 +17,7 @@ import {
 import type { Exchange } from './exchange.ts'
 import type { Destination, Outcome } from './forward.ts'
 import { isInternalPath } from './internal-paths.ts'
-import type { Place, Routes } from './routes.ts'
+import type { Credentials, Place, Routes } from './routes.ts'
 import { readTarget } from './target.ts'
 import type { Upstream } from './upstream.ts'
 
@@ -51,6 +51,18 @@ function directoryRefusal(sandboxId: string, error: unknown): Answer {
   const status = STATUS_OF_CODE.get(refusal.code)
   if (status !== undefined) return refusedFor(sandboxId, status, refusal.rawMessage)
   return refusedFor(sandboxId, 503, 'The sandbox cannot be located at the moment, try again')
+}
+
+/** Longer than every token; what is longer cannot be one and is not passed on. */
+const MAX_TOKEN_LENGTH = 512
+
+function credentialsOf(exchange: Exchange): Credentials {
+  const traffic = exchange.header(TRAFFIC_TOKEN_HEADER)
+  const envd = exchange.header('x-access-token')
+  return {
+    ...(traffic && traffic.length <= MAX_TOKEN_LENGTH ? { trafficAccessToken: traffic } : {}),
+    ...(envd && envd.length <= MAX_TOKEN_LENGTH ? { envdAccessToken: envd } : {}),
+  }
 }
 
 function checkTrafficToken(exchange: Exchange, { route }: Place, port: number): Answer | undefined {
@@ -149,7 +161,7 @@ export class Handler {
   /** The place of the sandbox, or undefined after the client was told that there is none. */
   async #locate(exchange: Exchange, sandboxId: string, port: number): Promise<Place | undefined> {
     try {
-      const place = await this.#routes.find(sandboxId, port)
+      const place = await this.#routes.find(sandboxId, port, credentialsOf(exchange))
       if (!place) this.#refuse(exchange, notFound(sandboxId))
       return place
     } catch (error) {

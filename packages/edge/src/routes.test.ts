@@ -90,3 +90,39 @@ test('a kill that went unheard is noticed when the stream of changes is back', a
   directory.dropWatchers()
   await vi.waitFor(() => expect(broken).toBe(1))
 })
+
+test('questions with other credentials are their own, and carry them', async () => {
+  let release = (): void => {}
+  directory.gate = new Promise((resolve) => {
+    release = resolve
+  })
+  const asked = [
+    routes.find('ia', 80),
+    routes.find('ia', 80, { trafficAccessToken: 't' }),
+    routes.find('ia', 80, { trafficAccessToken: 't' }),
+    routes.find('ia', 80, { envdAccessToken: 't' }),
+  ]
+  await vi.waitFor(() => expect(directory.finds).toBe(3))
+  release()
+  await Promise.all(asked)
+  expect(
+    directory.asked.map(({ trafficAccessToken, envdAccessToken }) => [trafficAccessToken, envdAccessToken]),
+  ).toEqual([
+    [undefined, undefined],
+    ['t', undefined],
+    [undefined, 't'],
+  ])
+})
+
+test('an announcement overtakes the questions of all credentials', async () => {
+  let release = (): void => {}
+  directory.gate = new Promise((resolve) => {
+    release = resolve
+  })
+  const asked = [routes.find('ia', 80), routes.find('ia', 80, { trafficAccessToken: 't' })]
+  await vi.waitFor(() => expect(directory.finds).toBe(2))
+  directory.kill('ia')
+  await new Promise((resolve) => setTimeout(resolve, 20))
+  release()
+  expect(await Promise.all(asked)).toEqual([undefined, undefined])
+})

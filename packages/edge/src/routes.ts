@@ -13,6 +13,12 @@ export interface Place {
   readonly upstream: Upstream
 }
 
+/** What a request brings that may resume a paused sandbox: the values of its headers as sent. */
+export interface Credentials {
+  readonly trafficAccessToken?: string
+  readonly envdAccessToken?: string
+}
+
 /** A question under way; `stale` once a change of that sandbox overtook it. */
 interface Question {
   readonly answer: Promise<Route | undefined>
@@ -27,7 +33,8 @@ export class Routes {
   readonly #directory: Client<typeof Directory>
   readonly #log: Logger
   readonly #known = new Map<string, Route>()
-  readonly #questions = new Map<string, Question>()
+  /** By sandbox, then by what the answer may depend on: port and credentials. */
+  readonly #questions = new Map<string, Map<string, Question>>()
   readonly #upstreams = new Map<string, Upstream>()
   readonly #stopped = new AbortController()
   #live = false
@@ -55,8 +62,7 @@ export class Routes {
       }
       this.#live = false
       this.#known.clear()
-      for (const question of this.#questions.values()) question.stale = true
-      this.#questions.clear()
+      for (const sandboxId of [...this.#questions.keys()]) this.#overtake(sandboxId)
       await new Promise((resume) => setTimeout(resume, delayMs))
     }
   }
@@ -69,10 +75,13 @@ export class Routes {
       return
     }
     this.#known.delete(sandboxId)
-    const question = this.#questions.get(sandboxId)
-    if (question) question.stale = true
-    this.#questions.delete(sandboxId)
+    this.#overtake(sandboxId)
     if (!present) this.#breakOff(sandboxId)
+  }
+
+  #overtake(sandboxId: string): void {
+    for (const question of this.#questions.get(sandboxId)?.values() ?? []) question.stale = true
+    this.#questions.delete(sandboxId)
   }
 
   /** Ends what still runs to a sandbox whose end went unheard. Only looks: nothing is resumed for it. */
@@ -97,14 +106,14 @@ export class Routes {
   }
 
   /**
-   * The place of a sandbox, or undefined when none of that id runs. May take as long as the directory likes:
-   * this is where auto-resume plugs in, by a `Find` that answers when the sandbox is running again.
+   * The place of a sandbox, or undefined when none of that id runs. May take as long as the directory likes: a
+   * `Find` may resume a paused sandbox, if the credentials allow it, and answers when it runs again.
    *
    * @throws ConnectError for anything but not_found: permission_denied (resume refused), aborted or
    * failed_precondition (in transition), resource_exhausted (limit), unavailable (no directory).
    */
-  async find(sandboxId: string, port: number): Promise<Place | undefined> {
-    const route = this.#known.get(sandboxId) ?? (await this.#ask(sandboxId, port))
+  async find(sandboxId: string, port: number, credentials: Credentials = {}): Promise<Place | undefined> {
+    const route = this.#known.get(sandboxId) ?? (await this.#ask(sandboxId, port, credentials))
     return route ? { route, upstream: this.#upstreamOf(route) } : undefined
   }
 
@@ -113,9 +122,11 @@ export class Routes {
     this.#known.delete(sandboxId)
   }
 
-  async #ask(sandboxId: string, port: number): Promise<Route | undefined> {
+  async #ask(sandboxId: string, port: number, credentials: Credentials): Promise<Route | undefined> {
+    const key = JSON.stringify([port, credentials.trafficAccessToken, credentials.envdAccessToken])
     for (let round = 1; ; round++) {
-      const question = this.#questions.get(sandboxId) ?? this.#question(sandboxId, port)
+      const question =
+        this.#questions.get(sandboxId)?.get(key) ?? this.#question(key, { sandboxId, port, ...credentials })
       const route = await question.answer
       // An answer that a change overtook may name a place that belongs to another sandbox by now.
       if (question.stale && round < MAX_FIND_ROUNDS) continue
@@ -123,23 +134,27 @@ export class Routes {
     }
   }
 
-  #question(sandboxId: string, port: number): Question {
-    const question: Question = { answer: this.#fetch(sandboxId, port), stale: false }
-    this.#questions.set(sandboxId, question)
+  #question(key: string, request: Credentials & { sandboxId: string; port: number }): Question {
+    const { sandboxId } = request
+    const question: Question = { answer: this.#fetch(request), stale: false }
+    const ofSandbox = this.#questions.get(sandboxId) ?? new Map<string, Question>()
+    this.#questions.set(sandboxId, ofSandbox.set(key, question))
     const settle = (route?: Route): void => {
-      if (this.#questions.get(sandboxId) === question) this.#questions.delete(sandboxId)
+      if (ofSandbox.get(key) === question) ofSandbox.delete(key)
+      if (ofSandbox.size === 0 && this.#questions.get(sandboxId) === ofSandbox)
+        this.#questions.delete(sandboxId)
       if (route && this.#live && !question.stale) this.#remember(route)
     }
     question.answer.then(settle, () => settle())
     return question
   }
 
-  async #fetch(sandboxId: string, port: number): Promise<Route | undefined> {
+  async #fetch(request: Credentials & { sandboxId: string; port: number }): Promise<Route | undefined> {
     try {
-      return await this.#directory.find({ sandboxId, port }, { signal: this.#stopped.signal })
+      return await this.#directory.find(request, { signal: this.#stopped.signal })
     } catch (error) {
       if (error instanceof ConnectError && error.code === Code.NotFound) {
-        this.#breakOff(sandboxId)
+        this.#breakOff(request.sandboxId)
         return undefined
       }
       throw error

@@ -12,7 +12,7 @@ import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Code, ConnectError, createClient, createRouterTransport } from '@connectrpc/connect'
-import { Directory } from '@sandbox/contract/gen/directory/directory_pb'
+import { Directory, type FindRequest } from '@sandbox/contract/gen/directory/directory_pb'
 import { createEdge, type Edge } from './edge.ts'
 import { ensureLocalCa, type LocalCa } from './local-ca.ts'
 
@@ -28,6 +28,8 @@ export interface TestRoute {
 export class TestDirectory {
   readonly routes = new Map<string, TestRoute>()
   finds = 0
+  /** The questions, in order. */
+  readonly asked: FindRequest[] = []
   /** Answers of Find wait for this. */
   gate: Promise<void> = Promise.resolve()
   refusal: ConnectError | undefined
@@ -37,7 +39,9 @@ export class TestDirectory {
     Directory,
     createRouterTransport(({ service }) => {
       service(Directory, {
-        find: async ({ sandboxId }) => {
+        find: async (request) => {
+          const { sandboxId } = request
+          this.asked.push(request)
           this.finds++
           const route = this.routes.get(sandboxId)
           await this.gate

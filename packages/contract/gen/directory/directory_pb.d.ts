@@ -32,6 +32,18 @@ export declare type FindRequest = Message<"directory.FindRequest"> & {
    * @generated from field: bool peek = 3;
    */
   peek: boolean;
+
+  /**
+   * The E2B-Traffic-Access-Token and X-Access-Token headers of the request as sent: what may resume a sandbox.
+   *
+   * @generated from field: optional string traffic_access_token = 4;
+   */
+  trafficAccessToken?: string | undefined;
+
+  /**
+   * @generated from field: optional string envd_access_token = 5;
+   */
+  envdAccessToken?: string | undefined;
 };
 
 /**
@@ -122,7 +134,10 @@ export declare const RouteChangeSchema: GenMessage<RouteChange>;
  */
 export declare const Directory: GenService<{
   /**
-   * not_found when no sandbox of that id runs (unknown, killed or paused without auto-resume).
+   * Answers when the sandbox runs; one that is paused and resumes by itself is resumed first.
+   * Errors: not_found when no sandbox of that id runs (unknown, killed or paused without auto-resume),
+   * permission_denied (the credentials do not allow to resume it), aborted (it is being paused),
+   * resource_exhausted (limit of the team, or no room), unavailable (it could not be resumed now).
    *
    * @generated from rpc directory.Directory.Find
    */

@@ -1,4 +1,5 @@
 import { type Static, Type } from 'typebox'
+import { ErrorBody } from './errors.ts'
 import { SandboxNetworkConfig } from './network.ts'
 
 /** Sandbox bodies of the REST API. Timeouts are whole seconds, memory and disk are MiB. */
@@ -61,6 +62,27 @@ export const ConnectSandboxV2 = Type.Object({
   memory: Type.Optional(Type.Boolean({ default: true })),
 })
 
+/** Body of POST /sandboxes/{id}/resume; the whole body may be missing. */
+export const ResumeSandbox = Type.Object({
+  timeout: Type.Optional(Type.Integer({ minimum: 0, default: 15 })),
+  autoPause: Type.Optional(Type.Boolean({ deprecated: true })),
+  memory: Type.Optional(Type.Boolean({ default: true })),
+})
+
+/** Body of POST /sandboxes/{id}/pause; the whole body may be missing. */
+export const PauseSandbox = Type.Object({
+  memory: Type.Optional(Type.Boolean({ default: true, description: 'False keeps the files only' })),
+  requireHealthyGuest: Type.Optional(
+    Type.Boolean({ default: false, description: 'Refuse with 503 when the agent does not answer' }),
+  ),
+})
+
+/** Body of POST /sandboxes/{id}/fork; the whole body may be missing. */
+export const ForkSandbox = Type.Object({
+  timeout: Type.Optional(Type.Integer({ default: 15, description: 'Seconds until the forks end' })),
+  count: Type.Optional(Type.Integer({ minimum: 1, maximum: 100, default: 1 })),
+})
+
 /** Body of POST /sandboxes/{id}/timeout. */
 export const SandboxTimeout = Type.Object({ timeout: Type.Integer({ minimum: 0 }) })
 
@@ -81,6 +103,13 @@ export const Sandbox = Type.Object({
   domain: Type.Optional(Type.Union([Type.String(), Type.Null()])),
 })
 export type Sandbox = Static<typeof Sandbox>
+
+/** What fork answers for each of its starts: one of the two. */
+export const ForkResult = Type.Object({
+  sandbox: Type.Optional(Sandbox),
+  error: Type.Optional(ErrorBody),
+})
+export type ForkResult = Static<typeof ForkResult>
 
 export const SandboxState = Type.Union([Type.Literal('running'), Type.Literal('paused')])
 export type SandboxState = Static<typeof SandboxState>

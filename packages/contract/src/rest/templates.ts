@@ -40,3 +40,27 @@ export const AliasParams = Type.Object({ alias: Type.String({ minLength: 1 }) })
 
 /** What GET /templates/aliases/{alias} answers. */
 export const TemplateAlias = Type.Object({ templateID: Type.String(), public: Type.Boolean() })
+
+/** Path parameter of one template: id or name, URL-encoded. */
+export const TemplateParams = Type.Object({ templateID: Type.String({ minLength: 1 }) })
+
+/** An element of GET /templates/{id}/tags. */
+export const TemplateTag = Type.Object({
+  tag: Type.String(),
+  buildID: Type.String(),
+  createdAt: Type.String({ format: 'date-time' }),
+})
+
+/** Body of POST /templates/tags. */
+export const AssignTags = Type.Object({
+  target: Type.String({ minLength: 1, description: 'name[:tag]: the build that gets the tags' }),
+  tags: Type.Array(Type.String(), { minItems: 1 }),
+})
+
+export const AssignedTags = Type.Object({ tags: Type.Array(Type.String()), buildID: Type.String() })
+
+/** Body of DELETE /templates/tags. */
+export const RemoveTags = Type.Object({
+  name: Type.String({ minLength: 1 }),
+  tags: Type.Array(Type.String(), { minItems: 1 }),
+})
