@@ -3,6 +3,7 @@ import { type Cell, type CellParts, openCell } from './cells.ts'
 import { cloneIdentity } from './clone-identity.ts'
 import { HostError } from './host-error.ts'
 import { layerStack, withWritten } from './layer-stack.ts'
+import { openPolicy } from './network/policy.ts'
 import type { LayerSource } from './parts.ts'
 import { bringServicesUp, type ServicesUpOptions } from './services-up.ts'
 import type { SnapshotManifest, SnapshotStore } from './snapshots.ts'
@@ -57,7 +58,7 @@ const bootPlan = (
   layers,
   limits: manifest.config.limits,
   memoryDir: undefined,
-  network: { internet: true },
+  network: openPolicy,
   endAtMs: undefined,
   onEnd: 'kill',
 })

@@ -3,7 +3,7 @@ import { AgentClient } from './agent-client.ts'
 import type { Engine, Instance, InstanceExit, Limits } from './engines/engine.ts'
 import { HostError } from './host-error.ts'
 import type { Journal, JournalEntry, Occupant } from './journal.ts'
-import type { NetworkPolicy } from './network/network-slots.ts'
+import type { NetworkPolicy } from './network/policy.ts'
 import type { SlotSource, UpperSource } from './parts.ts'
 import type { Slot } from './slots.ts'
 import type { Layer } from './storage/layers.ts'
@@ -123,6 +123,13 @@ export class Cell {
     this.writeJournal()
   }
 
+  /** Replaces what it may reach, for new connections at once, and keeps it for the next daemon. */
+  applyNetwork(network: NetworkPolicy): void {
+    this.#parts.slots.setPolicy(this.slot, network)
+    this.#plan = { ...this.#plan, network }
+    this.writeJournal()
+  }
+
   writeJournal(): void {
     const { slot, upper, initPid } = this.#instance
     this.#parts.journal.write({ ...this.#plan, slot, upper, initPid })
@@ -171,7 +178,7 @@ export async function openCell(
     const base = planOf(plan, parts)
     parts.journal.write({ ...base, slot: made.slot, upper: made.upper, initPid: undefined })
     measure('journal')
-    if (!plan.network.internet) parts.slots.setPolicy(made.slot, plan.network)
+    parts.slots.setPolicy(made.slot, plan.network)
     const instance = await parts.engine.start({
       sandboxId: plan.sandboxId,
       slot: made.slot,
@@ -249,6 +256,7 @@ const planOf = (plan: CellPlan, parts: CellParts): Plan => ({
   limits: plan.limits,
   endAtMs: plan.endAtMs,
   onEnd: plan.onEnd,
+  network: plan.network,
   isReady: false,
   startedAtMs: parts.nowMs(),
 })

@@ -6,6 +6,7 @@ const CODES: Readonly<Record<HostErrorKind, Code>> = {
   notFound: Code.NotFound,
   exists: Code.AlreadyExists,
   wrongState: Code.FailedPrecondition,
+  invalid: Code.InvalidArgument,
   unsupported: Code.Unimplemented,
   failed: Code.Internal,
 }

@@ -1,4 +1,11 @@
-export type HostErrorKind = 'noRoom' | 'notFound' | 'exists' | 'wrongState' | 'unsupported' | 'failed'
+export type HostErrorKind =
+  | 'noRoom'
+  | 'notFound'
+  | 'exists'
+  | 'wrongState'
+  | 'invalid'
+  | 'unsupported'
+  | 'failed'
 
 /** An error whose message is meant for the caller of the host service. `service.ts` maps kinds to Connect codes. */
 export class HostError extends Error {

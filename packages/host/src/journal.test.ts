@@ -25,6 +25,7 @@ const entry = (index: number, sandboxId: string): Omit<JournalEntry, 'version' |
   endAtMs: 2,
   onEnd: 'kill',
   templateId: 't',
+  network: { internet: true },
 })
 
 test('what was written last for a slot is what the next daemon reads', () => {

@@ -1,6 +1,7 @@
 import { mkdirSync, readdirSync, readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { EngineName, Limits } from './engines/engine.ts'
+import type { NetworkPolicy } from './network/policy.ts'
 import type { Slot } from './slots.ts'
 import type { Layer } from './storage/layers.ts'
 import type { Upper } from './storage/uppers.ts'
@@ -12,7 +13,7 @@ import type { Upper } from './storage/uppers.ts'
  * A write is a temporary file and a rename without fsync: it survives SIGKILL of the daemon at any instant (the
  * page cache is the kernel's). After a crash of the machine entries may be missing or old; then the kernel objects
  * are gone as well, and the boot id in each entry says so: entries of an earlier boot only name what to remove.
- * No secret is ever written here.
+ * Files are readable by root only; the one secret in them is what the user's egress proxy asks for.
  */
 
 export type Occupant = 'sandbox' | 'pooled' | 'build'
@@ -40,6 +41,8 @@ export interface JournalEntry {
   readonly onEnd: 'kill' | 'pause'
   /** What the sandbox calls its template; empty while pooled. */
   readonly templateId: string
+  /** What it may reach; holds while no daemon runs, and is put back by the next. */
+  readonly network: NetworkPolicy
 }
 
 export interface JournalContent {
@@ -117,6 +120,7 @@ function isEntry(value: unknown): value is JournalEntry {
     typeof entry.sandboxId === 'string' &&
     typeof entry.slot?.index === 'number' &&
     typeof entry.upper?.id === 'string' &&
+    typeof entry.network?.internet === 'boolean' &&
     Array.isArray(entry.layers)
   )
 }

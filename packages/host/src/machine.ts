@@ -4,8 +4,10 @@ import { HostError } from './host-error.ts'
 import type { JournalEntry } from './journal.ts'
 import { CgroupRoot } from './linux/cgroup.ts'
 import { unmountTree } from './linux/mount-table.ts'
-import { DnsForwarder, type DnsUpstream } from './network/dns.ts'
+import { DnsForwarder, type DnsUpstream, machineResolvers } from './network/dns.ts'
+import { EgressProxyServer } from './network/egress-proxy.ts'
 import { NetworkSlots } from './network/network-slots.ts'
+import type { Egress } from './network/policy.ts'
 import type { HostOptions } from './options.ts'
 import { lockInstance, prepareRunDir } from './run-dir.ts'
 import { SlotPool } from './slot-pool.ts'
@@ -75,17 +77,26 @@ async function openParts(options: HostOptions, openEngine: OpenEngine, unlock: (
   const report = await engine.probe()
   if (!report.usable) throw new HostError('unsupported', `${engine.name}: ${report.detail}. ${report.remedy}`)
   const network = new NetworkSlots(naming)
+  const upstreams =
+    options.dnsUpstreams.length > 0 ? options.dnsUpstreams.map(upstreamOf) : machineResolvers()
+  const egressOf = (address: string): Egress | undefined => network.egressOf(address)
+  const dns = new DnsForwarder({
+    ...network.dnsEndpoint,
+    upstreams,
+    resolversOf: (client) => egressOf(client)?.resolvers,
+  })
+  const { forbiddenRanges, egressEndpoint } = network
+  const egress = new EgressProxyServer({ ...egressEndpoint, egressOf, forbiddenRanges, upstreams, log })
   const slots = new SlotPool({
     naming,
     network,
+    onCleaned: (slot) => egress.drop(slot.address),
     cgroups,
     readyCount: options.slotsReady,
     maxSlots: options.maxSandboxes,
     ...(onSlotReady ? { onReady: onSlotReady } : {}),
     onError: (slot, error) => log.error({ event: 'slot.failed', slot, err: error }),
   })
-  const upstreams = options.dnsUpstreams.map(upstreamOf)
-  const dns = new DnsForwarder({ ...network.dnsEndpoint, ...(upstreams.length > 0 ? { upstreams } : {}) })
   return {
     engine,
     report,
@@ -94,13 +105,15 @@ async function openParts(options: HostOptions, openEngine: OpenEngine, unlock: (
     uppers,
     layers,
     async start(entries) {
-      await slots.start(entries.map((entry) => entry.slot.index))
+      await slots.start(new Map(entries.map((entry) => [entry.slot.index, entry.network])))
       uppers.sweep(new Set(entries.map((entry) => entry.upper.id)))
       await dns.start()
+      await egress.start()
     },
     async close({ destroy }) {
       await slots.stop({ destroy })
       await dns.stop()
+      await egress.stop()
       await uppers.settled().catch((error: unknown) => log.error({ event: 'uppers.kept', err: error }))
       if (destroy) {
         await uppers.close()

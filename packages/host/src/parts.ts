@@ -1,5 +1,5 @@
 import type { Limits } from './engines/engine.ts'
-import type { NetworkPolicy } from './network/network-slots.ts'
+import type { NetworkPolicy } from './network/policy.ts'
 import type { Slot } from './slots.ts'
 import type { Layer } from './storage/layers.ts'
 import type { Upper } from './storage/uppers.ts'

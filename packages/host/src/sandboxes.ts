@@ -4,6 +4,7 @@ import type { InstanceExit } from './engines/engine.ts'
 import { Events } from './events.ts'
 import { HostError } from './host-error.ts'
 import type { JournalEntry } from './journal.ts'
+import type { NetworkPolicy } from './network/policy.ts'
 import { assertMove, type EndReason, type SandboxState } from './sandbox-states.ts'
 import type { Started, StartRequest } from './start.ts'
 import { type Clock, EndTimers, systemClock } from './timers.ts'
@@ -116,16 +117,17 @@ export class Sandboxes {
 
   /** @returns the end that holds now. @throws HostError notFound, wrongState */
   setEnd(sandboxId: string, endAtMs: number, extendOnly: boolean): number {
-    const sandbox = this.#sandboxes.get(sandboxId)
-    if (!sandbox) throw notHere(sandboxId)
-    if (sandbox.state !== 'running' || !sandbox.cell) {
-      throw new HostError('wrongState', `sandbox '${sandboxId}' is ${sandbox.state}`)
-    }
+    const { sandbox, cell } = this.#running(sandboxId)
     if (extendOnly && endAtMs <= sandbox.endAtMs) return sandbox.endAtMs
     sandbox.endAtMs = endAtMs
-    sandbox.cell.moveEnd(endAtMs)
+    cell.moveEnd(endAtMs)
     this.#timers.set(sandboxId, endAtMs)
     return endAtMs
+  }
+
+  /** Replaces what it may reach, for new connections at once. @throws HostError notFound, wrongState */
+  applyNetwork(sandboxId: string, policy: NetworkPolicy): void {
+    this.#running(sandboxId).cell.applyNetwork(policy)
   }
 
   /** Everything past its start. */
@@ -146,6 +148,14 @@ export class Sandboxes {
     this.#timers.close()
     await Promise.all(this.#releasing)
     this.events.close()
+  }
+
+  #running(sandboxId: string): { sandbox: Sandbox; cell: Cell } {
+    const sandbox = this.#sandboxes.get(sandboxId)
+    if (!sandbox) throw notHere(sandboxId)
+    const { state, cell } = sandbox
+    if (state !== 'running' || !cell) throw new HostError('wrongState', `sandbox '${sandboxId}' is ${state}`)
+    return { sandbox, cell }
   }
 
   async #bringUp(sandbox: Sandbox, request: StartRequest): Promise<{ view: SandboxView; fromPool: boolean }> {

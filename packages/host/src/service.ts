@@ -7,7 +7,6 @@ import {
   HostEventSchema,
   type Host as HostService,
   OnEnd,
-  type SandboxConfig,
   SandboxState,
   type SandboxStatus,
   SandboxStatusSchema,
@@ -19,8 +18,8 @@ import type { Builder } from './builds/builder.ts'
 import { connectError } from './connect-error.ts'
 import type { Limits } from './engines/engine.ts'
 import type { SandboxEvent } from './events.ts'
-import { HostError } from './host-error.ts'
 import { askedLimits } from './limits.ts'
+import { parseNetworkPolicy } from './network/policy.ts'
 import type { Sandboxes, SandboxView } from './sandboxes.ts'
 import type { StartRequest as StartCommand } from './start.ts'
 
@@ -81,22 +80,11 @@ function startCommand(request: StartRequest): StartCommand {
     limits: askedLimits(config?.resources),
     envVars: config?.envVars ?? {},
     envdAccessToken: config?.envdAccessToken,
-    network: networkOf(config),
+    network: parseNetworkPolicy(config?.networkJson ?? '', config?.allowInternetAccess ?? true),
     endAtMs: milliseconds(request.endAt, 'end_at'),
     onEnd: request.onEnd === OnEnd.PAUSE ? 'pause' : 'kill',
     skipPool: request.skipPool,
   }
-}
-
-/** Rules that this host cannot enforce are refused, never ignored. */
-function networkOf(config: SandboxConfig | undefined): StartCommand['network'] {
-  const rules: unknown = config?.networkJson ? JSON.parse(config.networkJson) : {}
-  const { allowOut, denyOut } = rules as { allowOut?: string[]; denyOut?: string[] }
-  const isAllDenied = denyOut?.includes('0.0.0.0/0') ?? false
-  if (allowOut?.length || (denyOut?.length && !isAllDenied)) {
-    throw new HostError('unsupported', 'this host enforces no egress rules yet besides all or nothing')
-  }
-  return { internet: (config?.allowInternetAccess ?? true) && !isAllDenied }
 }
 
 function milliseconds(time: Timestamp | undefined, field: string): number {

@@ -4,7 +4,8 @@ import { join } from 'node:path'
 import type { Cgroup, CgroupRoot } from './linux/cgroup.ts'
 import { releaseUserNamespace, userNamespaceFor } from './linux/idmap.ts'
 import { unmountTree } from './linux/mount-table.ts'
-import type { NetworkPolicy, NetworkSlots } from './network/network-slots.ts'
+import type { NetworkSlots } from './network/network-slots.ts'
+import { type NetworkPolicy, openPolicy } from './network/policy.ts'
 import { type Slot, type SlotNaming, slotAddress, slotCapacity, slotDir, slotUidBase } from './slots.ts'
 
 export interface SlotPoolOptions {
@@ -17,6 +18,8 @@ export interface SlotPoolOptions {
   maxSlots: number
   /** Runs with each slot that became ready, before it can be claimed: to start what belongs to it. */
   onReady?: (slot: Slot) => Promise<void>
+  /** Runs with each slot whose occupant is gone, before the next may come. */
+  onCleaned?: (slot: Slot) => void
   /** Background work that failed; the slot is set aside, made anew later. */
   onError: (index: number, error: unknown) => void
   /** Somebody removed the firewall table; it has been put back, or `error` says why not. */
@@ -67,14 +70,15 @@ export class SlotPool {
   }
 
   /**
-   * Removes kernel objects of slots that are not in `inUse` (those of running sandboxes, from the journal), takes
-   * over those that are, and makes the first slots. Resolves when `readyCount` slots are ready.
+   * Removes kernel objects of slots that are not in `inUse` (those of running sandboxes and what they may reach,
+   * from the journal), takes over those that are, and makes the first slots. Resolves when `readyCount` slots are
+   * ready.
    */
-  async start(inUse: Iterable<number> = []): Promise<void> {
+  async start(inUse: ReadonlyMap<number, NetworkPolicy> = new Map()): Promise<void> {
     const { network, cgroups } = this.#options
-    await network.start()
+    await network.start(inUse)
     cgroups.prepare()
-    const known = new Set(inUse)
+    const known = new Set(inUse.keys())
     await this.#sweep(known)
     for (const index of known) {
       const slot = this.slot(index)
@@ -253,7 +257,8 @@ export class SlotPool {
     await cgroup.remove()
     this.#clearDirectory(index)
     network.forgetFlows(index)
-    network.setPolicy(index, { internet: true })
+    network.setPolicy(index, openPolicy)
+    this.#options.onCleaned?.(this.slot(index))
     cgroup.create()
   }
 

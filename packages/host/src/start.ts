@@ -4,7 +4,7 @@ import { cloneIdentity } from './clone-identity.ts'
 import type { Foreground } from './foreground.ts'
 import { HostError } from './host-error.ts'
 import type { AskedLimits } from './limits.ts'
-import type { NetworkPolicy } from './network/network-slots.ts'
+import { type NetworkPolicy, openPolicy } from './network/policy.ts'
 import { sameLimits } from './parts.ts'
 import type { Pool } from './pool.ts'
 import { bringServicesUp } from './services-up.ts'
@@ -171,7 +171,7 @@ export async function openPooled(
     layers: snapshot.layers,
     limits: snapshot.limits,
     memoryDir: snapshot.memoryDir,
-    network: { internet: true },
+    network: openPolicy,
     endAtMs: undefined,
     onEnd: 'kill',
   }

@@ -1,6 +1,7 @@
 import { isIP, isIPv4 } from 'node:net'
+import { Value } from 'typebox/value'
 import { ENVD_PORT } from '../ports.ts'
-import type { EgressProxy, SandboxNetworkConfig } from './network.ts'
+import { type EgressProxy, SandboxNetworkConfig } from './network.ts'
 
 /** Checks of network settings beyond their shape. Each answers a sentence for the caller, or undefined. */
 
@@ -138,6 +139,10 @@ function checkMask(mask: string): string | undefined {
     ? undefined
     : `maskRequestHost must be an ASCII host[:port], not '${mask}'`
 }
+
+/** Whether a value has the shape of network settings; `checkNetworkConfig` says whether they are valid. */
+export const isNetworkConfig = (value: unknown): value is SandboxNetworkConfig =>
+  Value.Check(SandboxNetworkConfig, value)
 
 /**
  * Checks a sandbox's network settings.

@@ -7,6 +7,7 @@ import { cloneIdentity } from '../clone-identity.ts'
 import type { Limits } from '../engines/engine.ts'
 import { HostError } from '../host-error.ts'
 import { layerStack, withWritten } from '../layer-stack.ts'
+import { openPolicy } from '../network/policy.ts'
 import type { SnapshotConfig, SnapshotManifest } from '../snapshots.ts'
 import { baseKey, type StepCache, type StepResult, stepKey } from './step-cache.ts'
 import { applyStep, type BuildStep, touchesFiles } from './steps.ts'
@@ -229,7 +230,7 @@ export class Builder {
       layers,
       limits: plan.limits,
       memoryDir: undefined,
-      network: { internet: true },
+      network: openPolicy,
       endAtMs: undefined,
       onEnd: 'kill',
     }

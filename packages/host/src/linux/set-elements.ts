@@ -1,5 +1,5 @@
 import { errorCode } from './libc.ts'
-import { attribute, type NetfilterMessage, netfilterRequest, networkOrder32 } from './netlink.ts'
+import { attribute, type NetfilterMessage, netfilterRequest } from './netlink.ts'
 
 const NFNL_SUBSYS_NFTABLES = 10
 const NFNL_MSG_BATCH_BEGIN = 0x10
@@ -7,37 +7,66 @@ const NFNL_MSG_BATCH_END = 0x11
 const NFT_MSG_GETTABLE = (NFNL_SUBSYS_NFTABLES << 8) | 1
 const NFT_MSG_NEWSETELEM = (NFNL_SUBSYS_NFTABLES << 8) | 12
 const NFT_MSG_DELSETELEM = (NFNL_SUBSYS_NFTABLES << 8) | 14
+const NFTA_SET_ELEM_KEY = 1
+const NFTA_SET_ELEM_KEY_END = 10
 const NLM_F_CREATE = 0x400
 const NFPROTO_INET = 1
-const NF_DROP = 0
 const interfaceNameBytes = 16
+/** An attribute counts its bytes in 16 bits; an element takes at most 64. */
+const elementsPerMessage = 500
 
-export interface VerdictMap {
-  /** Table of family `inet`. */
-  table: string
-  /** A map declared as `type ifname : verdict`. */
-  map: string
+/** An element of a set in a table of family `inet`, as bytes of its key. */
+export interface SetElement {
+  set: string
+  key: Buffer
+  /** Last key of a range, in sets of ranges; for one value the same as `key`. */
+  keyEnd?: Buffer
 }
 
-/** Adds `interfaceName : drop`. Adding it again changes nothing. Throws SystemError. */
-export function addDropVerdict(at: VerdictMap, interfaceName: string): void {
-  const verdict = attribute(2, [attribute(2, [attribute(1, networkOrder32(NF_DROP))])])
-  change(at, NFT_MSG_NEWSETELEM, NLM_F_CREATE, [key(interfaceName), verdict])
+export interface ElementChanges {
+  remove: readonly SetElement[]
+  add: readonly SetElement[]
 }
 
-/** Removes the element of `interfaceName`, if there is one. Throws SystemError. */
-export function deleteVerdict(at: VerdictMap, interfaceName: string): void {
-  try {
-    change(at, NFT_MSG_DELSETELEM, 0, [key(interfaceName)])
-  } catch (error) {
-    if (errorCode(error) !== 'ENOENT') throw error
-  }
+/**
+ * Applies all changes as one transaction: no packet sees half of them. Adding an element that is there changes
+ * nothing. Throws SystemError: ENOENT when the table, a set or an element to remove is missing, EEXIST when a range
+ * overlaps another.
+ */
+export function changeSetElements(table: string, { remove, add }: ElementChanges): void {
+  const frame = (type: number): NetfilterMessage => ({
+    type,
+    family: 0,
+    resourceId: NFNL_SUBSYS_NFTABLES,
+    acknowledge: false,
+  })
+  const messages = [
+    ...elementMessages(table, remove, NFT_MSG_DELSETELEM, 0),
+    ...elementMessages(table, add, NFT_MSG_NEWSETELEM, NLM_F_CREATE),
+  ]
+  if (messages.length === 0) return
+  netfilterRequest([frame(NFNL_MSG_BATCH_BEGIN), ...messages, frame(NFNL_MSG_BATCH_END)], `${table} elements`)
 }
 
-function key(interfaceName: string): Buffer {
+/** Key of type `ifname`. */
+export function interfaceKey(interfaceName: string): Buffer {
   const name = Buffer.alloc(interfaceNameBytes)
   name.write(interfaceName, 0, interfaceNameBytes - 1, 'ascii')
-  return attribute(1, [attribute(1, name)])
+  return name
+}
+
+/** Key of type `ipv4_addr`. */
+export function addressKey(address: number): Buffer {
+  const key = Buffer.alloc(4)
+  key.writeUInt32BE(address)
+  return key
+}
+
+/** Key of type `inet_service`, padded as it stands in a concatenation. */
+export function portKey(port: number): Buffer {
+  const key = Buffer.alloc(4)
+  key.writeUInt16BE(port)
+  return key
 }
 
 /** Whether the table of family `inet` exists. Throws SystemError when the kernel refuses to say. */
@@ -57,25 +86,29 @@ export function tableExists(table: string): boolean {
   }
 }
 
-/** nf_tables takes changes only between a begin and an end message, and applies them as one. */
-function change(at: VerdictMap, type: number, flags: number, element: readonly Buffer[]): void {
-  const attributes = Buffer.concat([
-    attribute(1, at.table),
-    attribute(2, at.map),
-    attribute(3, [attribute(1, element)]),
-  ])
-  const frame = (kind: number): NetfilterMessage => ({
-    type: kind,
-    family: 0,
-    resourceId: NFNL_SUBSYS_NFTABLES,
-    acknowledge: false,
-  })
-  netfilterRequest(
-    [
-      frame(NFNL_MSG_BATCH_BEGIN),
-      { type, flags, family: NFPROTO_INET, attributes, acknowledge: true },
-      frame(NFNL_MSG_BATCH_END),
-    ],
-    `${at.table} ${at.map}`,
-  )
+function elementMessages(
+  table: string,
+  elements: readonly SetElement[],
+  type: number,
+  flags: number,
+): NetfilterMessage[] {
+  const messages: NetfilterMessage[] = []
+  for (const [set, members] of Map.groupBy(elements, (element) => element.set)) {
+    for (let at = 0; at < members.length; at += elementsPerMessage) {
+      const attributes = Buffer.concat([
+        attribute(1, table),
+        attribute(2, set),
+        attribute(3, members.slice(at, at + elementsPerMessage).map(encodeElement)),
+      ])
+      messages.push({ type, flags, family: NFPROTO_INET, attributes, acknowledge: true })
+    }
+  }
+  return messages
+}
+
+function encodeElement({ key, keyEnd }: SetElement): Buffer {
+  const value = (type: number, bytes: Buffer): Buffer => attribute(type, [attribute(1, bytes)])
+  const parts = [value(NFTA_SET_ELEM_KEY, key)]
+  if (keyEnd) parts.push(value(NFTA_SET_ELEM_KEY_END, keyEnd))
+  return attribute(1, parts)
 }

@@ -12,6 +12,7 @@ import { pipeline } from 'node:stream/promises'
 const headerBytes = 12
 const maxQueryBytes = 4096
 const responseFlag = 0x80
+const refusedCode = 5
 
 export interface DnsForwarderOptions {
   /** Where to listen, UDP and TCP: `NetworkSlots.dnsEndpoint`. The firewall admits slots only. */
@@ -19,6 +20,8 @@ export interface DnsForwarderOptions {
   port: number
   /** Resolvers asked in order, each `{address, port}`; default: those of /etc/resolv.conf, read at start. */
   upstreams?: readonly DnsUpstream[]
+  /** Addresses of resolvers for one sandbox; undefined for the above, empty refuses its queries. */
+  resolversOf?: (client: string) => readonly string[] | undefined
   /** How long one resolver may take before the next is asked. Default 2,000. */
   upstreamTimeoutMs?: number
   /** Queries and TCP connections under way, of all sandboxes together. Default 1,024; more are dropped. */
@@ -45,6 +48,7 @@ export class DnsForwarder {
       upstreamTimeoutMs: 2_000,
       maxInFlight: 1_024,
       maxInFlightPerClient: 64,
+      resolversOf: () => undefined,
       ...options,
       upstreams: options.upstreams ?? machineResolvers(),
     }
@@ -80,15 +84,21 @@ export class DnsForwarder {
   #onQuery(udp: UdpSocket, query: Buffer, client: RemoteInfo): void {
     const isQuery = query.length >= headerBytes && ((query[2] ?? 0) & responseFlag) === 0
     if (!isQuery || query.length > maxQueryBytes || !this.#enter(client.address)) return
-    this.#ask(query)
+    this.#ask(query, this.#upstreamsOf(client.address))
       .then((answer) => {
         if (answer && this.#udp === udp) udp.send(answer, client.port, client.address)
       })
       .finally(() => this.#leave(client.address))
   }
 
-  async #ask(query: Buffer): Promise<Buffer | undefined> {
-    for (const upstream of this.#options.upstreams) {
+  #upstreamsOf(client: string): readonly DnsUpstream[] {
+    const own = this.#options.resolversOf(client)
+    return own?.map((address) => ({ address, port: 53 })) ?? this.#options.upstreams
+  }
+
+  async #ask(query: Buffer, upstreams: readonly DnsUpstream[]): Promise<Buffer | undefined> {
+    if (upstreams.length === 0) return refusal(query)
+    for (const upstream of upstreams) {
       const answer = await this.#askOne(query, upstream)
       if (answer) return answer
     }
@@ -114,10 +124,11 @@ export class DnsForwarder {
   }
 
   #onConnection(client: Socket): void {
-    const upstream = this.#options.upstreams[0]
     const address = client.remoteAddress
+    const [upstream] = address === undefined ? [] : this.#upstreamsOf(address)
     if (!upstream || address === undefined || !this.#enter(address)) {
-      client.destroy()
+      client.on('error', () => {})
+      client.resetAndDestroy()
       return
     }
     const server = connect(upstream.port, upstream.address)
@@ -159,6 +170,21 @@ export function machineResolvers(path = '/etc/resolv.conf'): DnsUpstream[] {
     .filter((address) => address !== undefined)
     .slice(0, 3)
     .map((address) => ({ address, port: 53 }))
+}
+
+/** Says at once that there is no answer, instead of letting the guest wait: header and question of the query. */
+function refusal(query: Buffer): Buffer {
+  let end = headerBytes
+  while ((query[end] ?? 0) !== 0) end += 1 + (query[end] ?? 0)
+  end += 5
+  const hasQuestion = query.readUInt16BE(4) === 1 && end <= query.length
+  const answer = Buffer.alloc(hasQuestion ? end : headerBytes)
+  query.copy(answer, 0, 0, answer.length)
+  answer.writeUInt8((query[2] ?? 0) | responseFlag, 2)
+  answer.writeUInt8(refusedCode, 3)
+  answer.writeUInt16BE(hasQuestion ? 1 : 0, 4)
+  answer.fill(0, 6, headerBytes)
+  return answer
 }
 
 function closeQuietly(socket: UdpSocket): void {

@@ -265,7 +265,7 @@ test('a slot without internet reaches nothing, a restarted daemon knows it, and 
   slots.setPolicy(0, { internet: false })
   expect(await reach([target])).toEqual({ [publicAddress]: 'denied' })
   const restarted = new NetworkSlots(naming)
-  await restarted.start()
+  await restarted.start([[0, { internet: false }]])
   expect(await reach([target])).toEqual({ [publicAddress]: 'denied' })
   restarted.setPolicy(0, { internet: true })
   expect(await reach([target])).not.toEqual({ [publicAddress]: 'denied' })

@@ -17,7 +17,7 @@ import {
 import { mountTable } from '../linux/mount-table.ts'
 import { CLONE_NEWNET, createNamespaceAt, inNetworkNamespace } from '../linux/namespace.ts'
 import { run } from '../linux/process.ts'
-import { addDropVerdict, deleteVerdict, tableExists } from '../linux/verdict-map.ts'
+import { tableExists } from '../linux/set-elements.ts'
 import {
   assertNaming,
   gatewayAddress,
@@ -33,13 +33,16 @@ import {
   slotDir,
 } from '../slots.ts'
 import { admitForwarding, withdrawForwarding } from './forward-admission.ts'
+import { type Egress, type NetworkPolicy, openPolicy } from './policy.ts'
 import {
   addSlotElements,
   hostRuleset,
+  internalRanges,
   removeSlotElements,
   type SlotElements,
   slotRuleset,
 } from './ruleset.ts'
+import { SlotPolicies } from './slot-policies.ts'
 
 const forwardingSwitch = '/proc/sys/net/ipv4/ip_forward'
 /** The switch belongs to the machine, so all instances share one record of what it was before the first of them. */
@@ -48,16 +51,14 @@ const forwardingRecord = '/run/sandbox-ip_forward.before'
 export interface NetworkOptions extends SlotNaming {
   /** Port of the DNS forwarder on this machine's address towards the sandboxes. Default 10053. */
   dnsPort?: number
+  /** Port of the egress proxy on the same address. Default 10054. */
+  egressPort?: number
   /** CIDR ranges denied to every sandbox besides the private and reserved ones. */
   deniedRanges?: readonly string[]
   /** Connection mark of slot 0; slot n has n more. Default: 16 bits of the instance name's hash, then 16 zero. */
   markBase?: number
   /** Tracked connections one sandbox may have; new ones are dropped beyond. Default 4,096. */
   maxFlowsPerSlot?: number
-}
-
-export interface NetworkPolicy {
-  internet: boolean
 }
 
 /**
@@ -68,13 +69,13 @@ export class NetworkSlots {
   readonly #options: NetworkOptions
   readonly #table: string
   readonly #linkName: RegExp
-  readonly #offline = new Set<number>()
-  #policiesRead = false
+  readonly #policies: SlotPolicies
 
   constructor(options: NetworkOptions) {
     assertNaming(options)
     this.#options = options
     this.#table = options.instance
+    this.#policies = new SlotPolicies(options, this.forbiddenRanges)
     this.#linkName = new RegExp(`^${options.instance}(\\d+)h$`)
   }
 
@@ -83,30 +84,39 @@ export class NetworkSlots {
     return { address: machineAddress(this.#options), port: this.#options.dnsPort ?? 10_053 }
   }
 
+  /** Address and port the egress proxy must listen on. */
+  get egressEndpoint(): { address: string; port: number } {
+    return { address: machineAddress(this.#options), port: this.#options.egressPort ?? 10_054 }
+  }
+
   /**
    * Rules, forwarding and this machine's own address. Idempotent; running slots keep their flows and policies, also
    * when somebody else removed the table meanwhile.
+   * @param policies those of slots that an earlier process left running: they are known from here on
    */
-  async start(): Promise<void> {
+  async start(policies: Iterable<readonly [index: number, policy: NetworkPolicy]> = []): Promise<void> {
+    this.#policies.assume(policies)
     this.#shareNetnsDir()
     mkdirSync(this.#options.runDir, { recursive: true })
     const { address, port } = this.dnsEndpoint
-    const deniedRanges = this.#options.deniedRanges ?? []
     const ruleset = hostRuleset({
       table: this.#table,
       machineAddress: address,
       dnsPort: port,
-      deniedRanges,
+      egressPort: this.egressEndpoint.port,
+      forbidden: this.forbiddenRanges,
       maxFlowsPerSlot: this.#options.maxFlowsPerSlot ?? 4_096,
     })
-    // One transaction: no moment in which the rules stand and a running slot is not under them.
-    await run('nft', ['-f', '-'], { stdin: ruleset + this.#existingElements() })
+    // One transaction: no moment in which the rules stand and a running slot is not under them. Once more when a
+    // policy was set while it was on its way.
+    let version: number
+    do {
+      version = this.#policies.version
+      await run('nft', ['-f', '-'], { stdin: ruleset + this.#existingElements() })
+    } while (this.#policies.version !== version)
     await run('ip', ['address', 'replace', `${address}/32`, 'dev', 'lo', 'scope', 'host'])
     await admitForwarding(this.#options.instance)
     this.#enableForwarding()
-    // Later, memory is the truth: policies may change while the list is being read.
-    if (!this.#policiesRead) await this.#readPolicies()
-    this.#policiesRead = true
   }
 
   /** False when somebody removed the table: guests are then without rules until `start` is called. Takes 0.1 ms. */
@@ -120,7 +130,7 @@ export class NetworkSlots {
     const address = slotAddress(this.#options, index)
     await this.#removeObjects(index)
     await run('nft', ['-f', '-'], { stdin: addSlotElements(this.#elements(index)) })
-    this.setPolicy(index, { internet: true })
+    this.setPolicy(index, openPolicy)
     const netns = this.netnsPath(index)
     createNamespaceAt('net', CLONE_NEWNET, netns)
     inNetworkNamespace(netns, () => this.#setNamespaceSwitches())
@@ -152,8 +162,8 @@ route add default via ${gatewayAddress} dev eth0
   async destroy(index: number): Promise<void> {
     await this.#removeObjects(index)
     // Last: while the link exists its rules must.
+    this.setPolicy(index, openPolicy)
     await run('nft', ['-f', '-'], { stdin: removeSlotElements(this.#elements(index)) })
-    this.#offline.delete(index)
   }
 
   /** Destroys every slot of this instance found in the kernel that is not in `known`. Answers which. */
@@ -174,25 +184,29 @@ route add default via ${gatewayAddress} dev eth0
     if (existsSync(netnsDir))
       for (const name of readdirSync(netnsDir)) note(name, new RegExp(`^${instance}-(\\d+)$`))
     for (const name of readdirSync('/sys/class/net')) note(name, this.#linkName)
-    for (const name of await this.#elementsOf('set', 'slots')) note(name, this.#linkName)
+    for (const name of await this.#elementsOf('slots')) note(name, this.#linkName)
     for (const { target } of mountTable()) {
       if (target.startsWith(`${runDir}/slots/`)) note(target.slice(runDir.length), /^\/slots\/(\d+)\/sys$/)
     }
     return [...found].sort((a, b) => a - b)
   }
 
-  /** Applies to new connections at once; costs nothing when it is the policy already. */
+  /**
+   * Applies to new connections at once; costs nothing for the open policy in a slot that has it. Throws SystemError.
+   * @param policy valid, as `parseNetworkPolicy` answers it
+   */
   setPolicy(index: number, policy: NetworkPolicy): void {
-    if (policy.internet !== this.#offline.has(index)) return
-    const at = { table: this.#table, map: 'egress' }
-    const link = hostInterface(this.#options, index)
-    if (policy.internet) {
-      deleteVerdict(at, link)
-      this.#offline.delete(index)
-    } else {
-      addDropVerdict(at, link)
-      this.#offline.add(index)
-    }
+    this.#policies.set(index, policy)
+  }
+
+  /** What is decided for the slot of an address; undefined for one that is open. */
+  egressOf(address: string): Egress | undefined {
+    return this.#policies.egressOf(address)
+  }
+
+  /** Ranges that no policy opens, as CIDR blocks. */
+  get forbiddenRanges(): readonly string[] {
+    return [...internalRanges, this.#options.addressRange, ...(this.#options.deniedRanges ?? [])]
   }
 
   /**
@@ -250,11 +264,9 @@ route add default via ${gatewayAddress} dev eth0
   /** Elements of every slot whose link exists, and the policies this process has set. */
   #existingElements(): string {
     const links = readdirSync('/sys/class/net').flatMap((name) => this.#linkName.exec(name)?.[1] ?? [])
-    const offline = [...this.#offline].map((index) => hostInterface(this.#options, index))
-    return [
-      ...links.map((index) => addSlotElements(this.#elements(Number(index)))),
-      ...offline.map((link) => `add element inet ${this.#table} egress { "${link}" : drop }\n`),
-    ].join('')
+    return (
+      links.map((index) => addSlotElements(this.#elements(Number(index)))).join('') + this.#policies.text()
+    )
   }
 
   /**
@@ -304,22 +316,15 @@ route add default via ${gatewayAddress} dev eth0
     rmSync(forwardingRecord, { force: true })
   }
 
-  async #readPolicies(): Promise<void> {
-    for (const name of await this.#elementsOf('map', 'egress')) {
-      const index = this.#linkName.exec(name)?.[1]
-      if (index !== undefined) this.#offline.add(Number(index))
-    }
-  }
-
   async #tableIsComplete(): Promise<boolean> {
     const { stdout } = await run('nft', ['list', 'table', 'inet', this.#table])
-    return stdout.includes('map egress')
+    return stdout.includes('set tunnelled')
   }
 
-  /** Interface names that are keys of a set or map of the table; none when it does not exist. */
-  async #elementsOf(kind: 'set' | 'map', name: string): Promise<string[]> {
+  /** Interface names that are keys of a set of the table; none when it does not exist. */
+  async #elementsOf(name: string): Promise<string[]> {
     try {
-      const { stdout } = await run('nft', ['list', kind, 'inet', this.#table, name])
+      const { stdout } = await run('nft', ['list', 'set', 'inet', this.#table, name])
       return [...stdout.matchAll(/"([a-z0-9]+)"/g)].map((match) => match[1] ?? '')
     } catch (error) {
       if (error instanceof Error && error.message.includes('No such file or directory')) return []

@@ -2,7 +2,7 @@
 import { gatewayAddress, guestAddress } from '../slots.ts'
 
 /** Never reachable from a sandbox: private, shared, link-local (metadata), loopback, multicast, reserved. */
-export const forbiddenRanges: readonly string[] = [
+export const internalRanges: readonly string[] = [
   '0.0.0.0/8',
   '10.0.0.0/8',
   '100.64.0.0/10',
@@ -19,8 +19,10 @@ export interface HostRulesetOptions {
   table: string
   machineAddress: string
   dnsPort: number
-  /** CIDR ranges denied besides `forbiddenRanges`. */
-  deniedRanges: readonly string[]
+  /** Port of the egress proxy on `machineAddress`. */
+  egressPort: number
+  /** CIDR blocks that no slot reaches. */
+  forbidden: readonly string[]
   maxFlowsPerSlot: number
 }
 
@@ -30,22 +32,28 @@ export interface HostRulesetOptions {
  * Policy of every chain is accept: other traffic of the machine is not ours to judge.
  */
 export function hostRuleset(options: HostRulesetOptions): string {
-  const { table, machineAddress, dnsPort } = options
-  const ranges = [...forbiddenRanges, ...options.deniedRanges].join(', ')
+  const { table, machineAddress, dnsPort, egressPort } = options
   return `
 add table inet ${table}
 add set inet ${table} slots { type ifname; }
 add set inet ${table} sources { type ifname . ipv4_addr; }
 add map inet ${table} marks { type ifname : mark; }
-add map inet ${table} egress { type ifname : verdict; }
+add set inet ${table} allowed { type ifname . ipv4_addr; flags interval; }
+flush set inet ${table} allowed
+add set inet ${table} denied { type ifname . ipv4_addr; flags interval; }
+flush set inet ${table} denied
+add set inet ${table} named { type ifname . inet_service; }
+flush set inet ${table} named
+add set inet ${table} tunnelled { type ifname; }
+flush set inet ${table} tunnelled
 add set inet ${table} flows { type ifname; size 65536; flags dynamic; }
 flush set inet ${table} flows
 add set inet ${table} forbidden { type ipv4_addr; flags interval; auto-merge; }
 flush set inet ${table} forbidden
-add element inet ${table} forbidden { ${ranges} }
+add element inet ${table} forbidden { ${options.forbidden.join(', ')} }
 add chain inet ${table} guard { type filter hook prerouting priority raw; policy accept; }
 add chain inet ${table} mark_new { type filter hook prerouting priority mangle; policy accept; }
-add chain inet ${table} dns_redirect { type nat hook prerouting priority dstnat; policy accept; }
+add chain inet ${table} divert { type nat hook prerouting priority dstnat; policy accept; }
 add chain inet ${table} input { type filter hook input priority filter; policy accept; }
 add chain inet ${table} forward { type filter hook forward priority filter; policy accept; }
 add chain inet ${table} mark_host { type filter hook output priority mangle; policy accept; }
@@ -53,9 +61,10 @@ add chain inet ${table} translate { type nat hook postrouting priority srcnat; p
 add chain inet ${table} to_host
 add chain inet ${table} from_slot
 add chain inet ${table} to_slot
+add chain inet ${table} refuse
 flush chain inet ${table} guard
 flush chain inet ${table} mark_new
-flush chain inet ${table} dns_redirect
+flush chain inet ${table} divert
 flush chain inet ${table} input
 flush chain inet ${table} forward
 flush chain inet ${table} mark_host
@@ -63,6 +72,7 @@ flush chain inet ${table} translate
 flush chain inet ${table} to_host
 flush chain inet ${table} from_slot
 flush chain inet ${table} to_slot
+flush chain inet ${table} refuse
 table inet ${table} {
   chain guard {
     iifname @slots meta protocol != ip drop comment "no IPv6"
@@ -76,9 +86,13 @@ table inet ${table} {
   chain mark_host {
     oifname @slots ct state new ct mark set oifname map @marks
   }
-  chain dns_redirect {
+  chain divert {
     iifname @slots ip daddr ${gatewayAddress} udp dport 53 dnat ip to ${machineAddress}:${dnsPort}
     iifname @slots ip daddr ${gatewayAddress} tcp dport 53 dnat ip to ${machineAddress}:${dnsPort}
+    ip daddr @forbidden return
+    fib daddr type local return comment "the proxy must not open this machine's own services"
+    iifname . tcp dport @named dnat ip to ${machineAddress}:${egressPort} comment "decided by name"
+    iifname @tunnelled meta l4proto tcp dnat ip to ${machineAddress}:${egressPort}
   }
   chain input {
     iifname @slots jump to_host
@@ -86,9 +100,9 @@ table inet ${table} {
   }
   chain to_host {
     ct state established,related ct direction reply accept comment "answers to this machine's requests"
-    iifname vmap @egress
     ip daddr ${machineAddress} udp dport ${dnsPort} ct original ip daddr ${gatewayAddress} accept
     ip daddr ${machineAddress} tcp dport ${dnsPort} ct original ip daddr ${gatewayAddress} accept
+    ip daddr ${machineAddress} tcp dport ${egressPort} ct status dnat ct original ip daddr != @forbidden accept
     drop
   }
   chain forward {
@@ -97,11 +111,17 @@ table inet ${table} {
   }
   chain from_slot {
     oifname @slots drop comment "no guest reaches a guest"
-    ip daddr @forbidden drop
+    ip daddr @forbidden goto refuse
     ct state invalid drop
-    ct state established,related accept
-    iifname vmap @egress
+    ct state related accept
+    meta l4proto tcp ct state established accept
+    iifname . ip daddr @allowed accept
+    iifname . ip daddr @denied goto refuse comment "without TCP each packet is judged, so a change holds at once"
     accept
+  }
+  chain refuse {
+    meta l4proto tcp reject with tcp reset comment "an answer spares the guest its timeout"
+    reject with icmp admin-prohibited
   }
   chain to_slot {
     ct state established,related ct direction reply accept
@@ -153,8 +173,6 @@ add element inet ${table} marks { "${interfaceName}" : ${mark} }
 export function removeSlotElements(slot: SlotElements): string {
   const { table, interfaceName, address, mark } = slot
   return `${addSlotElements(slot)}
-add element inet ${table} egress { "${interfaceName}" : drop }
-delete element inet ${table} egress { "${interfaceName}" }
 delete element inet ${table} marks { "${interfaceName}" : ${mark} }
 delete element inet ${table} sources { "${interfaceName}" . ${address} }
 delete element inet ${table} slots { "${interfaceName}" }

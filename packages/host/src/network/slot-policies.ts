@@ -1,0 +1,133 @@
+/** The policies of the slots, in memory and as elements of the sets of ranges and interfaces in the table. */
+import { errorCode } from '../linux/libc.ts'
+import {
+  addressKey,
+  changeSetElements,
+  interfaceKey,
+  portKey,
+  type SetElement,
+} from '../linux/set-elements.ts'
+import { hostInterface, type SlotNaming, slotAddress } from '../slots.ts'
+import { type AddressRange, addressText, mergedRanges } from './address-ranges.ts'
+import { compileEgress, type Egress, httpPort, type NetworkPolicy, tlsPort } from './policy.ts'
+
+interface SlotPolicy {
+  readonly egress: Egress
+  readonly elements: readonly PolicyElement[]
+}
+
+/** `text` is the element as nft writes it; with the set it is also what tells elements apart. */
+interface PolicyElement extends SetElement {
+  readonly text: string
+}
+
+export class SlotPolicies {
+  readonly #naming: SlotNaming
+  readonly #internal: readonly AddressRange[]
+  /** By index; slots with the open policy are not in it. */
+  readonly #policies = new Map<number, SlotPolicy>()
+  readonly #byAddress = new Map<string, Egress>()
+  #version = 0
+
+  /** @param internal CIDR blocks that no policy opens */
+  constructor(naming: SlotNaming, internal: readonly string[]) {
+    this.#naming = naming
+    this.#internal = mergedRanges(internal)
+  }
+
+  /** Applies to new connections at once, as one change; free when nothing was and nothing is decided. */
+  set(index: number, policy: NetworkPolicy): void {
+    const egress = compileEgress(policy, this.#internal)
+    const before = this.#policies.get(index)
+    if (!egress && !before) return
+    const elements = egress ? this.#elementsOf(index, egress) : []
+    // Until the kernel has the new rules the proxy decides by the old ones.
+    this.#applyDifference(before?.elements ?? [], elements)
+    this.#remember(index, egress ? { egress, elements } : undefined)
+  }
+
+  /** Takes policies over without a word to the kernel: `text` is applied by the caller. */
+  assume(policies: Iterable<readonly [index: number, policy: NetworkPolicy]>): void {
+    for (const [index, policy] of policies) {
+      const egress = compileEgress(policy, this.#internal)
+      this.#remember(index, egress && { egress, elements: this.#elementsOf(index, egress) })
+    }
+  }
+
+  /** nft commands that add the elements of all slots. */
+  text(): string {
+    const elements = [...this.#policies.values()].flatMap((policy) => policy.elements)
+    return addCommands(this.#naming.instance, elements)
+  }
+
+  /** Grows with each change. */
+  get version(): number {
+    return this.#version
+  }
+
+  /** By the address of a slot; undefined while its policy is the open one. */
+  egressOf(address: string): Egress | undefined {
+    return this.#byAddress.get(address)
+  }
+
+  #remember(index: number, policy: SlotPolicy | undefined): void {
+    this.#version++
+    const address = slotAddress(this.#naming, index)
+    if (policy) {
+      this.#policies.set(index, policy)
+      this.#byAddress.set(address, policy.egress)
+    } else {
+      this.#policies.delete(index)
+      this.#byAddress.delete(address)
+    }
+  }
+
+  #applyDifference(before: readonly PolicyElement[], after: readonly PolicyElement[]): void {
+    const remove = missing(before, after)
+    const add = missing(after, before)
+    try {
+      changeSetElements(this.#naming.instance, { remove, add })
+    } catch (error) {
+      // The table is gone: nothing to remove there, and `NetworkSlots.start` puts back what is remembered.
+      if (add.length > 0 || errorCode(error) !== 'ENOENT') throw error
+    }
+  }
+
+  #elementsOf(index: number, egress: Egress): PolicyElement[] {
+    const link = hostInterface(this.#naming, index)
+    const name = interfaceKey(link)
+    const range = (set: string, { first, last }: AddressRange): PolicyElement => ({
+      set,
+      key: Buffer.concat([name, addressKey(first)]),
+      keyEnd: Buffer.concat([name, addressKey(last)]),
+      text: `"${link}" . ${first === last ? addressText(first) : `${addressText(first)}-${addressText(last)}`}`,
+    })
+    const port = (number: number): PolicyElement => ({
+      set: 'named',
+      key: Buffer.concat([name, portKey(number)]),
+      text: `"${link}" . ${number}`,
+    })
+    return [
+      ...egress.allowed.map((addresses) => range('allowed', addresses)),
+      ...egress.denied.map((addresses) => range('denied', addresses)),
+      ...(egress.domains.length > 0 ? [port(httpPort), port(tlsPort)] : []),
+      ...(egress.proxy ? [{ set: 'tunnelled', key: name, text: `"${link}"` }] : []),
+    ]
+  }
+}
+
+const idOf = ({ set, text }: PolicyElement): string => `${set} ${text}`
+
+function missing(from: readonly PolicyElement[], inList: readonly PolicyElement[]): PolicyElement[] {
+  const there = new Set(inList.map(idOf))
+  return from.filter((element) => !there.has(idOf(element)))
+}
+
+function addCommands(table: string, elements: readonly PolicyElement[]): string {
+  return [...Map.groupBy(elements, (element) => element.set)]
+    .map(
+      ([set, members]) =>
+        `add element inet ${table} ${set} { ${members.map(({ text }) => text).join(', ')} }\n`,
+    )
+    .join('')
+}
