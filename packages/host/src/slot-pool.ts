@@ -145,9 +145,14 @@ export class SlotPool {
     this.#enqueue(slot.index)
   }
 
-  /** See `NetworkSlots.setPolicy`; a recycled slot starts with internet access. */
+  /** See `NetworkSlots.setPolicy`; a claimed slot has the open policy. */
   setPolicy(slot: Slot, policy: NetworkPolicy): void {
     this.#options.network.setPolicy(slot.index, policy)
+  }
+
+  /** See `NetworkSlots.replacePolicy`. */
+  replacePolicy(slot: Slot, policy: NetworkPolicy): Promise<void> {
+    return this.#options.network.replacePolicy(slot.index, policy)
   }
 
   /** Resolves when no slot is being made or cleaned. */
@@ -257,7 +262,7 @@ export class SlotPool {
     await cgroup.remove()
     this.#clearDirectory(index)
     network.forgetFlows(index)
-    network.setPolicy(index, openPolicy)
+    await network.replacePolicy(index, openPolicy)
     this.#options.onCleaned?.(this.slot(index))
     cgroup.create()
   }

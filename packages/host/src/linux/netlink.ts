@@ -1,12 +1,13 @@
-/** Requests to the kernel's netfilter over netlink: a tenth of a millisecond instead of a process. Synchronous. */
+/** Requests to the kernel's netfilter over netlink: a tenth of a millisecond instead of a process. */
 import { closeSync } from 'node:fs'
-import { checked, libcFunction, SystemError } from './libc.ts'
+import { checked, libcFunction, libcFunctionInBackground, SystemError } from './libc.ts'
 
 const AF_NETLINK = 16
 const SOCK_RAW_CLOEXEC = 3 | 0o2000000
 const NETLINK_NETFILTER = 12
 const SOL_SOCKET = 1
 const SO_RCVTIMEO = 20
+const SO_SNDBUFFORCE = 32
 const NLMSG_ERROR = 2
 const NLM_F_REQUEST = 1
 const NLM_F_ACK = 4
@@ -14,9 +15,12 @@ const NLA_F_NESTED = 0x8000
 const headerBytes = 16
 const maxReplies = 64
 const receiveTimeoutSec = 2
+/** Room for a change of the longest lists in one message. */
+const sendBufferBytes = 1024 * 1024
 
 const socketCall = libcFunction('socket', 'int', ['int', 'int', 'int'])
 const sendCall = libcFunction('send', 'long', ['int', 'void *', 'size_t', 'int'])
+const sendInBackground = libcFunctionInBackground('send', 'long', ['int', 'void *', 'size_t', 'int'])
 const recvCall = libcFunction('recv', 'long', ['int', 'void *', 'size_t', 'int'])
 const setsockoptCall = libcFunction('setsockopt', 'int', ['int', 'int', 'int', 'void *', 'uint'])
 
@@ -55,17 +59,46 @@ export function networkOrder32(value: number): Buffer {
  * asked for. Throws SystemError with the kernel's errno for the first message it refuses.
  */
 export function netfilterRequest(messages: readonly NetfilterMessage[], what: string): void {
-  const fd = checked(socketCall(AF_NETLINK, SOCK_RAW_CLOEXEC, NETLINK_NETFILTER), 'socket', 'netlink')
+  const fd = openSocket()
   try {
-    const timeout = Buffer.alloc(16)
-    timeout.writeBigInt64LE(BigInt(receiveTimeoutSec), 0)
-    checked(setsockoptCall(fd, SOL_SOCKET, SO_RCVTIMEO, timeout, timeout.length), 'setsockopt', 'netlink')
     const datagram = Buffer.concat(messages.map(encode))
     checked(sendCall(fd, datagram, datagram.length, 0), 'send', what)
     receiveAcknowledgements(fd, messages.filter((message) => message.acknowledge).length, what)
   } finally {
     closeSync(fd)
   }
+}
+
+/**
+ * The same for requests that the kernel takes its time over, without holding up this thread. They are done in the
+ * network namespace that the thread has now. Throws as `netfilterRequest` does.
+ */
+export async function netfilterRequestInBackground(
+  messages: readonly NetfilterMessage[],
+  what: string,
+): Promise<void> {
+  const fd = openSocket()
+  try {
+    const datagram = Buffer.concat(messages.map(encode))
+    // The kernel does the work within `send`, and answers before it returns.
+    const sent = await sendInBackground(fd, datagram, datagram.length, 0)
+    if (sent < 0) throw new Error(`${what}: the netlink message was not sent`)
+    receiveAcknowledgements(fd, messages.filter((message) => message.acknowledge).length, what)
+  } finally {
+    closeSync(fd)
+  }
+}
+
+function openSocket(): number {
+  const fd = checked(socketCall(AF_NETLINK, SOCK_RAW_CLOEXEC, NETLINK_NETFILTER), 'socket', 'netlink')
+  const timeout = Buffer.alloc(16)
+  timeout.writeBigInt64LE(BigInt(receiveTimeoutSec), 0)
+  checked(setsockoptCall(fd, SOL_SOCKET, SO_RCVTIMEO, timeout, timeout.length), 'setsockopt', 'netlink')
+  const size = Buffer.alloc(4)
+  size.writeInt32LE(sendBufferBytes)
+  // Not granted everywhere; then only the longest lists are refused.
+  setsockoptCall(fd, SOL_SOCKET, SO_SNDBUFFORCE, size, size.length)
+  return fd
 }
 
 function encode(message: NetfilterMessage, index: number): Buffer {

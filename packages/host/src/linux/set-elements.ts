@@ -1,5 +1,10 @@
 import { errorCode } from './libc.ts'
-import { attribute, type NetfilterMessage, netfilterRequest } from './netlink.ts'
+import {
+  attribute,
+  type NetfilterMessage,
+  netfilterRequest,
+  netfilterRequestInBackground,
+} from './netlink.ts'
 
 const NFNL_SUBSYS_NFTABLES = 10
 const NFNL_MSG_BATCH_BEGIN = 0x10
@@ -33,7 +38,19 @@ export interface ElementChanges {
  * nothing. Throws SystemError: ENOENT when the table, a set or an element to remove is missing, EEXIST when a range
  * overlaps another.
  */
-export function changeSetElements(table: string, { remove, add }: ElementChanges): void {
+export function addSetElements(table: string, add: readonly SetElement[]): void {
+  const messages = batch(table, { remove: [], add })
+  if (messages.length > 0) netfilterRequest(messages, `${table} elements`)
+}
+
+/** The same with removals, for which the kernel waits some milliseconds: it does so in the background. */
+export async function changeSetElements(table: string, changes: ElementChanges): Promise<void> {
+  const messages = batch(table, changes)
+  if (messages.length > 0) await netfilterRequestInBackground(messages, `${table} elements`)
+}
+
+/** nf_tables takes changes only between a begin and an end message. */
+function batch(table: string, { remove, add }: ElementChanges): NetfilterMessage[] {
   const frame = (type: number): NetfilterMessage => ({
     type,
     family: 0,
@@ -44,8 +61,8 @@ export function changeSetElements(table: string, { remove, add }: ElementChanges
     ...elementMessages(table, remove, NFT_MSG_DELSETELEM, 0),
     ...elementMessages(table, add, NFT_MSG_NEWSETELEM, NLM_F_CREATE),
   ]
-  if (messages.length === 0) return
-  netfilterRequest([frame(NFNL_MSG_BATCH_BEGIN), ...messages, frame(NFNL_MSG_BATCH_END)], `${table} elements`)
+  if (messages.length === 0) return []
+  return [frame(NFNL_MSG_BATCH_BEGIN), ...messages, frame(NFNL_MSG_BATCH_END)]
 }
 
 /** Key of type `ifname`. */

@@ -182,7 +182,7 @@ except OSError: print('denied')`
   }
   try {
     expect(await ask()).toEqual(['00058100', '00058100', 'denied'])
-    slots.setPolicy(0, { internet: false })
+    await slots.replacePolicy(0, { internet: false })
     expect(await ask()).toEqual(['00058105', 'denied', 'denied'])
   } finally {
     await forwarder.stop()

@@ -84,6 +84,11 @@ export class EgressProxyServer {
     await closed
   }
 
+  /** Connections under way. */
+  get counts(): { total: number } {
+    return { total: this.#total }
+  }
+
   /** Resets every connection of the slot of an address: its occupant is gone. */
   drop(address: string): void {
     for (const client of this.#clients.get(address) ?? []) reset(client)

@@ -261,20 +261,20 @@ describe('a guest', () => {
 
 test('a slot without internet reaches nothing, a restarted daemon knows it, and it can be given back', async () => {
   const target = [publicAddress, port] as const
-  slots.setPolicy(0, { internet: false })
-  slots.setPolicy(0, { internet: false })
+  await slots.replacePolicy(0, { internet: false })
+  await slots.replacePolicy(0, { internet: false })
   expect(await reach([target])).toEqual({ [publicAddress]: 'denied' })
   const restarted = new NetworkSlots(naming)
   await restarted.start([[0, { internet: false }]])
   expect(await reach([target])).toEqual({ [publicAddress]: 'denied' })
-  restarted.setPolicy(0, { internet: true })
+  await restarted.replacePolicy(0, { internet: true })
   expect(await reach([target])).not.toEqual({ [publicAddress]: 'denied' })
-  slots.setPolicy(0, { internet: true })
+  await slots.replacePolicy(0, { internet: true })
 })
 
 test('rules that somebody removed are noticed and come back with the policies of running slots', async () => {
   const targets = [...deniedTargets(), [publicAddress, port] as const]
-  slots.setPolicy(0, { internet: false })
+  await slots.replacePolicy(0, { internet: false })
   expect(slots.rulesPresent()).toBe(true)
   await run('nft', ['delete', 'table', 'inet', instance])
   expect(slots.rulesPresent()).toBe(false)
@@ -282,7 +282,7 @@ test('rules that somebody removed are noticed and come back with the policies of
   await slots.start()
   expect(slots.rulesPresent()).toBe(true)
   expect(await reach(targets)).toEqual(all(targets, 'denied'))
-  slots.setPolicy(0, { internet: true })
+  await slots.replacePolicy(0, { internet: true })
   expect(await reach([[publicAddress, port]])).toEqual({ [publicAddress]: '203.0.113.1' })
 })
 

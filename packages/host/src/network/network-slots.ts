@@ -130,7 +130,7 @@ export class NetworkSlots {
     const address = slotAddress(this.#options, index)
     await this.#removeObjects(index)
     await run('nft', ['-f', '-'], { stdin: addSlotElements(this.#elements(index)) })
-    this.setPolicy(index, openPolicy)
+    await this.replacePolicy(index, openPolicy)
     const netns = this.netnsPath(index)
     createNamespaceAt('net', CLONE_NEWNET, netns)
     inNetworkNamespace(netns, () => this.#setNamespaceSwitches())
@@ -162,7 +162,7 @@ route add default via ${gatewayAddress} dev eth0
   async destroy(index: number): Promise<void> {
     await this.#removeObjects(index)
     // Last: while the link exists its rules must.
-    this.setPolicy(index, openPolicy)
+    await this.replacePolicy(index, openPolicy)
     await run('nft', ['-f', '-'], { stdin: removeSlotElements(this.#elements(index)) })
   }
 
@@ -192,11 +192,17 @@ route add default via ${gatewayAddress} dev eth0
   }
 
   /**
-   * Applies to new connections at once; costs nothing for the open policy in a slot that has it. Throws SystemError.
+   * Sets what a slot with the open policy may reach, before its occupant runs; costs nothing for the open policy.
+   * Throws SystemError.
    * @param policy valid, as `parseNetworkPolicy` answers it
    */
   setPolicy(index: number, policy: NetworkPolicy): void {
     this.#policies.set(index, policy)
+  }
+
+  /** Replaces the policy of any slot; new connections are under it before it resolves. Throws SystemError. */
+  replacePolicy(index: number, policy: NetworkPolicy): Promise<void> {
+    return this.#policies.replace(index, policy)
   }
 
   /** What is decided for the slot of an address; undefined for one that is open. */

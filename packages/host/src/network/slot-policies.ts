@@ -1,7 +1,9 @@
 /** The policies of the slots, in memory and as elements of the sets of ranges and interfaces in the table. */
+import assert from 'node:assert/strict'
 import { errorCode } from '../linux/libc.ts'
 import {
   addressKey,
+  addSetElements,
   changeSetElements,
   interfaceKey,
   portKey,
@@ -28,6 +30,7 @@ export class SlotPolicies {
   readonly #policies = new Map<number, SlotPolicy>()
   readonly #byAddress = new Map<string, Egress>()
   #version = 0
+  #changes: Promise<void> = Promise.resolve()
 
   /** @param internal CIDR blocks that no policy opens */
   constructor(naming: SlotNaming, internal: readonly string[]) {
@@ -35,15 +38,21 @@ export class SlotPolicies {
     this.#internal = mergedRanges(internal)
   }
 
-  /** Applies to new connections at once, as one change; free when nothing was and nothing is decided. */
+  /** For a slot with the open policy: applies to new connections at once, and is free for the open policy again. */
   set(index: number, policy: NetworkPolicy): void {
+    assert(!this.#policies.has(index), `slot ${index} has a policy already`)
     const egress = compileEgress(policy, this.#internal)
-    const before = this.#policies.get(index)
-    if (!egress && !before) return
-    const elements = egress ? this.#elementsOf(index, egress) : []
-    // Until the kernel has the new rules the proxy decides by the old ones.
-    this.#applyDifference(before?.elements ?? [], elements)
-    this.#remember(index, egress ? { egress, elements } : undefined)
+    if (!egress) return
+    const elements = this.#elementsOf(index, egress)
+    addSetElements(this.#naming.instance, elements)
+    this.#remember(index, { egress, elements })
+  }
+
+  /** For any slot: applies to new connections as one change, before it resolves. Changes are made one after another. */
+  replace(index: number, policy: NetworkPolicy): Promise<void> {
+    const replaced = this.#changes.then(() => this.#replace(index, policy))
+    this.#changes = replaced.catch(() => {})
+    return replaced
   }
 
   /** Takes policies over without a word to the kernel: `text` is applied by the caller. */
@@ -82,15 +91,19 @@ export class SlotPolicies {
     }
   }
 
-  #applyDifference(before: readonly PolicyElement[], after: readonly PolicyElement[]): void {
-    const remove = missing(before, after)
-    const add = missing(after, before)
+  async #replace(index: number, policy: NetworkPolicy): Promise<void> {
+    const before = this.#policies.get(index)?.elements ?? []
+    const egress = compileEgress(policy, this.#internal)
+    const elements = egress ? this.#elementsOf(index, egress) : []
+    const add = missing(elements, before)
     try {
-      changeSetElements(this.#naming.instance, { remove, add })
+      await changeSetElements(this.#naming.instance, { remove: missing(before, elements), add })
     } catch (error) {
       // The table is gone: nothing to remove there, and `NetworkSlots.start` puts back what is remembered.
       if (add.length > 0 || errorCode(error) !== 'ENOENT') throw error
     }
+    // Until here the proxy decides by the old rules, as the kernel does.
+    this.#remember(index, egress && { egress, elements })
   }
 
   #elementsOf(index: number, egress: Egress): PolicyElement[] {
