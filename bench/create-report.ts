@@ -1,32 +1,38 @@
 import type { AliveMemory } from './alive.ts'
 import type { CreateResults, ServerResults } from './create.ts'
-import { describeMachine, ms, table } from './report.ts'
+import type { RestoreTimes } from './floor.ts'
+import { ms, table } from './report.ts'
 import { percentile, summarize } from './statistics.ts'
 
 /** The results of `bench create` as markdown: times against the floor, throughput, memory, goals. */
 export function createReport(results: CreateResults): string {
-  const floorMs = percentile(results.floor.copyOnWrite.agentMs, 0.5)
+  const floorMs = percentile(agentMs(results.floor), 0.5)
   return [
-    `Machine: ${describeMachine()}.`,
+    `Machine: ${results.machine}.`,
     timesTable(results, floorMs),
     memoryTable(results),
     goalsTable(results, floorMs),
   ].join('\n\n')
 }
 
+const agentMs = (times: readonly RestoreTimes[]): number[] => times.map((time) => time.agentMs)
+
 function timesTable(results: CreateResults, floorMs: number): string {
   const row = (name: string, values: readonly number[]): string[] => {
     const { count, p50, p95 } = summarize(values)
     return [name, ms(p50), ms(p95), `${(p50 / floorMs).toFixed(2)}×`, String(count)]
   }
-  const { copyOnWrite, copying, cold } = results.floor
+  const { floor, copying, cold } = results
   return table(
     ['', 'p50 ms', 'p95 ms', 'of the floor', 'runs'],
     [
-      row('**Floor**: bare restore, copy-on-write, to the agent', copyOnWrite.agentMs),
-      row('Bare restore, copying (stock CRIU), to the agent', copying.agentMs),
-      row('Cold boot (`crun run`) to the agent', cold.agentMs),
-      row('Cold boot until the interpreter is ready', cold.servicesMs),
+      row('**Floor**: bare restore, copy-on-write, to the agent', agentMs(floor)),
+      row('Bare restore, copying (stock CRIU), to the agent', agentMs(copying)),
+      row('Cold boot (`crun run`) to the agent', agentMs(cold)),
+      row(
+        'Cold boot until the interpreter is ready',
+        cold.map(({ servicesMs }) => servicesMs),
+      ),
       ...serverRows('No pool', results.fresh, row),
       ...serverRows('Pool', results.pooled, row),
     ],

@@ -5,8 +5,9 @@ import { readPublishedTemplates } from '../packages/server/src/tenancy.ts'
 import { type AliveReport, measureAlive } from './alive.ts'
 import { type BenchServer, openBenchServer } from './bench-server.ts'
 import { createReport } from './create-report.ts'
-import { type Floor, measureFloor } from './floor.ts'
+import { type BootTimes, type RestoreTimes, withFloor } from './floor.ts'
 import { step } from './progress.ts'
+import { describeMachine } from './report.ts'
 import {
   measureOfficialClient,
   measureStarts,
@@ -17,7 +18,12 @@ import {
 
 /** Everything that one run of `bench create` has measured. */
 export interface CreateResults {
-  readonly floor: Floor
+  /** As it was when the run began. */
+  readonly machine: string
+  /** Bare restores, each right after a create without a pool, so that both meet the same machine. */
+  readonly floor: readonly RestoreTimes[]
+  readonly copying: readonly RestoreTimes[]
+  readonly cold: readonly BootTimes[]
   readonly fresh: ServerResults
   readonly pooled: ServerResults
   readonly alive: AliveReport
@@ -33,6 +39,8 @@ export interface ServerResults {
 const AT_ONCE = [1, 2, 4, 8] as const
 const POOL_SIZE = 8
 const ALIVE = 50
+const COPYING_ROUNDS = 20
+const COLD_ROUNDS = 3
 const THROUGHPUT_MS = 10_000
 /** As many creates in flight keep both cores busy; more only wait. */
 const THROUGHPUT_WORKERS = 4
@@ -47,19 +55,43 @@ export interface CreateOutcome {
 export async function benchCreate(): Promise<CreateOutcome> {
   const template = readPublishedTemplates(loadConfig()).find(({ name }) => name === 'code-interpreter-v1')
   if (!template) throw new Error("the template is not built yet: run 'npm run quickstart' first")
-  const floor = await measureFloor(template.snapshotId, { restores: 30, boots: 3 })
-  const { results: fresh, extra: alive } = await onServer(0, (bench) => {
-    step(`Memory with ${ALIVE} alive`)
-    return measureAlive(bench, ALIVE)
-  })
-  const { results: pooled } = await onServer(POOL_SIZE, async () => undefined)
-  const results = { floor, fresh, pooled, alive }
+  const { snapshotId } = template
+  const machine = describeMachine()
+  step('Bare restores, copying (as stock CRIU)')
+  const copying = await withFloor(snapshotId, 'stock', (bare) => inTurn(COPYING_ROUNDS, () => bare.restore()))
+  step('Cold boots with crun')
+  const cold = await withFloor(snapshotId, 'cow', (bare) => inTurn(COLD_ROUNDS, () => bare.boot()))
+  const floor: RestoreTimes[] = []
+  const { results: fresh, extra: alive } = await withFloor(snapshotId, 'cow', (bare) =>
+    onServer(0, {
+      between: async () => void floor.push(await bare.restore()),
+      after: (bench) => {
+        step(`Memory with ${ALIVE} alive`)
+        return measureAlive(bench, ALIVE)
+      },
+    }),
+  )
+  const { results: pooled } = await onServer(POOL_SIZE, { after: async () => undefined })
+  const results = { machine, floor, copying, cold, fresh, pooled, alive }
   return { markdown: createReport(results), results }
+}
+
+async function inTurn<T>(rounds: number, measure: () => Promise<T>): Promise<T[]> {
+  const all: T[] = []
+  for (let round = 0; round < rounds; round++) all.push(await measure())
+  return all
+}
+
+interface Besides<T> {
+  /** After each round of the creates that are made one at a time. */
+  between?: () => Promise<void>
+  /** Before the server is closed. */
+  after: (bench: BenchServer) => Promise<T>
 }
 
 async function onServer<T>(
   poolSize: number,
-  after: (bench: BenchServer) => Promise<T>,
+  { between, after }: Besides<T>,
 ): Promise<{ results: ServerResults; extra: T }> {
   const title = poolSize > 0 ? `with a pool of ${poolSize}` : 'without a pool'
   const bench = await openBenchServer(poolSize > 0 ? 8 : 7, poolSize)
@@ -72,7 +104,11 @@ async function onServer<T>(
     for (const atOnce of AT_ONCE) {
       step(`Creates ${title}, ${atOnce} at once`)
       const rounds = atOnce === 1 ? 30 : Math.ceil(40 / atOnce)
-      starts.set(atOnce, await measureStarts(bench, { atOnce, rounds, poolSize }))
+      const isAlone = atOnce === 1 && between !== undefined
+      starts.set(
+        atOnce,
+        await measureStarts(bench, { atOnce, rounds, poolSize, ...(isAlone ? { between } : {}) }),
+      )
     }
     step(`Official client ${title}`)
     const officialMs = await measureOfficialClient(bench, OFFICIAL_ROUNDS)

@@ -12,6 +12,8 @@ import { mean } from './statistics.ts'
 
 /** What exists because of the server, before and after. */
 export interface Count extends Inventory {
+  /** All mounts in its run directory: layers, disks, what the slots keep. */
+  mounts: number
   /** Files and directories in its state and run directories. */
   files: number
   serverFds: number
@@ -19,6 +21,8 @@ export interface Count extends Inventory {
 }
 
 export interface CyclesResults {
+  /** As it was when the run began. */
+  readonly machine: string
   readonly cycles: number
   readonly seconds: number
   readonly before: Count
@@ -39,6 +43,7 @@ const FLAT_WITHIN_MB = 3
 
 /** Creates and kills `count` sandboxes, code run in each, on a server of its own. */
 export async function benchCycles(count: number): Promise<{ markdown: string; results: CyclesResults }> {
+  const machine = describeMachine()
   const bench = await openBenchServer(9, 0, { NODE_OPTIONS: `--inspect=127.0.0.1:${INSPECTOR_PORT}` })
   try {
     const heap = await ServerHeap.connect(INSPECTOR_PORT)
@@ -61,7 +66,7 @@ export async function benchCycles(count: number): Promise<{ markdown: string; re
     const isSame = JSON.stringify(after) === JSON.stringify(before)
     const isFlat = growth(heapMb) <= FLAT_WITHIN_MB
     const results = {
-      ...{ cycles: count, seconds, before, after, heapMb, residentMb: residents },
+      ...{ machine, cycles: count, seconds, before, after, heapMb, residentMb: residents },
       isClean: isSame && isFlat,
     }
     return { markdown: cyclesReport(results), results }
@@ -101,6 +106,7 @@ function takeCount({ server }: BenchServer): Count {
   const pid = server.pid()
   return {
     ...takeInventory(server.config),
+    mounts: readFileSync('/proc/self/mountinfo', 'utf8').split(` ${runDir}`).length - 1,
     files: [stateDir, runDir, join(runDir, 'uppers')].map(filesIn).reduce((a, b) => a + b, 0),
     serverFds: readdirSync(`/proc/${pid}/fd`).length,
     serverChildren: readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean)
@@ -135,7 +141,7 @@ function cyclesReport(results: CyclesResults): string {
   ]
   const rate = `${cycles} creates, \`1+1\`, kills in ${seconds.toFixed(0)} s (${(cycles / seconds).toFixed(1)} a second, ${AT_ONCE} at once)`
   return [
-    `Machine: ${describeMachine()}.`,
+    `Machine: ${results.machine}.`,
     `${rate}: ${isClean ? 'nothing is left, memory is flat' : '**something is left or grew**'}.`,
     table(['Of this instance', 'before', 'after'], counts),
     table(

@@ -7,67 +7,46 @@ import type { Engine } from '@sandbox/host/engines/engine'
 import { layerStack } from '@sandbox/host/layer-stack'
 import { type Machine, openMachine } from '@sandbox/host/machine'
 import { bringServicesUp } from '@sandbox/host/services-up'
-import { type SnapshotManifest, SnapshotStore } from '@sandbox/host/snapshots'
+import { type SnapshotManifest, type SnapshotMemory, SnapshotStore } from '@sandbox/host/snapshots'
 import { pino } from 'pino'
 import { type Config, loadConfig } from '../packages/server/src/config.ts'
 import { openContainerEngine } from '../packages/server/src/engines.ts'
 import { hostOptions } from '../packages/server/src/host-role.ts'
 import { type Runtime, requireRuntime } from '../packages/server/src/runtime.ts'
-import { step } from './progress.ts'
 
 /** The engine alone, without API, host logic and edge: what a start costs at least, and what it would cost otherwise. */
 
-export interface FloorRow {
+export interface RestoreTimes {
   /** Milliseconds until the engine said that init runs. */
-  readonly engineMs: readonly number[]
+  readonly engineMs: number
   /** Milliseconds until the agent answered `GET /health`. */
-  readonly agentMs: readonly number[]
+  readonly agentMs: number
 }
 
-export interface ColdRow extends FloorRow {
+export interface BootTimes extends RestoreTimes {
   /** Milliseconds until the start command's service (the interpreter) was ready. */
-  readonly servicesMs: readonly number[]
-}
-
-export interface Floor {
-  readonly copyOnWrite: FloorRow
-  readonly copying: FloorRow
-  readonly cold: ColdRow
-}
-
-export interface FloorRounds {
-  restores: number
-  boots: number
+  readonly servicesMs: number
 }
 
 const BOOT_WITHIN_MS = 60_000
-const WARM_UP = 2
 
-/** Measures with an instance of its own, of which nothing is left. */
-export async function measureFloor(snapshotId: string, rounds: FloorRounds): Promise<Floor> {
+/**
+ * Opens an instance of its own for measuring, of which nothing is left afterwards.
+ * @param restores copy-on-write, or copying as a stock CRIU does
+ */
+export async function withFloor<T>(
+  snapshotId: string,
+  restores: 'cow' | 'stock',
+  measure: (floor: FloorBench) => Promise<T>,
+): Promise<T> {
   const stateDir = mkdtempSync(join(tmpdir(), 'e2b-floor-'))
   const config = floorConfig(stateDir)
   const runtime = requireRuntime(config)
+  const criu = runtime.criu && { ...runtime.criu, kind: restores }
   try {
-    const restore = (kind: 'cow' | 'stock'): Promise<FloorRow> =>
-      withMachine(
-        config,
-        { ...runtime, criu: runtime.criu && { ...runtime.criu, kind } },
-        async (machine) => {
-          const bench = await EngineBench.open(config, machine, snapshotId)
-          return bench.restores(rounds.restores)
-        },
-      )
-    step('Bare restore, copy-on-write (the floor)')
-    const copyOnWrite = await restore('cow')
-    step('Bare restore, copying (as stock CRIU)')
-    const copying = await restore('stock')
-    step('Cold boot with crun')
-    const cold = await withMachine(config, runtime, async (machine) => {
-      const bench = await EngineBench.open(config, machine, snapshotId)
-      return bench.boots(rounds.boots)
-    })
-    return { copyOnWrite, copying, cold }
+    return await withMachine(config, { ...runtime, criu }, async (machine) =>
+      measure(await FloorBench.open(config, machine, snapshotId)),
+    )
   } finally {
     rmSync(stateDir, { recursive: true, force: true })
   }
@@ -104,47 +83,37 @@ async function withMachine<T>(
   }
 }
 
-class EngineBench {
+/** One start at a time, each in a slot that was made ready before. */
+export class FloorBench {
   readonly #machine: Machine
   readonly #manifest: SnapshotManifest
-  readonly #store: SnapshotStore
+  readonly #memory: SnapshotMemory
 
-  private constructor(machine: Machine, manifest: SnapshotManifest, store: SnapshotStore) {
+  private constructor(machine: Machine, manifest: SnapshotManifest, memory: SnapshotMemory) {
     this.#machine = machine
     this.#manifest = manifest
-    this.#store = store
+    this.#memory = memory
   }
 
-  static async open(config: Config, machine: Machine, snapshotId: string): Promise<EngineBench> {
+  static async open(config: Config, machine: Machine, snapshotId: string): Promise<FloorBench> {
     const store = new SnapshotStore(join(config.imagesDir, 'snapshots'), machine.engine.hostClass(), 'bench')
-    return new EngineBench(machine, await store.manifest(snapshotId), store)
+    const memory = await store.memory(snapshotId)
+    if (!memory) throw new Error("the template has no memory for this machine: run 'npm run quickstart'")
+    const bench = new FloorBench(machine, await store.manifest(snapshotId), memory)
+    // The first one reads the images from the disk.
+    await bench.restore()
+    return bench
   }
 
-  async restores(rounds: number): Promise<FloorRow> {
-    const memory = await this.#store.memory(this.#manifest.id)
-    if (!memory) throw new Error('the snapshot has no memory for this machine: run npm run quickstart')
-    const row = { engineMs: [] as number[], agentMs: [] as number[] }
-    for (let round = -WARM_UP; round < rounds; round++) {
-      const { engineMs, agentMs } = await this.#once(memory.layers, memory.dir)
-      if (round < 0) continue
-      row.engineMs.push(engineMs)
-      row.agentMs.push(agentMs)
-    }
-    return row
+  restore(): Promise<RestoreTimes> {
+    return this.#once(this.#memory.layers, this.#memory.dir)
   }
 
-  async boots(rounds: number): Promise<ColdRow> {
-    const row = { engineMs: [] as number[], agentMs: [] as number[], servicesMs: [] as number[] }
-    for (let round = 0; round < rounds; round++) {
-      const { engineMs, agentMs, servicesMs } = await this.#once(this.#manifest.layers, undefined)
-      row.engineMs.push(engineMs)
-      row.agentMs.push(agentMs)
-      row.servicesMs.push(servicesMs)
-    }
-    return row
+  boot(): Promise<BootTimes> {
+    return this.#once(this.#manifest.layers, undefined)
   }
 
-  async #once(layerDigests: readonly string[], memoryDir: string | undefined) {
+  async #once(layerDigests: readonly string[], memoryDir: string | undefined): Promise<BootTimes> {
     const { engine, slots, uppers, layers } = this.#machine
     const { config } = this.#manifest
     const slot = await slots.claim()

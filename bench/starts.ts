@@ -34,7 +34,7 @@ const noTimes = (): StartTimes => ({
 /** Rounds of `atOnce` creates, each to its first result; all are killed before the next round. */
 export async function measureStarts(
   bench: BenchServer,
-  options: { atOnce: number; rounds: number; poolSize: number },
+  options: { atOnce: number; rounds: number; poolSize: number; between?: () => Promise<void> },
 ): Promise<StartTimes> {
   const times = noTimes()
   for (let round = 0; round < options.rounds; round++) {
@@ -58,6 +58,7 @@ export async function measureStarts(
       await bench.client.kill(sandbox)
       times.killMs.push(performance.now() - killedMs)
     }
+    await options.between?.()
   }
   return times
 }
