@@ -9,16 +9,23 @@ import { requireApiKey } from './auth/authenticate.ts'
 import { SandboxTokens } from './auth/tokens.ts'
 import { createDirectory } from './directory.ts'
 import { type ApiApp, createHttpApp } from './http/app.ts'
+import { SandboxLogs } from './observing/sandbox-logs.ts'
 import type { ApiOptions } from './options.ts'
 import { sandboxListRoutes } from './routes/sandbox-lists.ts'
 import { sandboxRoutes } from './routes/sandboxes.ts'
 import { teamRoutes } from './routes/teams.ts'
 import { templateRoutes } from './routes/templates.ts'
+import { transitionRoutes } from './routes/transitions.ts'
 import { Answers } from './sandboxes/answers.ts'
+import { AutoResume } from './sandboxes/auto-resume.ts'
+import { Entries, runningFromRow } from './sandboxes/entries.ts'
 import { HostReports } from './sandboxes/host-reports.ts'
 import { Hosts } from './sandboxes/hosts.ts'
 import { Idempotency } from './sandboxes/idempotency.ts'
-import { Lifecycle, runningFromRow } from './sandboxes/lifecycle.ts'
+import { Launcher } from './sandboxes/launching.ts'
+import { Lifecycle } from './sandboxes/lifecycle.ts'
+import { Pauses } from './sandboxes/pausing.ts'
+import { Resumes } from './sandboxes/resuming.ts'
 import { RunningSandboxes } from './sandboxes/running.ts'
 import { Starter } from './sandboxes/starting.ts'
 import { TemplateResolver } from './templates/resolver.ts'
@@ -74,20 +81,14 @@ export async function createApi(options: ApiOptions): Promise<Api> {
     iam: false,
     ...options.features,
   }
-  const lifecycle = new Lifecycle({
-    store,
-    hosts,
-    starter: new Starter(hosts, logger, startTimeoutMs),
-    running,
-    templates,
-    tokens,
-    answers,
-    idempotency,
-    limits: options.limits,
-    features,
-    logger,
-  })
-
+  const logs = new SandboxLogs()
+  const starter = new Starter(hosts, logger, startTimeoutMs)
+  const entries = new Entries(running, hosts, options.limits)
+  const shared = { store, running, entries, starter, tokens, templates, answers, logs, logger }
+  const launcher = new Launcher(shared)
+  const pauses = new Pauses(shared)
+  const resumes = new Resumes(shared)
+  const lifecycle = new Lifecycle({ ...shared, launcher, resumes, idempotency, features })
   const app = createHttpApp(logger)
   if (options.openapi) await app.register(swagger, { openapi: OPENAPI })
   app.get(
@@ -100,6 +101,7 @@ export async function createApi(options: ApiOptions): Promise<Api> {
     const authenticated = scope.withTypeProvider<TypeBoxTypeProvider>()
     authenticated.addHook('onRequest', requireApiKey(new ApiKeyCache(store, logger)))
     sandboxRoutes(authenticated, { lifecycle, answers, running, store })
+    transitionRoutes(authenticated, { lifecycle, pauses })
     sandboxListRoutes(authenticated, { store, answers, running, templates })
     templateRoutes(authenticated, { store, templates })
     teamRoutes(authenticated)
@@ -108,13 +110,13 @@ export async function createApi(options: ApiOptions): Promise<Api> {
 
   const orphanGraceMs = options.orphanGraceMs ?? 0
   const reports = hosts.endpoints.map(
-    (host) => new HostReports(host, { store, running, logger, orphanGraceMs }),
+    (host) => new HostReports(host, { ...shared, pauses, resumes, orphanGraceMs }),
   )
   await Promise.all([hosts.start(), ...reports.map((report) => report.start(FIRST_COMPARISON_MS))])
 
   return {
     app,
-    directory: createDirectory(running, tokens),
+    directory: createDirectory(running, new AutoResume({ ...shared, resumes }), tokens),
     async close() {
       hosts.stop()
       idempotency.close()

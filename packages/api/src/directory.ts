@@ -7,6 +7,7 @@ import {
   RouteSchema,
 } from '@sandbox/contract/gen/directory/directory_pb'
 import type { SandboxTokens } from './auth/tokens.ts'
+import type { AutoResume } from './sandboxes/auto-resume.ts'
 import type { RunningSandboxes } from './sandboxes/running.ts'
 
 /** Changes that a watcher may lag behind; a slower one is cut off and starts over with an empty cache. */
@@ -15,14 +16,13 @@ const MAX_QUEUED_CHANGES = 100_000
 /** Tells the edge where sandboxes are. */
 export function createDirectory(
   running: RunningSandboxes,
+  autoResume: AutoResume,
   tokens: SandboxTokens,
 ): ServiceImpl<typeof Directory> {
   return {
-    find({ sandboxId }) {
-      const sandbox = running.get(sandboxId)
-      if (sandbox?.phase !== 'running' || sandbox.address === '') {
-        throw new ConnectError(`sandbox ${sandboxId} was not found`, Code.NotFound)
-      }
+    async find(request) {
+      const { sandboxId } = request
+      const sandbox = await autoResume.find(request)
       const { ingress } = sandbox
       return create(RouteSchema, {
         sandboxId,

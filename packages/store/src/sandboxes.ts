@@ -18,6 +18,9 @@ export interface SandboxPage {
   readonly after?: { readonly startedAt: number; readonly id: string }
 }
 
+/** What is known of a pause. */
+export type PauseRecord = Pick<SandboxRow, 'snapshotId' | 'pauseMode' | 'agentUnresponsive' | 'endAt'>
+
 /** The idempotency key that an insert completes. */
 export interface CompletedKey {
   readonly key: string
@@ -72,6 +75,11 @@ export class SandboxRepository {
     return query.execute()
   }
 
+  /** Everything on one machine, paused sandboxes too. */
+  async listOnHost(hostId: string): Promise<SandboxRow[]> {
+    return this.#db.selectFrom('sandboxes').selectAll().where('hostId', '=', hostId).execute()
+  }
+
   async list(filter: SandboxFilter, page: SandboxPage): Promise<SandboxRow[]> {
     const { after, order } = page
     const direction = order === 'asc' ? '>' : '<'
@@ -124,6 +132,45 @@ export class SandboxRepository {
       .where('state', '!=', 'paused')
       .executeTakeFirst()
     return result.numDeletedRows > 0n
+  }
+
+  /**
+   * Records that a sandbox was paused. Answers false when it is recorded already, runs elsewhere, or runs again
+   * from that very snapshot.
+   */
+  async markPaused(id: string, hostId: string, pause: PauseRecord): Promise<boolean> {
+    const result = await this.#db
+      .updateTable('sandboxes')
+      .set({ state: 'paused', ...pause })
+      .where('id', '=', id)
+      .where('hostId', '=', hostId)
+      .where('state', '!=', 'paused')
+      .where('snapshotId', '!=', pause.snapshotId)
+      .executeTakeFirst()
+    return result.numUpdatedRows > 0n
+  }
+
+  /** Removes the row of a paused sandbox whose snapshot is gone; answers whether it did. */
+  async deletePaused(id: string, snapshotId: string): Promise<boolean> {
+    const result = await this.#db
+      .deleteFrom('sandboxes')
+      .where('id', '=', id)
+      .where('state', '=', 'paused')
+      .where('snapshotId', '=', snapshotId)
+      .executeTakeFirst()
+    return result.numDeletedRows > 0n
+  }
+
+  /** Whether any sandbox, running or paused, was created from one of these builds. */
+  async usesBuilds(buildIds: readonly string[]): Promise<boolean> {
+    if (buildIds.length === 0) return false
+    const row = await this.#db
+      .selectFrom('sandboxes')
+      .select('id')
+      .where('buildId', 'in', [...buildIds])
+      .limit(1)
+      .executeTakeFirst()
+    return row !== undefined
   }
 
   #matches(

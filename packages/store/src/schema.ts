@@ -42,6 +42,8 @@ export interface TemplateTable {
   isPublic: number
   /** The platform's own: its names are found without a namespace by every team. */
   isDefault: number
+  /** Made by a snapshot of a sandbox: not among the team's templates. */
+  isSnapshot: number
   createdAt: number
   updatedAt: number
   spawnCount: number
@@ -69,6 +71,10 @@ export interface TemplateBuildTable {
   diskMib: number
   /** Why the build failed, JSON. */
   reason: string | null
+  /** The sandbox it is a snapshot of; null for what was built. */
+  sourceSandboxId: string | null
+  /** The host that holds a snapshot; null for what was built. */
+  hostId: string | null
   createdAt: number
   updatedAt: number
   finishedAt: number | null
@@ -83,6 +89,9 @@ export interface TemplateTagTable {
 
 export type SandboxRowState = 'running' | 'pausing' | 'paused'
 
+/** Whether a pause kept memory. */
+export type PauseMode = 'full' | 'filesystem'
+
 export interface SandboxTable {
   id: string
   teamId: string
@@ -90,11 +99,16 @@ export interface SandboxTable {
   buildId: string
   /** What the sandbox runs from, or for a paused one what it resumes from. */
   snapshotId: string
-  /** Where it runs; null while paused. */
+  /** Where it runs, or for a paused one where its snapshot lies. */
   hostId: string | null
   alias: string | null
   state: SandboxRowState
+  /** Only while paused. */
+  pauseMode: PauseMode | null
+  /** The agent did not answer when the sandbox was paused. */
+  agentUnresponsive: number
   startedAt: number
+  /** When it ends, or for a paused one when it was paused. */
   endAt: number
   /** The timeout given at creation, which an automatic resume uses again. */
   timeoutMs: number

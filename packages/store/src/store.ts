@@ -5,9 +5,11 @@ import { ApiKeyRepository } from './api-keys.ts'
 import { type ChangeCounter, postgresChanges, sqliteChanges } from './changes.ts'
 import { IdempotencyKeyRepository } from './idempotency-keys.ts'
 import { firstLight } from './migrations/0001-first-light.ts'
+import { wholeLife } from './migrations/0002-whole-life.ts'
 import { SandboxRepository } from './sandboxes.ts'
 import type { Database, StoreDb } from './schema.ts'
 import { ServerSecretRepository } from './server-secrets.ts'
+import { SnapshotRepository } from './snapshots.ts'
 import { NodeSqliteDialect, openSqliteFile } from './sqlite-dialect.ts'
 import { TeamRepository } from './teams.ts'
 import { TemplateBuildRepository } from './template-builds.ts'
@@ -29,6 +31,7 @@ export interface Store {
   readonly templates: TemplateRepository
   readonly templateBuilds: TemplateBuildRepository
   readonly sandboxes: SandboxRepository
+  readonly snapshots: SnapshotRepository
   readonly idempotencyKeys: IdempotencyKeyRepository
   readonly serverSecrets: ServerSecretRepository
   /**
@@ -45,7 +48,9 @@ const INT8_OID = 20
 async function migrate(db: StoreDb): Promise<void> {
   const migrator = new Migrator({
     db,
-    provider: { getMigrations: async () => ({ '0001-first-light': firstLight }) },
+    provider: {
+      getMigrations: async () => ({ '0001-first-light': firstLight, '0002-whole-life': wholeLife }),
+    },
   })
   const { error } = await migrator.migrateToLatest()
   if (error) throw error
@@ -58,6 +63,7 @@ function assemble(db: StoreDb, changes: ChangeCounter, metadataSyntax: 'sqlite' 
     templates: new TemplateRepository(db, changes),
     templateBuilds: new TemplateBuildRepository(db, changes),
     sandboxes: new SandboxRepository(db, metadataSyntax),
+    snapshots: new SnapshotRepository(db, changes),
     idempotencyKeys: new IdempotencyKeyRepository(db),
     serverSecrets: new ServerSecretRepository(db),
     version: () => changes.current(),

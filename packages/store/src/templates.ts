@@ -90,9 +90,9 @@ export class TemplateRepository {
       .execute()
   }
 
-  /** Ordered by id; templates without any build are left out. */
+  /** Ordered by id; snapshots of sandboxes and templates without any build are left out. */
   async list(filter: TemplateFilter): Promise<DescribedTemplate[]> {
-    let query = this.#db.selectFrom('templates').selectAll()
+    let query = this.#db.selectFrom('templates').selectAll().where('isSnapshot', '=', 0)
     if (filter.teamId !== undefined) query = query.where('teamId', '=', filter.teamId)
     if (filter.onlyDefault) query = query.where('isDefault', '=', 1)
     if (filter.afterId !== undefined) query = query.where('id', '>', filter.afterId)

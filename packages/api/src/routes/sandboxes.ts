@@ -1,7 +1,4 @@
-import { ApiError } from '@sandbox/contract/errors'
 import {
-  ConnectSandbox,
-  ConnectSandboxV2,
   IdempotencyKey,
   NewSandbox,
   NewSandboxV2,
@@ -12,13 +9,14 @@ import {
   SandboxTimeout,
 } from '@sandbox/contract/rest/sandboxes'
 import type { Store } from '@sandbox/store/store'
-import type { preValidationAsyncHookHandler } from 'fastify'
 import { Type } from 'typebox'
 import { teamOf } from '../auth/authenticate.ts'
 import type { ApiApp } from '../http/app.ts'
 import type { Answers } from '../sandboxes/answers.ts'
-import { type Lifecycle, sandboxNotFound } from '../sandboxes/lifecycle.ts'
+import { sandboxNotFound } from '../sandboxes/entries.ts'
+import type { Lifecycle } from '../sandboxes/lifecycle.ts'
 import type { RunningSandboxes } from '../sandboxes/running.ts'
+import { emptyBodyAsObject, parseSandboxId } from './requests.ts'
 import { errors, NoContent } from './responses.ts'
 
 const V1_TIMEOUT_SECONDS = 15
@@ -32,22 +30,9 @@ export interface SandboxRouteParts {
   readonly store: Store
 }
 
-/** Takes the legacy `-clientID` off an id. @throws ApiError 400 */
-export function parseSandboxId(text: string): string {
-  const match = /^([a-z0-9]+)(?:-[a-z0-9]+)?$/.exec(text)
-  if (!match) throw new ApiError('badRequest', 'Invalid sandbox ID')
-  return match[1]!
-}
-
-/** Lets a body be absent where every field of it has a default. */
-const emptyBodyAsObject: preValidationAsyncHookHandler = async (request) => {
-  request.body ??= {}
-}
-
-/** Routes of one sandbox: create, connect, read, timeout, kill. */
+/** Routes of one sandbox: create, read, timeout, kill. */
 export function sandboxRoutes(app: ApiApp, parts: SandboxRouteParts): void {
   createRoutes(app, parts)
-  connectRoutes(app, parts)
   timeoutRoutes(app, parts)
   const { answers, lifecycle, running, store } = parts
 
@@ -113,34 +98,6 @@ function createRoutes(app: ApiApp, { lifecycle }: SandboxRouteParts): void {
       const key = request.headers['idempotency-key']
       const sandbox = await lifecycle.create(teamOf(request), { ...body, timeout }, key)
       return reply.code(201).send(sandbox)
-    },
-  )
-}
-
-function connectRoutes(app: ApiApp, { lifecycle }: SandboxRouteParts): void {
-  const response = { 200: Sandbox, 201: Sandbox, ...errors(400, 401, 404, 409, 429, 503) }
-
-  app.post(
-    '/sandboxes/:sandboxID/connect',
-    { schema: { tags: ['sandboxes'], params: SandboxParams, body: ConnectSandbox, response } },
-    async (request, reply) => {
-      const id = parseSandboxId(request.params.sandboxID)
-      const { sandbox, resumed } = await lifecycle.connect(teamOf(request), id, request.body.timeout)
-      return reply.code(resumed ? 201 : 200).send(sandbox)
-    },
-  )
-
-  app.post(
-    '/v2/sandboxes/:sandboxID/connect',
-    {
-      schema: { tags: ['sandboxes'], params: SandboxParams, body: ConnectSandboxV2, response },
-      preValidation: emptyBodyAsObject,
-    },
-    async (request, reply) => {
-      const id = parseSandboxId(request.params.sandboxID)
-      const timeout = request.body.timeout ?? V2_TIMEOUT_SECONDS
-      const { sandbox, resumed } = await lifecycle.connect(teamOf(request), id, timeout)
-      return reply.code(resumed ? 201 : 200).send(sandbox)
     },
   )
 }

@@ -56,6 +56,7 @@ export class Answers {
       envdVersion: row.envdVersion,
       metadata: JSON.parse(row.metadata) as Record<string, string>,
       ...(row.alias === null ? {} : { alias: row.alias }),
+      ...(row.agentUnresponsive ? { envdUnresponsiveAtPause: true } : {}),
       ...(volumeMounts ? { volumeMounts: [...volumeMounts] } : {}),
     }
   }
@@ -68,6 +69,7 @@ export class Answers {
       allowInternetAccess: settings.allowInternetAccess,
       domain: row.state === 'running' ? this.#domain : null,
       lifecycle: { autoResume: settings.autoResume, onTimeout: settings.autoPause ? 'pause' : 'kill' },
+      ...(row.state === 'paused' && row.pauseMode ? { pauseMode: row.pauseMode } : {}),
       ...(settings.network ? { network: publicNetworkConfig(settings.network) } : {}),
     }
   }

@@ -1,11 +1,14 @@
 import { timestampFromMs, timestampMs } from '@bufbuild/protobuf/wkt'
-import type { HostEvent_Ended, SandboxStatus } from '@sandbox/contract/gen/host/host_pb'
+import type { HostEvent_Ended, PausedSandbox, SandboxStatus } from '@sandbox/contract/gen/host/host_pb'
 import type { SandboxRow } from '@sandbox/store/schema'
 import type { Store } from '@sandbox/store/store'
 import type { Logger } from 'pino'
+import type { SandboxLogs } from '../observing/sandbox-logs.ts'
 import type { HostEndpoint } from '../options.ts'
-import { runningFromRow } from './lifecycle.ts'
-import type { RunningSandboxes } from './running.ts'
+import { runningFromRow } from './entries.ts'
+import type { Pauses } from './pausing.ts'
+import type { Resumes } from './resuming.ts'
+import type { RunningSandbox, RunningSandboxes } from './running.ts'
 import { stopOn } from './starting.ts'
 
 const FIRST_RETRY_MS = 100
@@ -15,6 +18,9 @@ const LIST_TIMEOUT_MS = 10_000
 export interface HostReportParts {
   readonly store: Store
   readonly running: RunningSandboxes
+  readonly pauses: Pauses
+  readonly resumes: Resumes
+  readonly logs: SandboxLogs
   readonly logger: Logger
   readonly orphanGraceMs: number
 }
@@ -73,16 +79,33 @@ export class HostReports {
 
   /** Rows are read before the list: a sandbox recorded in between is then on neither side or on the list. */
   async #compare(): Promise<void> {
-    const rows = new Map(
-      (await this.#parts.store.sandboxes.listRunning(this.#host.id)).map((row) => [row.id, row]),
-    )
-    const { sandboxes } = await this.#host.client.list({}, { timeoutMs: LIST_TIMEOUT_MS })
-    const present = new Set(sandboxes.map((sandbox) => sandbox.sandboxId))
+    const { store, running, logger } = this.#parts
+    const rows = new Map((await store.sandboxes.listOnHost(this.#host.id)).map((row) => [row.id, row]))
+    const { sandboxes, paused } = await this.#host.client.list({}, { timeoutMs: LIST_TIMEOUT_MS })
+    const present = new Set([...sandboxes, ...paused].map(({ sandboxId }) => sandboxId))
     for (const row of rows.values()) {
-      if (!present.has(row.id)) await this.#forget(row.id, 'lost')
+      if (present.has(row.id)) continue
+      if (row.state !== 'paused') await this.#forget(row.id, 'lost')
+      else if (!running.get(row.id)) await this.#forgetPaused(row)
     }
     for (const sandbox of sandboxes) await this.#adopt(sandbox, rows.get(sandbox.sandboxId))
-    this.#parts.logger.info({ sandboxes: sandboxes.length }, 'host compared with the store')
+    for (const sandbox of paused) await this.#comparePaused(sandbox, rows.get(sandbox.sandboxId))
+    logger.info({ sandboxes: sandboxes.length, paused: paused.length }, 'host compared with the store')
+  }
+
+  async #comparePaused(paused: PausedSandbox, known: SandboxRow | undefined): Promise<void> {
+    const { running, store, pauses, logger } = this.#parts
+    const id = paused.sandboxId
+    const entry = running.get(id)
+    // Whoever resumes, pauses or kills it takes care of the row.
+    if (entry && entry.phase !== 'running') return
+    const row = known ?? (await store.sandboxes.findById(id))
+    if (row?.hostId === this.#host.id) {
+      if (row.state !== 'paused') await pauses.record(this.#host.id, paused, entry)
+      return
+    }
+    logger.warn({ sandboxId: id }, 'paused sandbox without a row is removed')
+    stopOn(this.#host, id).catch((error) => logger.error({ err: error, sandboxId: id }, 'orphan not removed'))
   }
 
   async #started(sandbox: SandboxStatus): Promise<void> {
@@ -96,7 +119,9 @@ export class HostReports {
     const entry = running.get(sandbox.sandboxId)
     if (entry && entry.phase !== 'running') return
     const row = known ?? (await store.sandboxes.findById(sandbox.sandboxId))
-    if (!row || row.hostId !== this.#host.id || row.state === 'paused') return this.#orphan(sandbox)
+    if (!row || row.hostId !== this.#host.id) return this.#orphan(sandbox)
+    if (row.state === 'paused') return this.#adoptResumed(sandbox)
+    if (row.state === 'pausing') await store.sandboxes.update(row.id, { state: 'running' })
     const live = entry ?? runningFromRow(row)
     running.add(live)
     if (live.address !== sandbox.address) running.publish(live, this.#host.id, sandbox.address)
@@ -108,6 +133,24 @@ export class HostReports {
         { timeoutMs: LIST_TIMEOUT_MS },
       )
     }
+  }
+
+  /** A sandbox whose resume was interrupted between its start and its row: the host says what it got. */
+  async #adoptResumed(sandbox: SandboxStatus): Promise<void> {
+    const { running, store, resumes } = this.#parts
+    const row = await store.sandboxes.findById(sandbox.sandboxId)
+    if (row?.state !== 'paused' || running.get(row.id)) return
+    const resumed: SandboxRow = {
+      ...row,
+      state: 'running',
+      pauseMode: null,
+      agentUnresponsive: 0,
+      startedAt: sandbox.startedAt ? timestampMs(sandbox.startedAt) : Date.now(),
+      endAt: sandbox.endAt ? timestampMs(sandbox.endAt) : row.endAt,
+    }
+    const live = runningFromRow(resumed)
+    running.add(live)
+    await resumes.recordRunning(resumed, live, sandbox.address)
   }
 
   /** A sandbox that nobody has a row for: its start was interrupted before the row was written. */
@@ -130,19 +173,44 @@ export class HostReports {
     stopOn(this.#host, id).catch((error) => logger.error({ err: error, sandboxId: id }, 'orphan not ended'))
   }
 
-  async #ended({ sandboxId, reason }: HostEvent_Ended): Promise<void> {
+  async #ended({ sandboxId, reason, paused }: HostEvent_Ended): Promise<void> {
     const entry = this.#parts.running.get(sandboxId)
-    // While it starts or is killed, whoever does so takes the row away.
-    if (entry?.phase === 'starting') entry.ended = true
-    if (entry && (entry.phase !== 'running' || entry.hostId !== this.#host.id)) return
-    await this.#forget(sandboxId, reason)
+    // While it starts or is killed, whoever does so takes care of the row.
+    if (entry?.phase === 'starting') {
+      entry.ended = paused
+        ? { reason, snapshotId: paused.snapshotId, hasMemory: paused.hasMemory }
+        : { reason }
+    }
+    if (entry?.phase === 'starting' || entry?.phase === 'killing') return
+    if (entry && entry.hostId !== this.#host.id) return
+    if (paused) await this.#recordPaused(paused, entry)
+    else await this.#forget(sandboxId, reason)
+  }
+
+  async #recordPaused(paused: PausedSandbox, entry: RunningSandbox | undefined): Promise<void> {
+    const { running, pauses } = this.#parts
+    if (entry?.phase !== 'running') return pauses.record(this.#host.id, paused, entry)
+    const row = await this.#parts.store.sandboxes.findById(paused.sandboxId)
+    // Old news: it has been resumed from that snapshot since.
+    if (row?.snapshotId === paused.snapshotId) return
+    entry.phase = 'pausing'
+    await running.during(entry, () => pauses.record(this.#host.id, paused, entry))
   }
 
   async #forget(sandboxId: string, reason: string): Promise<void> {
-    const { running, store, logger } = this.#parts
+    const { running, store, logger, logs } = this.#parts
+    const teamId = running.get(sandboxId)?.teamId
     running.remove(sandboxId)
-    if (await store.sandboxes.deleteRunning(sandboxId, this.#host.id)) {
-      logger.info({ sandboxId, reason }, 'sandbox ended')
+    if (!(await store.sandboxes.deleteRunning(sandboxId, this.#host.id))) return
+    logger.info({ sandboxId, reason }, 'sandbox ended')
+    if (teamId)
+      logs.append(sandboxId, teamId, reason === 'timeout' ? 'info' : 'warn', `Sandbox ended: ${reason}`)
+  }
+
+  async #forgetPaused(row: SandboxRow): Promise<void> {
+    const { store, logger } = this.#parts
+    if (await store.sandboxes.deletePaused(row.id, row.snapshotId)) {
+      logger.error({ sandboxId: row.id, snapshotId: row.snapshotId }, 'paused sandbox is missing on its host')
     }
   }
 }

@@ -1,5 +1,11 @@
 import { ApiError } from '@sandbox/contract/errors'
 
+/**
+ * starting: a start, resume or fork is under way, no route yet. pausing: requests are told to wait. snapshotting:
+ * captured in place, reachable. killing: its route is gone, it is not shown any more.
+ */
+export type Phase = 'starting' | 'running' | 'pausing' | 'snapshotting' | 'killing'
+
 /** A sandbox that occupies a host, as the control plane sees it. */
 export interface RunningSandbox {
   readonly id: string
@@ -7,12 +13,21 @@ export interface RunningSandbox {
   hostId: string
   /** Where the edge reaches it; empty until its host has said so. */
   address: string
-  phase: 'starting' | 'running' | 'killing'
+  phase: Phase
   startedAt: number
   endAt: number
   readonly ingress: Ingress
   /** Set when the host reported the end before the start was recorded. */
-  ended?: boolean
+  ended?: EarlyEnd
+  /** The transition under way; never rejects. */
+  transition?: Promise<void>
+}
+
+export interface EarlyEnd {
+  readonly reason: string
+  /** Set when it was paused. */
+  readonly snapshotId?: string
+  readonly hasMemory?: boolean
 }
 
 /** How traffic from outside reaches a sandbox. */
@@ -23,6 +38,10 @@ export interface Ingress {
 }
 
 export type RouteListener = (sandboxId: string, present: boolean) => void
+
+/** Whether the edge may send requests to it. */
+export const isReachable = ({ phase, address }: RunningSandbox): boolean =>
+  (phase === 'running' || phase === 'snapshotting') && address !== ''
 
 /**
  * What runs now: the directory of routes and the count per team. Every method is synchronous, so that a check
@@ -35,6 +54,11 @@ export class RunningSandboxes {
 
   get(id: string): RunningSandbox | undefined {
     return this.#byId.get(id)
+  }
+
+  /** How many sandboxes each team has now. */
+  get counts(): ReadonlyMap<string, number> {
+    return this.#countByTeam
   }
 
   /**
@@ -57,7 +81,7 @@ export class RunningSandboxes {
     if (this.#byId.has(sandbox.id)) return
     this.#byId.set(sandbox.id, sandbox)
     this.#countByTeam.set(sandbox.teamId, (this.#countByTeam.get(sandbox.teamId) ?? 0) + 1)
-    if (sandbox.phase === 'running' && sandbox.address !== '') this.#notify(sandbox.id, true)
+    if (isReachable(sandbox)) this.#notify(sandbox.id, true)
   }
 
   /** Makes a sandbox reachable. */
@@ -74,14 +98,32 @@ export class RunningSandboxes {
     this.#notify(sandbox.id, false)
   }
 
-  remove(id: string): void {
+  /** Lets caches of routes ask again, so that requests are told of a transition; what runs is not broken off. */
+  reconsider(sandbox: RunningSandbox): void {
+    this.#notify(sandbox.id, true)
+  }
+
+  /** @param only remove it only while it is this very entry, not a later one of the same id */
+  remove(id: string, only?: RunningSandbox): void {
     const sandbox = this.#byId.get(id)
-    if (!sandbox) return
+    if (!sandbox || (only && only !== sandbox)) return
     this.#byId.delete(id)
     const left = (this.#countByTeam.get(sandbox.teamId) ?? 1) - 1
     if (left > 0) this.#countByTeam.set(sandbox.teamId, left)
     else this.#countByTeam.delete(sandbox.teamId)
-    if (sandbox.phase === 'running') this.#notify(id, false)
+    if (sandbox.phase !== 'killing' && sandbox.phase !== 'starting') this.#notify(id, false)
+  }
+
+  /** Runs a transition of a sandbox: others can wait for its end. */
+  async during<T>(sandbox: RunningSandbox, work: () => Promise<T>): Promise<T> {
+    const { promise, resolve } = Promise.withResolvers<void>()
+    sandbox.transition = promise
+    try {
+      return await work()
+    } finally {
+      if (sandbox.transition === promise) delete sandbox.transition
+      resolve()
+    }
   }
 
   /** @returns a function that ends the subscription */

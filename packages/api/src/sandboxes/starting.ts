@@ -2,7 +2,12 @@ import { create, type MessageInitShape } from '@bufbuild/protobuf'
 import { timestampFromMs } from '@bufbuild/protobuf/wkt'
 import { Code, ConnectError } from '@connectrpc/connect'
 import { ApiError } from '@sandbox/contract/errors'
-import { OnEnd, type SandboxConfigSchema, StartRequestSchema } from '@sandbox/contract/gen/host/host_pb'
+import {
+  OnEnd,
+  type SandboxConfigSchema,
+  type StartRequest,
+  StartRequestSchema,
+} from '@sandbox/contract/gen/host/host_pb'
 import type { Logger } from 'pino'
 import type { HostEndpoint } from '../options.ts'
 import type { Hosts } from './hosts.ts'
@@ -12,6 +17,8 @@ export interface StartOrder {
   readonly snapshotId: string
   readonly endAt: number
   readonly pauseAtEnd: boolean
+  /** Whether the pause at the end keeps memory. */
+  readonly pauseMemory: boolean
   readonly config: MessageInitShape<typeof SandboxConfigSchema>
   readonly memoryMib: number
 }
@@ -49,13 +56,7 @@ export class Starter {
    * @throws ApiError 503 no host takes it, 504 it took too long, 500 the host failed; nothing runs then
    */
   async start(order: StartOrder): Promise<Placed> {
-    const request = create(StartRequestSchema, {
-      sandboxId: order.sandboxId,
-      snapshotId: order.snapshotId,
-      config: order.config,
-      endAt: timestampFromMs(order.endAt),
-      onEnd: order.pauseAtEnd ? OnEnd.PAUSE : OnEnd.KILL,
-    })
+    const request = startRequest(order)
     let refusal: ConnectError | undefined
     for (const host of this.#hosts.candidates(order.snapshotId, order.memoryMib)) {
       this.#hosts.noteStart(host.id)
@@ -76,11 +77,77 @@ export class Starter {
     throw startError(refusal ?? new ConnectError('no host', Code.ResourceExhausted))
   }
 
+  /**
+   * Starts a paused sandbox where its snapshot lies, which is then used up.
+   * @throws ApiError 409 its memory does not fit the host any more, 503, 504, 500; its snapshot is untouched or the
+   * host reports it as started later
+   */
+  async resume(host: HostEndpoint, order: StartOrder, memory: boolean): Promise<Placed> {
+    const request = startRequest(order)
+    request.memory = memory
+    request.consumeSnapshot = true
+    this.#hosts.noteStart(host.id)
+    try {
+      const answer = await host.client.start(request, { timeoutMs: this.#timeoutMs })
+      return { hostId: host.id, address: answer.sandbox?.address ?? '', fromPool: answer.fromPool }
+    } catch (cause) {
+      const error = ConnectError.from(cause)
+      this.#logger.warn({ err: error, hostId: host.id, sandboxId: order.sandboxId }, 'resume failed')
+      throw resumeError(order.sandboxId, error)
+    }
+  }
+
   /** What cannot be stopped now has no row, so the next synchronisation with the host ends it. */
   async #undo(host: HostEndpoint, sandboxId: string): Promise<void> {
     await stopOn(host, sandboxId).catch((error) =>
       this.#logger.error({ err: error, hostId: host.id, sandboxId }, 'failed start not undone yet'),
     )
+  }
+}
+
+function startRequest(order: StartOrder): StartRequest {
+  return create(StartRequestSchema, {
+    sandboxId: order.sandboxId,
+    snapshotId: order.snapshotId,
+    config: order.config,
+    endAt: timestampFromMs(order.endAt),
+    onEnd: order.pauseAtEnd ? OnEnd.PAUSE : OnEnd.KILL,
+    pauseMemory: order.pauseMemory,
+  })
+}
+
+function resumeError(id: string, cause: ConnectError): ApiError {
+  switch (cause.code) {
+    case Code.ResourceExhausted:
+    case Code.Unavailable:
+      return new ApiError(
+        'busy',
+        'The host of the paused sandbox has no room now: it stays paused, try again.',
+        {
+          cause,
+        },
+      )
+    case Code.FailedPrecondition:
+      return new ApiError(
+        'conflict',
+        `The memory of sandbox ${id} does not fit its host any more: resume it with memory: false, which boots its files.`,
+        { cause },
+      )
+    case Code.AlreadyExists:
+    case Code.Aborted:
+      return new ApiError('transitioning', `Sandbox ${id} is changing its state: try again.`, { cause })
+    case Code.NotFound:
+      return new ApiError('internal', `The snapshot of sandbox ${id} is missing on its host.`, { cause })
+    case Code.DeadlineExceeded:
+      return new ApiError('placementTimeout', 'The sandbox did not resume in time.', { cause })
+    default:
+      return new ApiError(
+        'internal',
+        `Sandbox ${id} failed to resume and stays paused: see the server log.`,
+        {
+          cause,
+        },
+      )
   }
 }
 

@@ -11,6 +11,10 @@ import {
   Host,
   type HostEvent,
   HostEventSchema,
+  OnEnd,
+  type PausedSandbox,
+  PausedSandboxSchema,
+  type PauseRequest,
   SandboxState,
   type SandboxStatus,
   SandboxStatusSchema,
@@ -23,13 +27,22 @@ export class ScriptedHost {
   readonly id: string
   readonly endpoint: HostEndpoint
   readonly sandboxes = new Map<string, SandboxStatus>()
+  readonly paused = new Map<string, PausedSandbox>()
+  /** Snapshots in place, by id. */
+  readonly snapshots = new Set<string>()
   readonly starts: StartRequest[] = []
+  readonly pauses: PauseRequest[] = []
+  /** What its agents do when they are asked to prepare for a pause. */
+  agentsAnswer = true
   /** What happened, in order: `start i…`, `stop i…`. */
   readonly calls: string[] = []
   capacity = 100
   /** Called before a start or stop is done; may throw or wait. */
   beforeStart: (request: StartRequest) => Promise<void> | void = () => {}
   beforeStop: (sandboxId: string) => Promise<void> | void = () => {}
+  beforeCapture: (sandboxId: string) => Promise<void> | void = () => {}
+  readonly #ends = new Map<string, { pauses: boolean; memory: boolean }>()
+  #nextSnapshot = 1
   readonly #watchers = new Set<(event: HostEvent) => void>()
   readonly #cut = new Set<() => void>()
   readonly #timers = new Map<string, NodeJS.Timeout>()
@@ -46,6 +59,23 @@ export class ScriptedHost {
     if (!this.sandboxes.delete(sandboxId)) return
     clearTimeout(this.#timers.get(sandboxId))
     this.#emit({ case: 'ended', value: { sandboxId, reason, at: timestampFromMs(Date.now()) } })
+  }
+
+  /** Keeps a sandbox as a snapshot, as a request or its timer would. */
+  pause(sandboxId: string, memory = true): PausedSandbox | undefined {
+    if (!this.sandboxes.delete(sandboxId)) return undefined
+    clearTimeout(this.#timers.get(sandboxId))
+    const at = timestampFromMs(Date.now())
+    const paused = create(PausedSandboxSchema, {
+      sandboxId,
+      snapshotId: `pause-${this.#nextSnapshot++}`,
+      hasMemory: memory,
+      agentUnresponsive: !this.agentsAnswer,
+      pausedAt: at,
+    })
+    this.paused.set(sandboxId, paused)
+    this.#emit({ case: 'ended', value: { sandboxId, reason: 'paused', at, paused } })
+    return paused
   }
 
   /** Puts a sandbox there that no start was asked for. */
@@ -77,7 +107,13 @@ export class ScriptedHost {
   #arm(status: SandboxStatus): void {
     clearTimeout(this.#timers.get(status.sandboxId))
     const waitMs = Math.max(0, timestampMs(status.endAt!) - Date.now())
-    this.#timers.set(status.sandboxId, setTimeout(() => this.end(status.sandboxId), waitMs).unref())
+    this.#timers.set(status.sandboxId, setTimeout(() => this.#expire(status.sandboxId), waitMs).unref())
+  }
+
+  #expire(sandboxId: string): void {
+    const onEnd = this.#ends.get(sandboxId)
+    if (onEnd?.pauses) this.pause(sandboxId, onEnd.memory)
+    else this.end(sandboxId)
   }
 
   #emit(event: NonNullable<MessageInitShape<typeof HostEventSchema>['event']>): void {
@@ -92,6 +128,13 @@ export class ScriptedHost {
         this.starts.push(request)
         await this.beforeStart(request)
         if (this.sandboxes.size >= this.capacity) throw new ConnectError('full', Code.ResourceExhausted)
+        const { sandboxId, snapshotId, onEnd, pauseMemory = true } = request
+        const kept = this.paused.get(sandboxId)
+        if (request.consumeSnapshot) {
+          if (kept?.snapshotId !== snapshotId) throw new ConnectError('no such snapshot', Code.NotFound)
+          this.paused.delete(sandboxId)
+        }
+        this.#ends.set(sandboxId, { pauses: onEnd === OnEnd.PAUSE, memory: pauseMemory })
         const status = this.plant(request.sandboxId, timestampMs(request.endAt!))
         this.#emit({ case: 'started', value: status })
         return { sandbox: status, fromPool: false }
@@ -99,6 +142,7 @@ export class ScriptedHost {
       stop: async ({ sandboxId }) => {
         this.calls.push(`stop ${sandboxId}`)
         await this.beforeStop(sandboxId)
+        if (this.paused.delete(sandboxId)) return {}
         if (!this.sandboxes.has(sandboxId)) throw new ConnectError('unknown', Code.NotFound)
         this.end(sandboxId, 'killed')
         return {}
@@ -110,7 +154,45 @@ export class ScriptedHost {
         this.#arm(status)
         return { endAt: status.endAt! }
       },
-      list: () => ({ sandboxes: [...this.sandboxes.values()] }),
+      pause: async (request) => {
+        const { sandboxId, memory = true } = request
+        this.calls.push(`pause ${sandboxId}`)
+        this.pauses.push(request)
+        await this.beforeCapture(sandboxId)
+        if (!this.agentsAnswer && (request.requireHealthyGuest || !memory)) {
+          throw new ConnectError('the agent does not answer', Code.Unavailable)
+        }
+        const paused = this.pause(sandboxId, memory)
+        if (!paused) throw new ConnectError('unknown', Code.NotFound)
+        return { paused }
+      },
+      snapshot: async ({ sandboxId, snapshotId, memory = true }) => {
+        this.calls.push(`snapshot ${sandboxId}`)
+        await this.beforeCapture(sandboxId)
+        if (!this.sandboxes.has(sandboxId)) throw new ConnectError('unknown', Code.NotFound)
+        this.snapshots.add(snapshotId)
+        return { snapshotId, hasMemory: memory, sizeBytes: 1n }
+      },
+      deleteSnapshot: ({ snapshotId }) => {
+        this.snapshots.delete(snapshotId)
+        return {}
+      },
+      metrics: ({ sandboxIds }) => ({
+        metrics: [...this.sandboxes.keys()]
+          .filter((id) => sandboxIds.length === 0 || sandboxIds.includes(id))
+          .map((sandboxId) => ({
+            sandboxId,
+            at: timestampFromMs(Date.now()),
+            cpuCount: 2,
+            cpuUsedPct: 12.5,
+            memoryUsedBytes: 64n * 2n ** 20n,
+            memoryTotalBytes: 512n * 2n ** 20n,
+            memoryCacheBytes: 2n ** 20n,
+            diskUsedBytes: 3n * 2n ** 20n,
+            diskTotalBytes: 1024n * 2n ** 20n,
+          })),
+      }),
+      list: () => ({ sandboxes: [...this.sandboxes.values()], paused: [...this.paused.values()] }),
       status: () => ({
         hostId: this.id,
         memoryTotalBytes: 2n ** 34n,

@@ -15,6 +15,8 @@ export interface TestApi {
   readonly templateId: string
   /** Sends a JSON request with the team's key. */
   request(method: string, url: string, body?: unknown, headers?: Record<string, string>): Promise<TestAnswer>
+  /** Makes another team with a key. */
+  otherTeam(): Promise<{ team: Team; key: string }>
   /** Closes the API and opens another one on the same store and host, as a restart does. */
   restart(options?: Partial<ApiOptions>): Promise<TestApi>
   close(): Promise<void>
@@ -37,7 +39,7 @@ export const RESOURCES = { cpuCount: 2, memoryMib: 512, diskMib: 1024 }
 const silent: Logger = pino({ level: 'silent' })
 
 async function assemble(
-  parts: Omit<TestApi, 'api' | 'request' | 'restart' | 'close'>,
+  parts: Omit<TestApi, 'api' | 'request' | 'otherTeam' | 'restart' | 'close'>,
   options: Partial<ApiOptions>,
 ) {
   const api = await createApi({
@@ -59,6 +61,10 @@ async function assemble(
       })
       const { statusCode: status, body: text } = answer
       return { status, headers: answer.headers, text, json: <T>() => JSON.parse(text) as T }
+    },
+    async otherTeam() {
+      const team = await createTeam(parts.store, { name: 'Other' })
+      return { team, key: (await createApiKey(parts.store, team.id, 'other')).key }
     },
     async restart(changed = {}) {
       await api.close()

@@ -1,0 +1,102 @@
+import { ApiError } from '@sandbox/contract/errors'
+import type { SandboxRow, Team } from '@sandbox/store/schema'
+import type { SandboxTokens } from '../auth/tokens.ts'
+import type { HostEndpoint, TeamLimits } from '../options.ts'
+import { type AnswerFacts, settingsOf } from './answers.ts'
+import type { Hosts } from './hosts.ts'
+import { ingressOf } from './new-sandbox.ts'
+import type { RunningSandbox, RunningSandboxes } from './running.ts'
+import type { StartOrder } from './starting.ts'
+
+export const sandboxNotFound = (id: string): ApiError =>
+  new ApiError('notFound', `Sandbox "${id}" doesn't exist or you don't have access to it`)
+
+export const sandboxTransitioning = (id: string): ApiError =>
+  new ApiError('transitioning', `Sandbox ${id} is changing its state: try again when that is done.`)
+
+/** An entry for a row whose sandbox was started earlier; its address comes from its host. */
+export function runningFromRow(
+  row: SandboxRow,
+  phase: 'running' | 'starting' | 'killing' = 'running',
+): RunningSandbox {
+  return {
+    id: row.id,
+    teamId: row.teamId,
+    hostId: row.hostId ?? '',
+    address: '',
+    phase,
+    startedAt: row.startedAt,
+    endAt: row.endAt,
+    ingress: ingressOf(settingsOf(row)),
+  }
+}
+
+export function factsOf(row: SandboxRow): AnswerFacts {
+  return {
+    templateId: row.templateId,
+    sandboxId: row.id,
+    envdVersion: row.envdVersion,
+    alias: row.alias,
+    isPrivate: ingressOf(settingsOf(row)).isPrivate,
+  }
+}
+
+/** What a host is told to start for a row. */
+export function startOrderOf(row: SandboxRow, tokens: SandboxTokens): StartOrder {
+  const settings = settingsOf(row)
+  const { cpuCount, memoryMib, diskMib } = row
+  return {
+    sandboxId: row.id,
+    snapshotId: row.snapshotId,
+    endAt: row.endAt,
+    pauseAtEnd: settings.autoPause,
+    pauseMemory: settings.autoPauseMemory,
+    memoryMib,
+    config: {
+      resources: { cpuCount, memoryMib, diskMib },
+      envVars: tokens.openEnv(row.id, row.sealedEnv),
+      envdAccessToken: tokens.envdToken(row.id),
+      ...(ingressOf(settings).isPrivate ? { trafficAccessToken: tokens.trafficToken(row.id) } : {}),
+      allowInternetAccess: settings.allowInternetAccess ?? true,
+      networkJson: settings.network ? JSON.stringify(settings.network) : '',
+      metadata: JSON.parse(row.metadata) as Record<string, string>,
+      templateId: row.templateId,
+    },
+  }
+}
+
+/** Rows, entries, hosts and limits, brought together. */
+export class Entries {
+  readonly #running: RunningSandboxes
+  readonly #hosts: Hosts
+  readonly #limits: TeamLimits
+
+  constructor(running: RunningSandboxes, hosts: Hosts, limits: TeamLimits) {
+    this.#running = running
+    this.#hosts = hosts
+    this.#limits = limits
+  }
+
+  /** The entry of a running row; made here when another process started the sandbox. */
+  of(row: SandboxRow): RunningSandbox {
+    const known = this.#running.get(row.id)
+    if (known) return known
+    const sandbox = runningFromRow(row)
+    this.#running.add(sandbox)
+    return sandbox
+  }
+
+  /** @throws ApiError 503 when this server does not know the host */
+  hostOf({ hostId }: { readonly hostId: string | null }): HostEndpoint {
+    const host = this.#hosts.get(hostId ?? '')
+    if (!host) throw new ApiError('busy', `Host ${hostId} of the sandbox is not part of this server now.`)
+    return host
+  }
+
+  limitsOf(team: Team): TeamLimits {
+    return {
+      maxSandboxes: team.maxSandboxes ?? this.#limits.maxSandboxes,
+      maxHours: team.maxHours ?? this.#limits.maxHours,
+    }
+  }
+}
