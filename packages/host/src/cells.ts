@@ -124,10 +124,17 @@ export class Cell {
   }
 
   /** Replaces what it may reach, for new connections at once, and keeps it for the next daemon. */
-  applyNetwork(network: NetworkPolicy): void {
-    this.#parts.slots.setPolicy(this.slot, network)
+  async applyNetwork(network: NetworkPolicy): Promise<void> {
+    const before = this.#plan.network
     this.#plan = { ...this.#plan, network }
     this.writeJournal()
+    try {
+      await this.#parts.slots.replacePolicy(this.slot, network)
+    } catch (error) {
+      this.#plan = { ...this.#plan, network: before }
+      if (!this.#stopped) this.writeJournal()
+      throw error
+    }
   }
 
   writeJournal(): void {

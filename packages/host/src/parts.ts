@@ -9,8 +9,10 @@ import type { Upper } from './storage/uppers.ts'
 export interface SlotSource {
   /** A clean slot whose occupant may reach the internet; waits for one to be made. @throws when none can be */
   claim(): Promise<Slot>
-  /** Sets what the occupant may reach. */
+  /** Sets what the occupant may reach, once, before it runs. */
   setPolicy(slot: Slot, policy: NetworkPolicy): void
+  /** Replaces what the occupant may reach, for new connections before it resolves. */
+  replacePolicy(slot: Slot, policy: NetworkPolicy): Promise<void>
   /** Gives it back; whatever still runs in it is killed, and it is made clean in the background. Idempotent. */
   release(slot: Slot): void
 }

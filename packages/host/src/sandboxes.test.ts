@@ -97,6 +97,7 @@ function partsOver(kernel: Kernel, dir: string, step: Step): CellParts {
         return slotAt(index)
       },
       setPolicy: () => {},
+      replacePolicy: async () => {},
       release: (slot) => {
         expect(kernel.instances.has(slot.index)).toBe(false)
         kernel.slotsInUse.delete(slot.index)

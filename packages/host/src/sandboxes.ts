@@ -126,8 +126,8 @@ export class Sandboxes {
   }
 
   /** Replaces what it may reach, for new connections at once. @throws HostError notFound, wrongState */
-  applyNetwork(sandboxId: string, policy: NetworkPolicy): void {
-    this.#running(sandboxId).cell.applyNetwork(policy)
+  async applyNetwork(sandboxId: string, policy: NetworkPolicy): Promise<void> {
+    await this.#running(sandboxId).cell.applyNetwork(policy)
   }
 
   /** Everything past its start. */

@@ -60,6 +60,11 @@ export function hostService(parts: ServiceParts): Partial<ServiceImpl<typeof Hos
         const endAtMs = sandboxes.setEnd(sandboxId, milliseconds(endAt, 'end_at'), extendOnly)
         return { endAt: timestampFromMs(endAtMs) }
       }),
+    setNetwork: ({ sandboxId, networkJson, allowInternetAccess }) =>
+      translated(async () => {
+        await sandboxes.applyNetwork(sandboxId, parseNetworkPolicy(networkJson, allowInternetAccess))
+        return {}
+      }),
     list: () => ({ sandboxes: sandboxes.list().map(statusOf) }),
     async *watch(_request, context) {
       for await (const event of sandboxes.events.watch(context.signal)) yield eventOf(event)

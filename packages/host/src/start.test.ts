@@ -100,6 +100,7 @@ function cellParts(): CellParts {
         return { index, netnsPath: '', address: addressOf(index), uidBase: 0, cgroupPaths: [], sysfsPath: '' }
       },
       setPolicy: () => {},
+      replacePolicy: async () => {},
       release: () => {},
     },
     uppers: { take: (capMib) => ({ id: 'u', path: dir, capMib }), release: () => {} },

@@ -525,6 +525,46 @@ export declare type SetEndResponse = Message<"host.SetEndResponse"> & {
 export declare const SetEndResponseSchema: GenMessage<SetEndResponse>;
 
 /**
+ * @generated from message host.SetNetworkRequest
+ */
+export declare type SetNetworkRequest = Message<"host.SetNetworkRequest"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * As in SandboxConfig: the whole egress config, empty = default.
+   *
+   * @generated from field: string network_json = 2;
+   */
+  networkJson: string;
+
+  /**
+   * @generated from field: bool allow_internet_access = 3;
+   */
+  allowInternetAccess: boolean;
+};
+
+/**
+ * Describes the message host.SetNetworkRequest.
+ * Use `create(SetNetworkRequestSchema)` to create a new message.
+ */
+export declare const SetNetworkRequestSchema: GenMessage<SetNetworkRequest>;
+
+/**
+ * @generated from message host.SetNetworkResponse
+ */
+export declare type SetNetworkResponse = Message<"host.SetNetworkResponse"> & {
+};
+
+/**
+ * Describes the message host.SetNetworkResponse.
+ * Use `create(SetNetworkResponseSchema)` to create a new message.
+ */
+export declare const SetNetworkResponseSchema: GenMessage<SetNetworkResponse>;
+
+/**
  * @generated from message host.SandboxStatus
  */
 export declare type SandboxStatus = Message<"host.SandboxStatus"> & {
@@ -1120,6 +1160,18 @@ export declare const Host: GenService<{
     methodKind: "unary";
     input: typeof MetricsRequestSchema;
     output: typeof MetricsResponseSchema;
+  },
+  /**
+   * Replaces what a running sandbox may reach; new connections are under it when this answers.
+   * Errors: not_found, failed_precondition (not running), invalid_argument, unimplemented (a rule that this host
+   * cannot enforce).
+   *
+   * @generated from rpc host.Host.SetNetwork
+   */
+  setNetwork: {
+    methodKind: "unary";
+    input: typeof SetNetworkRequestSchema;
+    output: typeof SetNetworkResponseSchema;
   },
   /**
    * What runs on this machine now, and what is paused on it.
