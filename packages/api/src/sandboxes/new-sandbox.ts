@@ -26,14 +26,19 @@ export function checkTimeout(timeoutSeconds: number, maxHours: number): void {
   if (timeoutSeconds > maxHours * 3600) refuse(`Timeout cannot be greater than ${maxHours} hours`)
 }
 
-function checkFeatures(body: NewSandboxV2, features: Features): void {
-  const { network } = body
-  if (network?.egressProxy && !features.egressProxy) {
+/** @throws ApiError 400 invalid, 403 a feature that is off */
+export function checkNetwork(network: SandboxNetworkConfig, features: Features): void {
+  const networkError = checkNetworkConfig(network)
+  if (networkError) refuse(networkError)
+  if (network.egressProxy && !features.egressProxy) {
     throw new ApiError('forbidden', 'egressProxy is not available on this server.')
   }
-  if (Object.keys(network?.rules ?? {}).length > 0 && !features.networkRules) {
+  if (Object.keys(network.rules ?? {}).length > 0 && !features.networkRules) {
     refuse('network.rules are not available on this server.')
   }
+}
+
+function checkFeatures(body: NewSandboxV2, features: Features): void {
   if (body.volumeMounts?.length && !features.volumes) refuse('Volumes are not available on this server.')
   if (Object.keys(body.iam?.tokens ?? {}).length > 0 && !features.iam) {
     refuse('iam.tokens are not available on this server.')
@@ -66,8 +71,7 @@ export function readSettings(body: NewSandboxV2, features: Features): SandboxSet
   checkStrings('metadata', body.metadata ?? {})
   checkStrings('envVars', body.envVars ?? {})
   checkVolumeMounts(body.volumeMounts ?? [])
-  const networkError = body.network && checkNetworkConfig(body.network)
-  if (networkError) refuse(networkError)
+  if (body.network) checkNetwork(body.network, features)
   const autoPause = body.autoPause ?? false
   const autoPauseMemory = body.autoPauseMemory ?? true
   const autoResume = body.autoResume?.enabled ?? false
