@@ -11,6 +11,8 @@ import { createDirectory } from './directory.ts'
 import { type ApiApp, createHttpApp } from './http/app.ts'
 import { SandboxLogs } from './observing/sandbox-logs.ts'
 import type { ApiOptions } from './options.ts'
+import { captureRoutes } from './routes/captures.ts'
+import { networkRoutes } from './routes/network.ts'
 import { sandboxListRoutes } from './routes/sandbox-lists.ts'
 import { sandboxRoutes } from './routes/sandboxes.ts'
 import { teamRoutes } from './routes/teams.ts'
@@ -18,15 +20,20 @@ import { templateRoutes } from './routes/templates.ts'
 import { transitionRoutes } from './routes/transitions.ts'
 import { Answers } from './sandboxes/answers.ts'
 import { AutoResume } from './sandboxes/auto-resume.ts'
+import { Captures } from './sandboxes/capturing.ts'
 import { Entries, runningFromRow } from './sandboxes/entries.ts'
+import { Forks } from './sandboxes/forking.ts'
 import { HostReports } from './sandboxes/host-reports.ts'
 import { Hosts } from './sandboxes/hosts.ts'
 import { Idempotency } from './sandboxes/idempotency.ts'
 import { Launcher } from './sandboxes/launching.ts'
 import { Lifecycle } from './sandboxes/lifecycle.ts'
+import { NetworkUpdates } from './sandboxes/network-update.ts'
+import { NetworkUpdates } from './sandboxes/network-updates.ts'
 import { Pauses } from './sandboxes/pausing.ts'
 import { Resumes } from './sandboxes/resuming.ts'
 import { RunningSandboxes } from './sandboxes/running.ts'
+import { Snapshots } from './sandboxes/snapshots.ts'
 import { Starter } from './sandboxes/starting.ts'
 import { TemplateResolver } from './templates/resolver.ts'
 
@@ -75,7 +82,7 @@ export async function createApi(options: ApiOptions): Promise<Api> {
   const hosts = new Hosts(options.hosts, logger)
   const idempotency = new Idempotency(store, startTimeoutMs, logger)
   const features = {
-    egressProxy: false,
+    egressProxy: true,
     networkRules: false,
     volumes: false,
     iam: false,
@@ -87,6 +94,10 @@ export async function createApi(options: ApiOptions): Promise<Api> {
   const shared = { store, running, entries, starter, tokens, templates, answers, logs, logger }
   const launcher = new Launcher(shared)
   const pauses = new Pauses(shared)
+  const captures = new Captures(shared)
+  const forks = new Forks({ ...shared, captures, launcher })
+  const snapshots = new Snapshots({ ...shared, hosts, captures })
+  const networks = new NetworkUpdates({ ...shared, features })
   const resumes = new Resumes(shared)
   const lifecycle = new Lifecycle({ ...shared, launcher, resumes, idempotency, features })
   const app = createHttpApp(logger)
@@ -100,8 +111,10 @@ export async function createApi(options: ApiOptions): Promise<Api> {
   await app.register(async (scope) => {
     const authenticated = scope.withTypeProvider<TypeBoxTypeProvider>()
     authenticated.addHook('onRequest', requireApiKey(new ApiKeyCache(store, logger)))
-    sandboxRoutes(authenticated, { lifecycle, answers, running, store })
+    sandboxRoutes(authenticated, { lifecycle, networks, answers, running, store })
+    captureRoutes(authenticated, { forks, snapshots })
     transitionRoutes(authenticated, { lifecycle, pauses })
+    networkRoutes(authenticated, new NetworkUpdates({ store, entries, features, logger }))
     sandboxListRoutes(authenticated, { store, answers, running, templates })
     templateRoutes(authenticated, { store, templates })
     teamRoutes(authenticated)
