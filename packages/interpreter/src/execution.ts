@@ -37,6 +37,7 @@ export class Execution {
   #hasError = false
   #isIdle = false
   #hasReply = false
+  #replyError: StreamError | undefined
   #graceTimer: NodeJS.Timeout | undefined
   readonly #takeUpTimer: NodeJS.Timeout
 
@@ -94,7 +95,8 @@ export class Execution {
 
   #takeReply(content: Record<string, unknown>): void {
     const status = content.status
-    if (status === 'error' && !this.#hasError) this.#write(toError(content))
+    // Told at the end, when the messages before it, which come another way, have had their turn.
+    if (status === 'error') this.#replyError = toError(content)
     // Protocol 5.1 renamed `abort` to `aborted`; kernels of both ages exist.
     if (status === 'abort' || status === 'aborted') {
       this.#write(syntheticError('ExecutionAborted', 'Execution was aborted'))
@@ -110,6 +112,7 @@ export class Execution {
     this.isFinished = true
     clearTimeout(this.#graceTimer)
     clearTimeout(this.#takeUpTimer)
+    if (this.#replyError !== undefined && !this.#hasError) this.#write(this.#replyError)
     this.#finish()
   }
 

@@ -81,24 +81,13 @@ function python(script: string, argument: unknown): string {
   return `exec(${JSON.stringify(script)}, ${names})`
 }
 
-function javascript(preparation: Preparation): string {
-  const p = JSON.stringify(preparation)
-  return (
-    `{ const p = ${p}; if (p.cwd) { try { process.chdir(p.cwd) } catch {} } Object.assign(process.env, p.env);` +
-    ' if (p.runEnv) { const s = {}; for (const k of Object.keys(p.runEnv)) s[k] = process.env[k];' +
-    " Object.defineProperty(globalThis, Symbol.for('e2b.savedEnv'), { value: s, configurable: true });" +
-    ' Object.assign(process.env, p.runEnv) } }'
-  )
-}
-
-const JAVASCRIPT_RESTORE =
-  "{ const s = globalThis[Symbol.for('e2b.savedEnv')] ?? {}; for (const [k, v] of Object.entries(s))" +
-  ' { if (v === undefined) delete process.env[k]; else process.env[k] = v } }'
+/** Our own kernel does these itself; another one under its name is left alone. */
+const JAVASCRIPT_KERNEL = 'globalThis[Symbol.for("e2b.kernel")]'
 
 const scripted = (kernelName: string): Language => ({
   kernelName,
-  prepare: javascript,
-  restore: () => JAVASCRIPT_RESTORE,
+  prepare: (preparation) => `${JAVASCRIPT_KERNEL}?.prepare(${JSON.stringify(preparation)})`,
+  restore: () => `${JAVASCRIPT_KERNEL}?.restore()`,
 })
 
 const shellQuote = (value: string): string => `'${value.replaceAll("'", "'\\''")}'`
@@ -130,7 +119,7 @@ const languages: Readonly<Record<string, Language>> = {
     restore: () => python(PYTHON_RESTORE, {}),
   },
   javascript: scripted('javascript'),
-  typescript: scripted('javascript'),
+  typescript: scripted('typescript'),
   bash: {
     kernelName: 'bash',
     prepare: (p) =>

@@ -94,6 +94,10 @@ export class TestingSandbox {
     return join(this.directory, 'jupyter.sock')
   }
 
+  get #jupyterPath(): string {
+    return join(this.directory, 'jupyter')
+  }
+
   get generationFile(): string {
     return join(this.directory, 'generation')
   }
@@ -110,6 +114,7 @@ export class TestingSandbox {
     mkdirSync(join(ipython, 'profile_default'), { recursive: true })
     const kernelConfig = readFileSync(join(TEMPLATE_FILES, 'ipython_kernel_config.py'))
     writeFileSync(join(ipython, 'profile_default/ipython_kernel_config.py'), kernelConfig)
+    this.#installKernels()
     this.#jupyter = spawn(this.#python, ['-s', '-m', 'jupyter_server', `--config=${config}`], {
       cwd: this.home,
       stdio: 'ignore',
@@ -117,10 +122,23 @@ export class TestingSandbox {
         PATH: process.env.PATH ?? '',
         HOME: this.home,
         IPYTHONDIR: ipython,
+        JUPYTER_PATH: this.#jupyterPath,
         PYTHONPATH: join(REPOSITORY, 'python/e2b_charts'),
         PYTHONDONTWRITEBYTECODE: '1',
       },
     })
+  }
+
+  /** The template's kernels of JavaScript and TypeScript, run from their source by this test's Node. */
+  #installKernels(): void {
+    for (const name of ['javascript', 'typescript']) {
+      const spec = readFileSync(join(TEMPLATE_FILES, `kernels/${name}/kernel.json`), 'utf8')
+        .replace('/usr/local/bin/node', process.execPath)
+        .replace('/.e2b/javascript-kernel.mjs', join(REPOSITORY, 'kernels/javascript/src/main.ts'))
+      const target = join(this.#jupyterPath, 'kernels', name)
+      mkdirSync(target, { recursive: true })
+      writeFileSync(join(target, 'kernel.json'), spec)
+    }
   }
 
   killJupyter(): void {

@@ -1,5 +1,4 @@
 import { createHash } from 'node:crypto'
-import { existsSync } from 'node:fs'
 import { chmod, copyFile, lutimes, mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
@@ -23,7 +22,7 @@ export interface AgentLayer {
   readonly digestInputs: string
 }
 
-const PACKAGES_DIR = join(import.meta.dirname, '../../..')
+const REPOSITORY_DIR = join(import.meta.dirname, '../../../..')
 const NATIVE_DIR = join(import.meta.dirname, '../../native')
 const NATIVE_PROGRAMS = ['init', 'launch', 'watch'] as const
 const COMPILER_FLAGS = ['-static', '-Os', '-s', '-Wall', '-Wextra', '-Wl,--build-id=none']
@@ -68,10 +67,16 @@ export async function buildAgentLayer({ outDir, cacheDir }: LayerOptions): Promi
   return { directory: outDir, digestInputs }
 }
 
+/** The programs of the layer, by their file names, and where each begins. */
+const PROGRAMS: readonly (readonly [string, string])[] = [
+  ['envd.mjs', 'packages/envd/src/main.ts'],
+  ['interpreter.mjs', 'packages/interpreter/src/main.ts'],
+  ['javascript-kernel.mjs', 'kernels/javascript/src/main.ts'],
+]
+
 async function bundles(): Promise<ReadonlyMap<string, string>> {
-  const found = new Map([['envd.mjs', await bundleProgram(join(PACKAGES_DIR, 'envd/src/main.ts'))]])
-  const interpreter = join(PACKAGES_DIR, 'interpreter/src/main.ts')
-  if (existsSync(interpreter)) found.set('interpreter.mjs', await bundleProgram(interpreter))
+  const found = new Map<string, string>()
+  for (const [name, entry] of PROGRAMS) found.set(name, await bundleProgram(join(REPOSITORY_DIR, entry)))
   return found
 }
 
