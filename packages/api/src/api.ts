@@ -28,7 +28,6 @@ import { Hosts } from './sandboxes/hosts.ts'
 import { Idempotency } from './sandboxes/idempotency.ts'
 import { Launcher } from './sandboxes/launching.ts'
 import { Lifecycle } from './sandboxes/lifecycle.ts'
-import { NetworkUpdates } from './sandboxes/network-update.ts'
 import { NetworkUpdates } from './sandboxes/network-updates.ts'
 import { Pauses } from './sandboxes/pausing.ts'
 import { Resumes } from './sandboxes/resuming.ts'
@@ -97,7 +96,6 @@ export async function createApi(options: ApiOptions): Promise<Api> {
   const captures = new Captures(shared)
   const forks = new Forks({ ...shared, captures, launcher })
   const snapshots = new Snapshots({ ...shared, hosts, captures })
-  const networks = new NetworkUpdates({ ...shared, features })
   const resumes = new Resumes(shared)
   const lifecycle = new Lifecycle({ ...shared, launcher, resumes, idempotency, features })
   const app = createHttpApp(logger)
@@ -111,7 +109,7 @@ export async function createApi(options: ApiOptions): Promise<Api> {
   await app.register(async (scope) => {
     const authenticated = scope.withTypeProvider<TypeBoxTypeProvider>()
     authenticated.addHook('onRequest', requireApiKey(new ApiKeyCache(store, logger)))
-    sandboxRoutes(authenticated, { lifecycle, networks, answers, running, store })
+    sandboxRoutes(authenticated, { lifecycle, answers, running, store })
     captureRoutes(authenticated, { forks, snapshots })
     transitionRoutes(authenticated, { lifecycle, pauses })
     networkRoutes(authenticated, new NetworkUpdates({ store, entries, features, logger }))
