@@ -10,6 +10,12 @@ const STALE_MS = 10_000
 /** Compared per placement: enough to avoid the fullest, few enough that creates at once do not all pick one host. */
 const SAMPLE = 3
 
+interface PlacementQuery {
+  readonly snapshotId: string
+  readonly memoryMib: number
+  readonly hostId?: string | null
+}
+
 interface KnownHost {
   readonly endpoint: HostEndpoint
   status: StatusResponse | undefined
@@ -55,11 +61,13 @@ export class Hosts {
   }
 
   /**
-   * Hosts to try for a start, best first.
+   * Hosts to try for a start, best first; only the given one where just that has the snapshot.
    * @throws ApiError 503 when none has room
    */
-  candidates(snapshotId: string, memoryMib: number): HostEndpoint[] {
-    const withRoom = [...this.#hosts.values()].filter((host) => hasRoom(host, memoryMib))
+  candidates({ snapshotId, memoryMib, hostId = null }: PlacementQuery): HostEndpoint[] {
+    const withRoom = [...this.#hosts.values()].filter(
+      (host) => hasRoom(host, memoryMib) && (hostId === null || host.endpoint.id === hostId),
+    )
     if (withRoom.length === 0) {
       throw new ApiError(
         'noCapacity',

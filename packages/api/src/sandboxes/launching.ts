@@ -26,6 +26,8 @@ export interface LaunchOptions {
   readonly key?: string | undefined
   /** How the sandbox comes to be, for the logs. */
   readonly how: 'created' | 'forked'
+  /** The only host that has the snapshot. */
+  readonly hostId?: string | null
 }
 
 /** Starts new sandboxes: from the place among the team's sandboxes to the route. */
@@ -40,13 +42,13 @@ export class Launcher {
    * Starts the sandbox of a row, which is written once a host has it.
    * @throws ApiError 429 team limit, 500, 503, 504; nothing runs then
    */
-  async launch(wanted: SandboxRow, { limit, key, how }: LaunchOptions): Promise<AnswerFacts> {
+  async launch(wanted: SandboxRow, { limit, key, how, hostId: pinned }: LaunchOptions): Promise<AnswerFacts> {
     const { running, starter, tokens, logger, logs } = this.#parts
     const begun = performance.now()
     const sandbox = runningFromRow(wanted, 'starting')
     running.reserve(sandbox, limit)
     try {
-      const placed = await starter.start(startOrderOf(wanted, tokens))
+      const placed = await starter.start({ ...startOrderOf(wanted, tokens), hostId: pinned ?? null })
       const facts = await this.#record({ ...wanted, hostId: placed.hostId }, sandbox, placed, key)
       const startMs = Math.round((performance.now() - begun) * 100) / 100
       const { hostId, fromPool } = placed

@@ -67,7 +67,12 @@ export class Lifecycle {
     const start = async () => {
       const template = await templates.resolve(team, body.templateID)
       const row = this.#newRow(team, sandboxId, body, settings, template)
-      return launcher.launch(row, { limit: maxSandboxes, key, how: 'created' })
+      return launcher.launch(row, {
+        limit: maxSandboxes,
+        key,
+        how: 'created',
+        hostId: template.hostId,
+      })
     }
     const facts =
       key === undefined

@@ -21,6 +21,8 @@ export interface StartOrder {
   readonly pauseMemory: boolean
   readonly config: MessageInitShape<typeof SandboxConfigSchema>
   readonly memoryMib: number
+  /** The only host that has the snapshot. */
+  readonly hostId?: string | null
 }
 
 export interface Placed {
@@ -58,7 +60,7 @@ export class Starter {
   async start(order: StartOrder): Promise<Placed> {
     const request = startRequest(order)
     let refusal: ConnectError | undefined
-    for (const host of this.#hosts.candidates(order.snapshotId, order.memoryMib)) {
+    for (const host of this.#hosts.candidates(order)) {
       this.#hosts.noteStart(host.id)
       try {
         const answer = await host.client.start(request, { timeoutMs: this.#timeoutMs })

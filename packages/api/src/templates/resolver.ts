@@ -8,6 +8,8 @@ export interface ResolvedTemplate {
   readonly alias: string | null
   readonly buildId: string
   readonly snapshotId: string
+  /** The only host that has the snapshot; null where any may have it. */
+  readonly hostId: string | null
   readonly envdVersion: string
   readonly cpuCount: number
   readonly memoryMib: number
@@ -22,7 +24,8 @@ interface TemplateName {
 
 const MAX_CACHED_NAMES = 10_000
 const NAME = /^(?:([a-z0-9_-]{1,128})\/)?([a-z0-9_.-]{1,128})(?::([a-z0-9_.-]{1,128}))?$/
-const DEFAULT_TAG = 'default'
+/** The tag that a name without one stands for. */
+export const DEFAULT_TAG = 'default'
 
 /** @throws ApiError 400 when it is not `[namespace/]name[:tag]` */
 export function parseTemplateName(text: string): TemplateName {
@@ -93,6 +96,7 @@ export class TemplateResolver {
       alias: aliases[0] ?? null,
       buildId: build.id,
       snapshotId: build.snapshotId,
+      hostId: build.hostId,
       envdVersion: build.envdVersion,
       cpuCount: build.cpuCount,
       memoryMib: build.memoryMib,

@@ -18,6 +18,7 @@ import {
   SandboxState,
   type SandboxStatus,
   SandboxStatusSchema,
+  type SetNetworkRequest,
   type StartRequest,
 } from '@sandbox/contract/gen/host/host_pb'
 import type { HostEndpoint } from '../options.ts'
@@ -32,6 +33,7 @@ export class ScriptedHost {
   readonly snapshots = new Set<string>()
   readonly starts: StartRequest[] = []
   readonly pauses: PauseRequest[] = []
+  readonly networks: SetNetworkRequest[] = []
   /** What its agents do when they are asked to prepare for a pause. */
   agentsAnswer = true
   /** What happened, in order: `start i…`, `stop i…`. */
@@ -175,6 +177,11 @@ export class ScriptedHost {
       },
       deleteSnapshot: ({ snapshotId }) => {
         this.snapshots.delete(snapshotId)
+        return {}
+      },
+      setNetwork: (request) => {
+        if (!this.sandboxes.has(request.sandboxId)) throw new ConnectError('unknown', Code.NotFound)
+        this.networks.push(request)
         return {}
       },
       metrics: ({ sandboxIds }) => ({

@@ -1,0 +1,84 @@
+import { ApiError } from '@sandbox/contract/errors'
+import type { SandboxRow, Team } from '@sandbox/store/schema'
+import type { Store } from '@sandbox/store/store'
+import type { Logger } from 'pino'
+import type { HostEndpoint } from '../options.ts'
+import { type Entries, sandboxNotFound, sandboxTransitioning } from './entries.ts'
+import { captureError } from './pausing.ts'
+import type { RunningSandbox, RunningSandboxes } from './running.ts'
+
+export interface CaptureParts {
+  readonly store: Store
+  readonly running: RunningSandboxes
+  readonly entries: Entries
+  readonly logger: Logger
+}
+
+export interface Captured {
+  /** The sandbox as it was when it was captured. */
+  readonly row: SandboxRow
+  readonly host: HostEndpoint
+}
+
+const CAPTURE_TIMEOUT_MS = 600_000
+const DELETE_TIMEOUT_MS = 30_000
+
+/** Captures running sandboxes in place; they go on with their processes. */
+export class Captures {
+  readonly #parts: CaptureParts
+
+  constructor(parts: CaptureParts) {
+    this.#parts = parts
+  }
+
+  /**
+   * @param snapshotId the id that the snapshot gets
+   * @throws ApiError 404, 409 paused or in transition, 503 not possible now; the sandbox goes on then
+   */
+  async capture(team: Team, id: string, snapshotId: string, memory: boolean): Promise<Captured> {
+    const { store, running, entries } = this.#parts
+    const row = await store.sandboxes.find(team.id, id)
+    if (!row) throw sandboxNotFound(id)
+    if (row.state === 'paused')
+      throw new ApiError('conflict', `Sandbox ${id} is paused: connect to it first.`)
+    const sandbox = entries.of(row)
+    if (sandbox.phase === 'killing') throw sandboxNotFound(id)
+    if (sandbox.phase === 'snapshotting') {
+      throw new ApiError('busy', `Sandbox ${id} is being snapshotted: nothing was done, try again.`)
+    }
+    if (sandbox.phase !== 'running') throw sandboxTransitioning(id)
+    const host = entries.hostOf(sandbox)
+    sandbox.phase = 'snapshotting'
+    await running.during(sandbox, () => this.#capture(host, sandbox, snapshotId, memory))
+    return { row, host }
+  }
+
+  async #capture(
+    host: HostEndpoint,
+    sandbox: RunningSandbox,
+    snapshotId: string,
+    memory: boolean,
+  ): Promise<void> {
+    try {
+      await host.client.snapshot(
+        { sandboxId: sandbox.id, snapshotId, memory },
+        { timeoutMs: CAPTURE_TIMEOUT_MS },
+      )
+    } catch (error) {
+      // An answer may be lost after the work was done.
+      await this.discard(host, snapshotId)
+      throw captureError(sandbox.id, error)
+    } finally {
+      if (sandbox.phase === 'snapshotting') sandbox.phase = 'running'
+    }
+  }
+
+  /** Deletes a snapshot; what cannot be deleted now is logged. */
+  async discard(host: HostEndpoint, snapshotId: string): Promise<void> {
+    try {
+      await host.client.deleteSnapshot({ snapshotId }, { timeoutMs: DELETE_TIMEOUT_MS })
+    } catch (error) {
+      this.#parts.logger.error({ err: error, hostId: host.id, snapshotId }, 'snapshot not deleted')
+    }
+  }
+}

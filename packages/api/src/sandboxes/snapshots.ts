@@ -1,0 +1,208 @@
+import { ApiError } from '@sandbox/contract/errors'
+import { newTemplateId, newUuid } from '@sandbox/contract/ids'
+import type { SnapshotInfo } from '@sandbox/contract/rest/snapshots'
+import type { SandboxRow, Team, Template, TemplateBuild } from '@sandbox/store/schema'
+import type { Snapshot } from '@sandbox/store/snapshots'
+import type { Store } from '@sandbox/store/store'
+import type { Logger } from 'pino'
+import type { SandboxLogs } from '../observing/sandbox-logs.ts'
+import { DEFAULT_TAG, parseTemplateName } from '../templates/resolver.ts'
+import type { Captures } from './capturing.ts'
+import type { Hosts } from './hosts.ts'
+
+export interface SnapshotParts {
+  readonly store: Store
+  readonly hosts: Hosts
+  readonly captures: Captures
+  readonly logs: SandboxLogs
+  readonly logger: Logger
+}
+
+export interface SnapshotQuery {
+  readonly sandboxId?: string | undefined
+  readonly name?: string | undefined
+  readonly limit: number
+  readonly after?: { readonly createdAt: number; readonly buildId: string } | undefined
+}
+
+/** Builds that one deletion looks at. */
+const MAX_BUILDS = 10_000
+
+const nameOf = ({ slug, alias, tag }: Pick<Snapshot, 'slug' | 'alias' | 'tag'>): string =>
+  `${slug}/${alias}:${tag}`
+
+/** A snapshot as it is shown. */
+export function snapshotInfo(
+  snapshot: Pick<Snapshot, 'templateId' | 'slug' | 'alias' | 'tag'>,
+): SnapshotInfo {
+  const { alias, templateId, tag } = snapshot
+  if (alias === null) return { snapshotID: `${templateId}:${tag}`, names: [] }
+  return { snapshotID: nameOf(snapshot), names: [nameOf(snapshot)] }
+}
+
+interface Target {
+  readonly template: Template | undefined
+  readonly alias: string | null
+  readonly tag: string
+}
+
+/** Snapshots that users make of sandboxes: builds of templates that nobody had to build. */
+export class Snapshots {
+  readonly #parts: SnapshotParts
+
+  constructor(parts: SnapshotParts) {
+    this.#parts = parts
+  }
+
+  /**
+   * Keeps the state of a running sandbox, which goes on, as something new sandboxes can be created from.
+   * @throws ApiError 400 name, 404, 409, 503
+   */
+  async create(
+    team: Team,
+    sandboxId: string,
+    name: string | undefined,
+    memory: boolean,
+  ): Promise<SnapshotInfo> {
+    const { captures, logger, logs, store } = this.#parts
+    const target = await this.#target(team, name)
+    const previous = target.template && (await store.templateBuilds.findByTag(target.template.id, target.tag))
+    const snapshotId = newUuid()
+    const { row, host } = await captures.capture(team, sandboxId, snapshotId, memory)
+    const templateId = target.template?.id ?? newTemplateId()
+    try {
+      const template = target.template ? {} : { template: newTemplate(templateId, team.id) }
+      const build = buildOf(row, templateId, snapshotId, host.id)
+      const alias = target.alias === null ? {} : { alias: target.alias }
+      await store.snapshots.insert({ ...template, ...alias, build, tag: target.tag })
+    } catch (error) {
+      await captures.discard(host, snapshotId)
+      throw error
+    }
+    logger.info({ sandboxId, teamId: team.id, templateId, snapshotId, memory }, 'snapshot created')
+    logs.append(sandboxId, team.id, 'info', 'Snapshot created', { snapshotID: `${templateId}:${target.tag}` })
+    if (previous) await this.#deleteReplaced(previous)
+    return snapshotInfo({ templateId, slug: team.slug, alias: target.alias, tag: target.tag })
+  }
+
+  /** Newest first. A name without a tag matches any tag; an unknown one matches nothing. */
+  async list(team: Team, query: SnapshotQuery): Promise<Snapshot[]> {
+    const { store } = this.#parts
+    const named = query.name === undefined ? undefined : await this.#findOwn(team, query.name)
+    if (query.name !== undefined && !named) return []
+    const tag = query.name === undefined ? undefined : parseTemplateName(query.name).tag
+    return store.snapshots.list({
+      teamId: team.id,
+      limit: query.limit,
+      ...(query.sandboxId ? { sourceSandboxId: query.sandboxId } : {}),
+      ...(named ? { templateId: named.id } : {}),
+      ...(tag ? { tag } : {}),
+      ...(query.after ? { after: query.after } : {}),
+    })
+  }
+
+  /**
+   * Deletes a template of the team, or one tag of it where others are left.
+   * @throws ApiError 400 sandboxes created from it are there, 404
+   */
+  async deleteTemplate(team: Team, text: string): Promise<void> {
+    const { store, logger } = this.#parts
+    const template = await this.#findOwn(team, text)
+    if (!template) throw new ApiError('notFound', `Template '${text}' not found`)
+    const { tag } = parseTemplateName(text)
+    const tags = await store.templateBuilds.listTags(template.id)
+    const tagged = tags.find((candidate) => candidate.tag === tag)
+    if (tag !== undefined && !tagged) throw new ApiError('notFound', `Template '${text}' not found`)
+    const all = await store.templateBuilds.list(template.id, MAX_BUILDS)
+    const others = tags.filter((candidate) => candidate.tag !== tag)
+    const isPart = tagged !== undefined && others.length > 0
+    const isShared = others.some(({ buildId }) => buildId === tagged?.buildId)
+    const doomed = isPart ? all.filter(({ id }) => id === tagged.buildId && !isShared) : all
+    if (await store.sandboxes.usesBuilds(doomed.map(({ id }) => id))) {
+      throw new ApiError(
+        'badRequest',
+        `Cannot delete '${text}': there are sandboxes that were created from it`,
+      )
+    }
+    if (!isPart) await store.templates.delete(template.id)
+    else if (isShared) await store.templateBuilds.deleteTag(template.id, tagged.tag)
+    else await store.templateBuilds.delete(tagged.buildId)
+    logger.info({ teamId: team.id, templateId: template.id, builds: doomed.length }, 'template deleted')
+    for (const build of doomed) await this.#discard(build)
+  }
+
+  async #target(team: Team, name: string | undefined): Promise<Target> {
+    if (name === undefined) return { template: undefined, alias: null, tag: DEFAULT_TAG }
+    const { namespace, name: alias, tag = DEFAULT_TAG } = parseTemplateName(name)
+    if (namespace !== undefined && namespace !== team.slug) {
+      throw new ApiError('badRequest', `'${namespace}' is not the namespace of your team ('${team.slug}')`)
+    }
+    return { template: await this.#parts.store.templates.findByAlias(team.id, alias), alias, tag }
+  }
+
+  /** By name or id, whatever its builds. @throws ApiError 400 malformed */
+  async #findOwn(team: Team, text: string): Promise<Template | undefined> {
+    const { templates } = this.#parts.store
+    const { namespace, name } = parseTemplateName(text)
+    if (namespace !== undefined) {
+      return namespace === team.slug ? templates.findByAlias(team.id, name) : undefined
+    }
+    const byId = await templates.find(name)
+    return byId?.teamId === team.id ? byId : templates.findByAlias(team.id, name)
+  }
+
+  /** The snapshot that a tag pointed at before, once nothing was created from it. */
+  async #deleteReplaced(build: TemplateBuild): Promise<void> {
+    const { store } = this.#parts
+    if (build.sourceSandboxId === null) return
+    const tags = await store.templateBuilds.listTags(build.templateId)
+    if (tags.some(({ buildId }) => buildId === build.id) || (await store.sandboxes.usesBuilds([build.id])))
+      return
+    await store.templateBuilds.delete(build.id)
+    await this.#discard(build)
+  }
+
+  /** Only what was captured here: what was built may be shared. */
+  async #discard({ sourceSandboxId, hostId, snapshotId }: TemplateBuild): Promise<void> {
+    const host = this.#parts.hosts.get(hostId ?? '')
+    if (sourceSandboxId !== null && snapshotId !== null && host) {
+      await this.#parts.captures.discard(host, snapshotId)
+    }
+  }
+}
+
+function newTemplate(id: string, teamId: string): Template {
+  const now = Date.now()
+  return {
+    id,
+    teamId,
+    isPublic: 0,
+    isDefault: 0,
+    isSnapshot: 1,
+    createdAt: now,
+    updatedAt: now,
+    spawnCount: 0,
+    lastSpawnedAt: null,
+  }
+}
+
+function buildOf(row: SandboxRow, templateId: string, snapshotId: string, hostId: string): TemplateBuild {
+  const now = Date.now()
+  const { cpuCount, memoryMib, diskMib, envdVersion } = row
+  return {
+    id: newUuid(),
+    templateId,
+    status: 'ready',
+    snapshotId,
+    envdVersion,
+    cpuCount,
+    memoryMib,
+    diskMib,
+    reason: null,
+    sourceSandboxId: row.id,
+    hostId,
+    createdAt: now,
+    updatedAt: now,
+    finishedAt: now,
+  }
+}
