@@ -1,4 +1,5 @@
 import { networkInterfaces } from 'node:os'
+import { setFlagsFromString } from 'node:v8'
 import { ENVD_PORT } from '@sandbox/contract/ports'
 import { startAgent } from './agent.ts'
 
@@ -11,6 +12,8 @@ const STANDARD_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
 const NEW_FILE_MASK = 0o022
 const INTERFACE = 'eth0'
 
+// What was compiled before the capture stays compiled in every clone.
+setFlagsFromString('--no-flush-bytecode')
 process.umask(NEW_FILE_MASK)
 const [port, host, nativeDir, rootDir] = process.argv.slice(2)
 const address = networkInterfaces()[INTERFACE]?.find(({ family }) => family === 'IPv4')?.address

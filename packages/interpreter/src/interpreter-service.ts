@@ -1,5 +1,5 @@
 /** The code interpreter's HTTP interface on port 49999: routes, CORS, errors as text. */
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import { createServer, type IncomingMessage, request, type Server, type ServerResponse } from 'node:http'
 import type { Context } from './context.ts'
 import { Contexts } from './contexts.ts'
 import { JupyterClient } from './jupyter.ts'
@@ -24,6 +24,8 @@ export interface InterpreterOptions {
   keepaliveMs: number
 }
 
+const REHEARSALS = 10
+const REHEARSAL_TIMEOUT_MS = 5000
 const CONTEXT_PATH = /^\/contexts\/([^/]+)(\/restart)?$/
 
 export class InterpreterService {
@@ -31,6 +33,7 @@ export class InterpreterService {
   readonly #jupyter: JupyterClient
   readonly #contexts: Contexts
   readonly #server: Server
+  #isRehearsed = false
 
   constructor(options: InterpreterOptions) {
     this.#options = options
@@ -42,15 +45,22 @@ export class InterpreterService {
   }
 
   /** Listens at once; `/health` answers 200 when the preloaded kernels have answered. Resolves to the port. */
-  listen(): Promise<number> {
-    void this.#contexts.start()
-    return new Promise((resolve, reject) => {
+  async listen(): Promise<number> {
+    const started = this.#contexts.start()
+    const port = await new Promise<number>((resolve, reject) => {
       this.#server.once('error', reject)
       this.#server.listen(this.#options.port, this.#options.host, () => {
         const address = this.#server.address()
         resolve(typeof address === 'object' && address !== null ? address.port : this.#options.port)
       })
     })
+    void started
+      .then(() => rehearse(port))
+      .catch(() => undefined)
+      .finally(() => {
+        this.#isRehearsed = true
+      })
+    return port
   }
 
   close(): void {
@@ -76,7 +86,7 @@ export class InterpreterService {
   }
 
   #health(response: ServerResponse): void {
-    if (this.#contexts.isReady) answerJson(response, 'OK')
+    if (this.#contexts.isReady && this.#isRehearsed) answerJson(response, 'OK')
     else answerText(response, 503, 'The default kernels are not up yet')
   }
 
@@ -137,6 +147,27 @@ export class InterpreterService {
     const context = this.#contexts.get(id)
     if (context === undefined) throw new RequestError(404, `Context ${id} not found`)
     return context
+  }
+}
+
+/** Runs nothing a few times, so that a copy of this process has loaded and compiled what the first code needs. */
+async function rehearse(port: number): Promise<void> {
+  for (let time = 0; time < REHEARSALS; time += 1) {
+    await new Promise<void>((resolve, reject) => {
+      const headers = { 'content-type': 'application/json' }
+      const call = request({
+        host: '127.0.0.1',
+        port,
+        path: '/execute',
+        method: 'POST',
+        headers,
+        agent: false,
+      })
+      call.setTimeout(REHEARSAL_TIMEOUT_MS, () => call.destroy(new Error('timeout')))
+      call.on('error', reject)
+      call.on('response', (response) => response.on('error', reject).on('end', resolve).resume())
+      call.end(JSON.stringify({ code: '' }))
+    })
   }
 }
 

@@ -114,7 +114,8 @@ const assignJava = (name: string, value: string): string =>
 const languages: Readonly<Record<string, Language>> = {
   python: {
     kernelName: 'python3',
-    warm: 'get_ipython().display_formatter.format(1)',
+    // Frozen: a later collection would write to every object there is, and so make each clone's memory its own.
+    warm: "get_ipython().display_formatter.format(1)\n__import__('gc').freeze()",
     prepare: (preparation) => python(PYTHON_PREPARE, preparation),
     restore: () => python(PYTHON_RESTORE, {}),
   },

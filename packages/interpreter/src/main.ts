@@ -1,5 +1,6 @@
 /** Starts the code interpreter inside a sandbox. All options have the values of a sandbox as their default. */
 import { parseArgs } from 'node:util'
+import { setFlagsFromString } from 'node:v8'
 import { ENVD_PORT, INTERPRETER_PORT } from '@sandbox/contract/ports'
 import { InterpreterService } from './interpreter-service.ts'
 
@@ -14,6 +15,9 @@ const { values } = parseArgs({
     preload: { type: 'string', default: 'python,javascript' },
   },
 })
+
+// What was compiled before the capture stays compiled in every clone.
+setFlagsFromString('--no-flush-bytecode')
 
 const service = new InterpreterService({
   host: values.host,
