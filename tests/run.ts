@@ -13,8 +13,11 @@ const root = join(import.meta.dirname, '..')
 const node = process.execPath
 const scratch = mkdtempSync(join(tmpdir(), 'e2b-test-'))
 
-/** What the Python tests of the chart extraction draw with. */
-const PYTHON_TEST_PACKAGES = ['pytest', 'numpy', 'pandas', 'matplotlib', 'pillow', 'ipython', 'orjson']
+/** What the Python tests of the chart extraction draw with, and what the examples ask models with. */
+const PYTHON_TEST_PACKAGES = [
+  ...['pytest', 'numpy', 'pandas', 'matplotlib', 'pillow', 'ipython', 'orjson'],
+  ...['openai', 'anthropic'],
+]
 
 interface Count {
   passed: number
