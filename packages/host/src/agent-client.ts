@@ -2,7 +2,7 @@ import { Agent, type IncomingMessage, request } from 'node:http'
 import { ENVD_PORT } from '@sandbox/contract/ports'
 import { HostError } from './host-error.ts'
 
-/** Body of the agent's `POST /init`: what makes a clone its own. */
+/** Body of the agent's `POST /init`: what makes a clone its own. What is left out stays as it is. */
 export interface InitBody {
   envVars: Record<string, string>
   accessToken?: string
@@ -10,15 +10,15 @@ export interface InitBody {
   defaultWorkdir: string
   hostname: string
   /** 32 hex digits. */
-  machineId: string
+  machineId?: string
   /** UUID shown as the kernel's boot id. */
-  bootId: string
+  bootId?: string
   /** New UUID for every start; services in the sandbox reseed when it changes. */
-  generation: string
+  generation?: string
   sandboxId: string
   templateId: string
   /** Hex entropy for every user-space generator. */
-  reseed: string
+  reseed?: string
 }
 
 export interface AgentAnswer {

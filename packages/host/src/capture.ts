@@ -62,6 +62,7 @@ const bootPlan = (
   network: openPolicy,
   endAtMs: undefined,
   onEnd: 'kill',
+  config: manifest.config,
 })
 
 async function makeReady(cell: Cell, manifest: SnapshotManifest, options: ServicesUpOptions): Promise<void> {

@@ -1,11 +1,20 @@
 import type { Admission, Reservation } from './admission.ts'
 import { AgentClient } from './agent-client.ts'
-import type { Engine, Instance, InstanceExit, Limits } from './engines/engine.ts'
+import type {
+  CapturedState,
+  CaptureTarget,
+  Engine,
+  Instance,
+  InstanceExit,
+  Limits,
+  Usage,
+} from './engines/engine.ts'
 import { HostError } from './host-error.ts'
 import type { Journal, JournalEntry, Occupant } from './journal.ts'
 import type { NetworkPolicy } from './network/policy.ts'
 import type { SlotSource, UpperSource } from './parts.ts'
 import type { Slot } from './slots.ts'
+import type { SnapshotConfig } from './snapshots.ts'
 import type { Layer } from './storage/layers.ts'
 import type { Upper } from './storage/uppers.ts'
 
@@ -27,6 +36,12 @@ export interface CellPlan {
   network: NetworkPolicy
   endAtMs: number | undefined
   onEnd: 'kill' | 'pause'
+  config: SnapshotConfig
+  /** Starts on a copy of these files; undefined starts with an empty upper. */
+  base?: Upper | undefined
+  consumesSnapshot?: boolean
+  /** Default true. */
+  pauseMemory?: boolean
 }
 
 /** Cleaning a slot holds up this thread for some milliseconds: whoever waits for the stop is answered first. */
@@ -84,6 +99,28 @@ export class Cell {
 
   get instance(): Instance {
     return this.#instance
+  }
+
+  get layers(): readonly Layer[] {
+    return this.#plan.layers
+  }
+
+  /** What its memory fits when it is captured. */
+  get hostClass(): string {
+    return this.#parts.engine.hostClass()
+  }
+
+  get config(): SnapshotConfig {
+    return this.#plan.config
+  }
+
+  /** Keeps memory, files or both while it stands still; see `Engine.capture`. */
+  capture(into: CaptureTarget): Promise<CapturedState> {
+    return this.#parts.engine.capture(this.#instance, into)
+  }
+
+  usage(): Promise<Usage> {
+    return this.#parts.engine.usage(this.#instance)
   }
 
   /** Fails at once when the sandbox ends while something waits for it. */
@@ -152,11 +189,11 @@ export class Cell {
   }
 
   /** Gives upper and slot back to their owners, then forgets. Idempotent; stops first. */
-  release(): Promise<void> {
+  release(options: { keepUpper?: boolean } = {}): Promise<void> {
     this.#released ??= (async () => {
       await this.stop()
       await new Promise((resolve) => setTimeout(resolve, RECYCLE_AFTER_MS))
-      giveBack(this.#parts, this.slot, this.upper)
+      giveBack(this.#parts, this.slot, options.keepUpper ? undefined : this.upper)
       this.#reservation.release()
     })()
     return this.#released
@@ -179,11 +216,16 @@ export async function openCell(
   try {
     made.slot = await parts.slots.claim().catch(noRoom)
     measure('slot')
-    made.upper = takeUpper(parts, plan.limits.diskMib)
+    // An empty one comes without a wait: between its taking and its journal entry nothing else may run.
+    const { diskMib } = plan.limits
+    made.upper = plan.base
+      ? await parts.uppers.clone(plan.base, diskMib).catch(noRoom)
+      : takeUpper(parts, diskMib)
     measure('upper')
     signal?.throwIfAborted()
     const base = planOf(plan, parts)
     parts.journal.write({ ...base, slot: made.slot, upper: made.upper, initPid: undefined })
+    parts.uppers.recorded(made.upper)
     measure('journal')
     parts.slots.setPolicy(made.slot, plan.network)
     const instance = await parts.engine.start({
@@ -264,6 +306,9 @@ const planOf = (plan: CellPlan, parts: CellParts): Plan => ({
   endAtMs: plan.endAtMs,
   onEnd: plan.onEnd,
   network: plan.network,
+  config: plan.config,
+  consumesSnapshot: plan.consumesSnapshot ?? false,
+  pauseMemory: plan.pauseMemory ?? true,
   isReady: false,
   startedAtMs: parts.nowMs(),
 })

@@ -21,6 +21,20 @@ export function cloneIdentity(
   request: IdentityRequest,
   config: Pick<SnapshotConfig, 'envVars' | 'user' | 'workdir'>,
 ): InitBody {
+  return {
+    ...resumedIdentity(request, config),
+    machineId: newUuid().replaceAll('-', ''),
+    bootId: newUuid(),
+    generation: newUuid(),
+    reseed: kernelRandomBytes(RESEED_BYTES).toString('hex'),
+  }
+}
+
+/** What a sandbox is told that goes on where it was paused: its processes notice nothing. */
+export function resumedIdentity(
+  request: IdentityRequest,
+  config: Pick<SnapshotConfig, 'envVars' | 'user' | 'workdir'>,
+): InitBody {
   const { sandboxId, templateId, envdAccessToken } = request
   return {
     envVars: {
@@ -34,11 +48,7 @@ export function cloneIdentity(
     defaultUser: config.user,
     defaultWorkdir: config.workdir,
     hostname: sandboxId,
-    machineId: newUuid().replaceAll('-', ''),
-    bootId: newUuid(),
-    generation: newUuid(),
     sandboxId,
     templateId,
-    reseed: kernelRandomBytes(RESEED_BYTES).toString('hex'),
   }
 }

@@ -8,6 +8,8 @@ const CODES: Readonly<Record<HostErrorKind, Code>> = {
   wrongState: Code.FailedPrecondition,
   invalid: Code.InvalidArgument,
   unsupported: Code.Unimplemented,
+  busy: Code.Aborted,
+  unavailable: Code.Unavailable,
   failed: Code.Internal,
 }
 

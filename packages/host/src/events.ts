@@ -1,10 +1,11 @@
+import type { Paused } from './kept-snapshots.ts'
 import type { EndReason } from './sandbox-states.ts'
 import type { SandboxView } from './sandboxes.ts'
 
 export type SandboxEvent =
   | { kind: 'synced' }
   | { kind: 'started'; sandbox: SandboxView }
-  | { kind: 'ended'; sandboxId: string; reason: EndReason; atMs: number }
+  | { kind: 'ended'; sandboxId: string; reason: EndReason; atMs: number; paused?: Paused }
 
 /** A subscriber that lags behind by more than this is cut off: it must list again and watch anew. */
 const LONGEST_BACKLOG = 10_000

@@ -5,6 +5,8 @@ export type HostErrorKind =
   | 'wrongState'
   | 'invalid'
   | 'unsupported'
+  | 'busy'
+  | 'unavailable'
   | 'failed'
 
 /** An error whose message is meant for the caller of the host service. `service.ts` maps kinds to Connect codes. */

@@ -11,7 +11,11 @@ import type { Cell, CellParts } from './cells.ts'
 import type { Engine, EngineReport } from './engines/engine.ts'
 import { Foreground } from './foreground.ts'
 import { Journal, type JournalEntry, readBootId } from './journal.ts'
+import { Keeper } from './keeper.ts'
+import { KeptSnapshots } from './kept-snapshots.ts'
+import { fileSystemOf } from './linux/file-system.ts'
 import { type Machine, type OpenEngine, openMachine } from './machine.ts'
+import { Metrics } from './metrics.ts'
 import type { HostOptions } from './options.ts'
 import { Pool } from './pool.ts'
 import { Sandboxes } from './sandboxes.ts'
@@ -47,6 +51,7 @@ export async function createHost(options: HostOptions, openEngine: OpenEngine): 
     engine.hostClass(),
     `${options.hostId}-${options.instance}`,
   )
+  const kept = new KeptSnapshots(join(options.stateDir, 'snapshots'), engine.hostClass(), uppers)
   const admission = new Admission(options)
   const cells: CellParts = { admission, engine, journal, slots, uppers, nowMs: () => Date.now() }
   const captureParts = { cells, layers, store }
@@ -64,9 +69,13 @@ export async function createHost(options: HostOptions, openEngine: OpenEngine): 
     isMemoryTight: () => admission.isTight(),
     log,
   })
-  const starter = new Starter({ cells, snapshots, pool, foreground, log })
+  const starter = new Starter({ cells, kept, layers, snapshots, pool, foreground, log })
+  const freeBytes = (): number => fileSystemOf(options.stateDir).availableBytes
+  const keeper = new Keeper({ kept, uppers, freeBytes, log })
   const sandboxes = new Sandboxes({
     start: (request, phases, signal) => starter.start(request, phases, signal),
+    keep: (sandboxId, cell, request) => keeper.keep(sandboxId, cell, request),
+    kept,
     engineName: engine.name,
     log,
   })
@@ -76,19 +85,21 @@ export async function createHost(options: HostOptions, openEngine: OpenEngine): 
   const builder = new Builder({ ...captureParts, cache, canRestore, agentVersion, maxBuilds, log })
   const status = (): MachineStatus => machineStatus(options, engine, report, store)
 
+  const metrics = new Metrics({ cells: () => sandboxes.cells(), uppers })
   let upkeep: NodeJS.Timeout | undefined
   return {
     routes: (router) =>
-      router.service(HostService, hostService({ sandboxes, builder, defaultLimits, status })),
+      router.service(HostService, hostService({ sandboxes, kept, metrics, builder, defaultLimits, status })),
     async start() {
       const startMs = performance.now()
       const content = journal.read()
-      await machine.start(content.entries)
+      await kept.sweepUnfinished()
+      await machine.start(content.entries, kept.upperIds())
       const adopt = (entry: JournalEntry, cell: Cell): Promise<void> =>
         adoptInto(sandboxes, pool, entry, cell)
-      const swept = await sweepAtStart({ cells, adopt, log }, content)
+      const swept = await sweepAtStart({ cells, kept, adopt, log }, content)
       upkeep = setInterval(
-        () => runUpkeep({ options, pool, store, snapshots, journal, machine }),
+        () => runUpkeep({ options, pool, store, kept, snapshots, journal, machine }),
         UPKEEP_EVERY_MS,
       )
       upkeep.unref()
@@ -122,19 +133,22 @@ interface UpkeepParts {
   options: HostOptions
   pool: Pool
   store: SnapshotStore
+  kept: KeptSnapshots
   snapshots: WarmSnapshots
   journal: Journal
   machine: Machine
 }
 
-async function runUpkeep({ options, pool, store, snapshots, journal, machine }: UpkeepParts): Promise<void> {
+async function runUpkeep(parts: UpkeepParts): Promise<void> {
+  const { options, pool, store, kept, snapshots, journal, machine } = parts
   try {
     await pool.tend()
     await store.keepUse()
     const dropped = await store.evict(options.memoryCacheMib * 2 ** 20, pool.snapshotIds())
     for (const id of dropped) snapshots.forget(id)
     // Between its taking and its journal entry nothing else runs, so an upper without an entry is nobody's.
-    const removed = machine.uppers.sweep(new Set(journal.read().entries.map((entry) => entry.upper.id)))
+    const running = journal.read().entries.map((entry) => entry.upper.id)
+    const removed = machine.uppers.sweep(new Set([...running, ...kept.upperIds()]))
     if (removed.length > 0) options.log.info({ event: 'host.upkeep', uppersRemoved: removed.length })
   } catch (error) {
     options.log.error({ event: 'host.upkeep', err: error })

@@ -26,6 +26,17 @@ const entry = (index: number, sandboxId: string): Omit<JournalEntry, 'version' |
   onEnd: 'kill',
   templateId: 't',
   network: { internet: true },
+  config: {
+    envVars: {},
+    user: 'user',
+    workdir: '',
+    startCmd: '',
+    readyCmd: '',
+    beforeCapture: [],
+    limits: { cpuCount: 1, memoryMib: 128, diskMib: 64, pids: 64 },
+  },
+  consumesSnapshot: false,
+  pauseMemory: true,
 })
 
 test('what was written last for a slot is what the next daemon reads', () => {

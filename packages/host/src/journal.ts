@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import type { EngineName, Limits } from './engines/engine.ts'
 import type { NetworkPolicy } from './network/policy.ts'
 import type { Slot } from './slots.ts'
+import type { SnapshotConfig } from './snapshots.ts'
 import type { Layer } from './storage/layers.ts'
 import type { Upper } from './storage/uppers.ts'
 
@@ -43,6 +44,12 @@ export interface JournalEntry {
   readonly templateId: string
   /** What it may reach; holds while no daemon runs, and is put back by the next. */
   readonly network: NetworkPolicy
+  /** What a snapshot of it needs: the snapshot it was started from may be gone by then. */
+  readonly config: SnapshotConfig
+  /** It is a resume: the snapshot it was started from ends when it is ready. */
+  readonly consumesSnapshot: boolean
+  /** What a pause at the end of its life keeps. */
+  readonly pauseMemory: boolean
 }
 
 export interface JournalContent {
@@ -121,6 +128,7 @@ function isEntry(value: unknown): value is JournalEntry {
     typeof entry.slot?.index === 'number' &&
     typeof entry.upper?.id === 'string' &&
     typeof entry.network?.internet === 'boolean' &&
+    typeof entry.config?.user === 'string' &&
     Array.isArray(entry.layers)
   )
 }

@@ -43,8 +43,8 @@ export interface Machine {
   readonly slots: SlotPool
   readonly uppers: UpperStore
   readonly layers: LayerStore
-  /** Keeps the slots and uppers that the journal names, removes all others of this instance, makes the first ready. */
-  start(entries: readonly JournalEntry[]): Promise<void>
+  /** Keeps the slots and uppers that the journal or a snapshot names, removes all others of this instance, makes the first ready. */
+  start(entries: readonly JournalEntry[], keptUpperIds: ReadonlySet<string>): Promise<void>
   /** Stops background work. With `destroy` nothing of this instance is left in the kernel; else what is used stays. */
   close(options: { destroy: boolean }): Promise<void>
 }
@@ -104,9 +104,9 @@ async function openParts(options: HostOptions, openEngine: OpenEngine, unlock: (
     slots,
     uppers,
     layers,
-    async start(entries) {
+    async start(entries, keptUpperIds) {
       await slots.start(new Map(entries.map((entry) => [entry.slot.index, entry.network])))
-      uppers.sweep(new Set(entries.map((entry) => entry.upper.id)))
+      uppers.sweep(new Set([...entries.map((entry) => entry.upper.id), ...keptUpperIds]))
       await dns.start()
       await egress.start()
     },

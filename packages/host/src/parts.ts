@@ -20,6 +20,13 @@ export interface SlotSource {
 export interface UpperSource {
   /** An empty writable directory with a hard cap. @throws when the disk is full */
   take(capMib: number): Upper
+  /** A writable copy of one that nothing runs on, within the cap. Nobody's until `recorded`. */
+  clone(base: Upper, capMib: number): Promise<Upper>
+  /** A read-only copy of one as it is now. Nobody's until `recorded`. */
+  snapshot(upper: Upper): Promise<Upper>
+  /** The journal or a snapshot names it from now on. */
+  recorded(upper: Upper): void
+  usageBytes(upper: Upper): number
   /** Removes it with everything in it, in the background. Idempotent. */
   release(upper: Upper): void
 }

@@ -1,11 +1,12 @@
 /** The states of a user's sandbox and every way between them. `sandboxes.ts` is the only writer. */
-export type SandboxState = 'starting' | 'running' | 'pausing' | 'killing' | 'gone'
+export type SandboxState = 'starting' | 'running' | 'pausing' | 'snapshotting' | 'killing' | 'gone'
 
 const TRANSITIONS: Readonly<Record<SandboxState, readonly SandboxState[]>> = {
   starting: ['running', 'killing'],
-  running: ['pausing', 'killing'],
-  // Back to running when the capture failed; killing removes what a finished capture left behind.
-  pausing: ['running', 'killing'],
+  running: ['pausing', 'snapshotting', 'killing'],
+  // Back to running when the capture failed.
+  pausing: ['running', 'killing', 'gone'],
+  snapshotting: ['running', 'killing'],
   killing: ['gone'],
   gone: [],
 }
@@ -18,4 +19,4 @@ export function assertMove(sandboxId: string, from: SandboxState, to: SandboxSta
 }
 
 /** Why a sandbox is gone. */
-export type EndReason = 'killed' | 'timeout' | 'exited' | 'out_of_memory' | 'lost'
+export type EndReason = 'killed' | 'timeout' | 'exited' | 'out_of_memory' | 'lost' | 'paused'

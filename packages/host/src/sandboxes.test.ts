@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import fc from 'fast-check'
 import { pino } from 'pino'
 import { afterAll, expect, test } from 'vitest'
@@ -10,6 +11,8 @@ import type { Engine, Instance, InstanceExit } from './engines/engine.ts'
 import type { SandboxEvent } from './events.ts'
 import { HostError } from './host-error.ts'
 import { Journal } from './journal.ts'
+import { Keeper } from './keeper.ts'
+import { KeptSnapshots } from './kept-snapshots.ts'
 import { Sandboxes } from './sandboxes.ts'
 import type { Slot } from './slots.ts'
 import type { StartRequest } from './start.ts'
@@ -67,7 +70,14 @@ function partsOver(kernel: Kernel, dir: string, step: Step): CellParts {
       await step('engine.started')
       return instance
     },
-    capture: async () => ({ sizeBytes: 0 }),
+    async capture(instance, { leaveRunning, whileStill }) {
+      await step('engine.capture')
+      if (!kernel.instances.has(instance.slot.index)) throw new Error('nothing to capture')
+      await whileStill?.({ sizeBytes: 1 })
+      await step('engine.captured')
+      if (!leaveRunning) kernel.instances.get(instance.slot.index)?.exit({ status: -9, outOfMemory: false })
+      return { sizeBytes: 1 }
+    },
     freeze: () => step('engine.freeze'),
     thaw: () => step('engine.thaw'),
     rename: async (instance, sandboxId) => ({ ...instance, sandboxId }),
@@ -109,18 +119,48 @@ function partsOver(kernel: Kernel, dir: string, step: Step): CellParts {
         kernel.uppers.add(id)
         return { id, path: '', capMib }
       },
+      async clone(base, capMib) {
+        await step('uppers.clone')
+        expect(kernel.uppers.has(base.id)).toBe(true)
+        return this.take(capMib)
+      },
+      async snapshot(upper) {
+        await step('uppers.snapshot')
+        return this.take(upper.capMib)
+      },
+      recorded: () => {},
+      usageBytes: () => 0,
       release(upper: Upper) {
         kernel.uppers.delete(upper.id)
       },
     },
     nowMs: () => 0,
+    // Nobody listens there: agents are silent here.
+    agentPort: 1,
   }
 }
 
 /** Timers never fire by themselves here: ends are an action of the simulation. */
 const stoppedClock = { nowMs: () => 0, after: () => () => {} }
 
-function daemonOver(cells: CellParts): Sandboxes {
+const config = {
+  envVars: {},
+  user: 'user',
+  workdir: '',
+  startCmd: '',
+  readyCmd: '',
+  beforeCapture: [],
+  limits,
+}
+
+interface Daemon {
+  sandboxes: Sandboxes
+  kept: KeptSnapshots
+}
+
+function daemonOver(cells: CellParts, dir: string): Daemon {
+  const kept = new KeptSnapshots(`${dir}-kept`, 'test', cells.uppers)
+  const keeper = new Keeper({ kept, uppers: cells.uppers, freeBytes: () => 2 ** 40, log })
   const start = async (request: StartRequest, phases: Record<string, number>, signal: AbortSignal) => {
     const plan: CellPlan = {
       occupant: 'sandbox',
@@ -133,12 +173,18 @@ function daemonOver(cells: CellParts): Sandboxes {
       network: { internet: true },
       endAtMs: request.endAtMs,
       onEnd: 'kill',
+      config,
+      base: kept.get(request.snapshotId)?.upper,
+      consumesSnapshot: request.consumesSnapshot ?? false,
     }
     const cell = await openCell(cells, plan, phases, signal)
     cell.markReady()
+    if (request.consumesSnapshot) await kept.delete(request.snapshotId)
     return { cell, fromPool: false }
   }
-  return new Sandboxes({ start, engineName: 'container', log, clock: stoppedClock })
+  const keep: Keeper['keep'] = (id, cell, what) => keeper.keep(id, cell, what)
+  const sandboxes = new Sandboxes({ start, keep, kept, engineName: 'container', log, clock: stoppedClock })
+  return { sandboxes, kept }
 }
 
 const request = (sandboxId: string): StartRequest => ({
@@ -156,14 +202,23 @@ const request = (sandboxId: string): StartRequest => ({
 
 const newDir = (): string => {
   const dir = mkdtempSync(join(tmpdir(), 'sandboxes-'))
-  dirs.push(dir)
+  dirs.push(dir, `${dir}-kept`)
   return dir
 }
 
 const action = fc.record({
-  kind: fc.constantFrom('start', 'start', 'kill', 'exit', 'setEnd'),
+  kind: fc.constantFrom('start', 'start', 'kill', 'exit', 'setEnd', 'pause', 'pause', 'resume', 'snapshot'),
   id: fc.integer({ min: 0, max: 4 }),
 })
+
+/** One in which nothing is interleaved. */
+function calmDaemon(kernel: Kernel): Sandboxes {
+  const dir = newDir()
+  return daemonOver(
+    partsOver(kernel, dir, async () => {}),
+    dir,
+  ).sandboxes
+}
 
 /** Collects events without a reader's scheduling. */
 function record(sandboxes: Sandboxes): SandboxEvent[] {
@@ -176,7 +231,17 @@ function record(sandboxes: Sandboxes): SandboxEvent[] {
   return seen
 }
 
-function act(sandboxes: Sandboxes, kernel: Kernel, kind: string, id: string): Promise<unknown> {
+let snapshots = 0
+
+async function act({ sandboxes, kept }: Daemon, kernel: Kernel, kind: string, id: string): Promise<unknown> {
+  if (kind === 'pause') return sandboxes.pause(id, { memory: true, needsAgent: false })
+  if (kind === 'snapshot') return sandboxes.snapshot(id, `s${snapshots++}`, true)
+  const pause = kept.pauseOf(id)
+  if (kind === 'resume') {
+    return pause && sandboxes.start({ ...request(id), snapshotId: pause.id, consumesSnapshot: true })
+  }
+  // The control plane starts no second sandbox under the id of a paused one.
+  if (kind === 'start' && pause) return undefined
   if (kind === 'start') return sandboxes.start(request(id))
   if (kind === 'kill') return sandboxes.kill(id)
   if (kind === 'setEnd') return Promise.resolve().then(() => sandboxes.setEnd(id, 2_000, false))
@@ -196,19 +261,19 @@ test('whatever is interleaved, closing leaves nothing and every start that was t
     fc.asyncProperty(fc.scheduler(), fc.array(action, { maxLength: 25 }), async (scheduler, actions) => {
       const kernel = new Kernel()
       const dir = newDir()
-      const sandboxes = daemonOver(
-        partsOver(kernel, dir, (label) => scheduler.schedule(Promise.resolve(), label)),
-      )
+      const cells = partsOver(kernel, dir, (label) => scheduler.schedule(Promise.resolve(), label))
+      const daemon = daemonOver(cells, dir)
+      const { sandboxes, kept } = daemon
       const seen = record(sandboxes)
       const pending: Promise<unknown>[] = []
       for (const { kind, id } of actions) {
-        pending.push(act(sandboxes, kernel, kind, `i${id}`).catch(expected))
+        pending.push(act(daemon, kernel, kind, `i${id}`).catch(expected))
         if (scheduler.count() > 0) await scheduler.waitOne()
       }
       const closing = sandboxes.close(false)
       await scheduler.waitFor(Promise.all([...pending, closing]))
       expect(kernel.instances.size).toBe(0)
-      expect([...kernel.uppers]).toEqual([])
+      expect([...kernel.uppers].sort()).toEqual([...kept.upperIds()].sort())
       expect([...kernel.slotsInUse]).toEqual([])
       expect(new Journal(dir, 'boot').read().entries).toEqual([])
       for (let id = 0; id <= 4; id++) {
@@ -236,28 +301,34 @@ test('after SIGKILL at any step the next daemon has exactly what was answered fo
         let steps = 0
         const dies: Step = (label) =>
           steps++ >= lastStep ? new Promise(() => {}) : scheduler.schedule(Promise.resolve(), label)
-        const first = daemonOver(partsOver(kernel, dir, dies))
+        const first = daemonOver(partsOver(kernel, dir, dies), dir)
         const answered = new Set<string>()
         const asked = new Set<string>()
         for (const { kind, id } of actions) {
           const name = `i${id}`
           if (kind === 'kill' || kind === 'exit') asked.add(name)
-          act(first, kernel, kind, name).then(() => kind === 'start' && answered.add(name), expected)
+          const isStart = kind === 'start' || kind === 'resume'
+          act(first, kernel, kind, name).then((told) => isStart && told && answered.add(name), expected)
           if (scheduler.count() > 0) await scheduler.waitOne()
         }
-        while (scheduler.count() > 0) await scheduler.waitOne()
-        // What follows the last step without waiting belongs to it.
-        await new Promise(setImmediate)
+        // What follows the last step belongs to it, also what reads and writes files.
+        for (let idle = 0; idle < 3; idle++) {
+          for (; scheduler.count() > 0; idle = 0) await scheduler.waitOne()
+          await delay(4)
+        }
 
         const cells = partsOver(kernel, dir, async () => {})
         const content = cells.journal.read()
-        const named = new Set(content.entries.map((entry) => entry.upper.id))
+        const { sandboxes: second, kept } = daemonOver(cells, dir)
+        const named = new Set([...content.entries.map((entry) => entry.upper.id), ...kept.upperIds()])
         // What slots and uppers do when they open: keep what the journal names.
         for (const id of kernel.uppers) if (!named.has(id)) kernel.uppers.delete(id)
         kernel.slotsInUse.clear()
         for (const entry of content.entries) kernel.slotsInUse.add(entry.slot.index)
-        const second = daemonOver(cells)
-        await sweepAtStart({ cells, adopt: async (entry, cell) => second.adopt(entry, cell), log }, content)
+        await sweepAtStart(
+          { cells, kept, adopt: async (entry, cell) => second.adopt(entry, cell), log },
+          content,
+        )
 
         const listed = second
           .list()
@@ -266,12 +337,15 @@ test('after SIGKILL at any step the next daemon has exactly what was answered fo
         expect([...kernel.instances.values()].map(({ instance }) => instance.sandboxId).sort()).toEqual(
           listed,
         )
-        expect(kernel.uppers.size).toBe(listed.length)
+        expect(kernel.uppers.size).toBe(listed.length + kept.upperIds().size)
+        const paused = kept.paused().map(({ sandboxId }) => sandboxId)
+        const whole = [...listed, ...paused].sort()
+        expect(new Set(whole).size).toBe(whole.length)
         expect(kernel.slotsInUse.size).toBe(listed.length)
-        for (const id of answered) if (!asked.has(id)) expect(listed).toContain(id)
+        for (const id of answered) if (!asked.has(id)) expect(whole).toContain(id)
         for (const id of listed) expect([...answered]).toContain(id)
         await second.close(false)
-        expect(kernel.uppers.size).toBe(0)
+        expect(kernel.uppers.size).toBe(kept.upperIds().size)
       },
     ),
     { numRuns: 150 },
@@ -281,8 +355,10 @@ test('after SIGKILL at any step the next daemon has exactly what was answered fo
 test('a kill during the start undoes it, and the start says why it failed', async () => {
   const kernel = new Kernel()
   const gate = Promise.withResolvers<void>()
-  const sandboxes = daemonOver(
-    partsOver(kernel, newDir(), (label) => (label === 'engine.started' ? gate.promise : Promise.resolve())),
+  const dir = newDir()
+  const { sandboxes } = daemonOver(
+    partsOver(kernel, dir, (label) => (label === 'engine.started' ? gate.promise : Promise.resolve())),
+    dir,
   )
   const starting = sandboxes.start(request('i1'))
   const killing = sandboxes.kill('i1')
@@ -293,7 +369,7 @@ test('a kill during the start undoes it, and the start says why it failed', asyn
 })
 
 test('an id in use is refused, an unknown one is not found, a repeated stop is accepted', async () => {
-  const sandboxes = daemonOver(partsOver(new Kernel(), newDir(), async () => {}))
+  const sandboxes = calmDaemon(new Kernel())
   await sandboxes.start(request('i1'))
   await expect(sandboxes.start(request('i1'))).rejects.toMatchObject({ kind: 'exists' })
   await expect(sandboxes.kill('i2')).rejects.toMatchObject({ kind: 'notFound' })
@@ -302,14 +378,14 @@ test('an id in use is refused, an unknown one is not found, a repeated stop is a
 })
 
 test('the limit of sandboxes is named in the refusal', async () => {
-  const sandboxes = daemonOver(partsOver(new Kernel(), newDir(), async () => {}))
+  const sandboxes = calmDaemon(new Kernel())
   for (let at = 0; at < 6; at++) await sandboxes.start(request(`i${at}`))
   await expect(sandboxes.start(request('i6'))).rejects.toThrow('maximum of 6 sandboxes')
 })
 
 test('out of memory is told apart from an exit', async () => {
   const kernel = new Kernel()
-  const sandboxes = daemonOver(partsOver(kernel, newDir(), async () => {}))
+  const sandboxes = calmDaemon(kernel)
   const seen = record(sandboxes)
   await sandboxes.start(request('i1'))
   for (const { exit } of kernel.instances.values()) exit({ status: -9, outOfMemory: true })

@@ -1,9 +1,12 @@
+import { randomName } from '@sandbox/contract/ids'
 import type { Logger } from 'pino'
 import type { Cell, Phases } from './cells.ts'
 import type { InstanceExit } from './engines/engine.ts'
 import { Events } from './events.ts'
 import { HostError } from './host-error.ts'
 import type { JournalEntry } from './journal.ts'
+import type { KeepRequest } from './keeper.ts'
+import { type KeptSnapshot, type KeptSnapshots, type Paused, pausedOf } from './kept-snapshots.ts'
 import type { NetworkPolicy } from './network/policy.ts'
 import { assertMove, type EndReason, type SandboxState } from './sandbox-states.ts'
 import type { Started, StartRequest } from './start.ts'
@@ -27,6 +30,9 @@ export interface SandboxView {
 export interface SandboxesParts {
   /** Makes a cell that answers, or throws and leaves nothing. */
   start: (request: StartRequest, phases: Phases, signal: AbortSignal) => Promise<Started>
+  /** Makes a snapshot, or throws and the sandbox goes on. */
+  keep: (sandboxId: string, cell: Cell, request: KeepRequest) => Promise<KeptSnapshot>
+  kept: Pick<KeptSnapshots, 'pauseOf' | 'delete'>
   engineName: string
   log: Logger
   clock?: Clock
@@ -36,15 +42,26 @@ interface Sandbox {
   readonly id: string
   readonly snapshotId: string
   readonly onEnd: 'kill' | 'pause'
+  readonly pauseMemory: boolean
   readonly abort: AbortController
   state: SandboxState
   cell: Cell | undefined
   endAtMs: number
-  /** Settles when the start has, whatever came of it. */
+  /** Settles when the start or the snapshot under way has, whatever came of it. */
   settled: Promise<void>
+  /** How its processes ended by themselves. */
+  exit: InstanceExit | undefined
   ended: Promise<void> | undefined
 }
 
+export interface PauseOptions {
+  memory: boolean
+  /** Refuse when the agent does not answer. */
+  needsAgent: boolean
+}
+
+/** A pause at the end of a life that fails is tried again after this; the sandbox lives on meanwhile. */
+const REPEAT_PAUSE_MS = 10_000
 /** How many ended sandboxes are remembered, so that a repeated stop is not an error. */
 const REMEMBERED_ENDS = 10_000
 
@@ -75,11 +92,13 @@ export class Sandboxes {
       id: request.sandboxId,
       snapshotId: request.snapshotId,
       onEnd: request.onEnd,
+      pauseMemory: request.pauseMemory ?? true,
       abort: new AbortController(),
       state: 'starting',
       cell: undefined,
       endAtMs: request.endAtMs,
       settled: settle.promise,
+      exit: undefined,
       ended: undefined,
     }
     this.#endedIds.delete(sandbox.id)
@@ -97,22 +116,73 @@ export class Sandboxes {
       id: entry.sandboxId,
       snapshotId: entry.snapshotId,
       onEnd: entry.onEnd,
+      pauseMemory: entry.pauseMemory,
       abort: new AbortController(),
       state: 'starting',
       cell,
       endAtMs: entry.endAtMs ?? this.#clock.nowMs(),
       settled: Promise.resolve(),
+      exit: undefined,
       ended: undefined,
     }
     this.#sandboxes.set(sandbox.id, sandbox)
     this.#run(sandbox, cell)
   }
 
-  /** Resolves when its processes are gone and its streams are reset. @throws HostError notFound */
+  /**
+   * Resolves when its processes are gone and its streams are reset; of a paused one, when its snapshot is deleted.
+   * @throws HostError notFound
+   */
   async kill(sandboxId: string, reason: EndReason = 'killed'): Promise<void> {
     const sandbox = this.#sandboxes.get(sandboxId)
-    if (sandbox) return this.#end(sandbox, reason)
-    if (!this.#endedIds.has(sandboxId)) throw notHere(sandboxId)
+    if (sandbox) await this.#end(sandbox, reason)
+    const pause = this.#parts.kept.pauseOf(sandboxId)
+    if (pause) {
+      await this.#parts.kept.delete(pause.id)
+      this.#rememberEnd(sandboxId)
+    } else if (!sandbox && !this.#endedIds.has(sandboxId)) throw notHere(sandboxId)
+  }
+
+  /**
+   * Keeps a running sandbox and ends it.
+   * @throws HostError notFound, busy, noRoom, unavailable; the sandbox runs then
+   */
+  async pause(sandboxId: string, options: PauseOptions): Promise<Paused> {
+    const { sandbox, cell } = this.#still(sandboxId)
+    const { memory, needsAgent } = options
+    const id = `p${randomName(20)}`
+    this.#timers.clear(sandboxId)
+    return this.#whileKept(sandbox, 'pausing', async (signal) => {
+      const snapshot = await this.#parts.keep(sandboxId, cell, {
+        id,
+        memory,
+        needsAgent,
+        isPause: true,
+        signal,
+      })
+      if (sandbox.state !== 'pausing') {
+        await this.#parts.kept.delete(id)
+        throw new HostError('failed', `sandbox '${sandboxId}' was killed while it was pausing`)
+      }
+      const paused = pausedOf(snapshot)
+      this.#releaseLater(sandbox, { keepUpper: true })
+      this.#move(sandbox, 'gone')
+      this.#sandboxes.delete(sandboxId)
+      this.events.publish({ kind: 'ended', sandboxId, reason: 'paused', atMs: paused.pausedAtMs, paused })
+      this.#parts.log.info({ event: 'sandbox.end', reason: 'paused', ...paused })
+      return paused
+    })
+  }
+
+  /**
+   * Keeps a running sandbox as it is; it goes on.
+   * @throws HostError notFound, busy, exists, invalid, noRoom, unavailable
+   */
+  async snapshot(sandboxId: string, id: string, memory: boolean): Promise<KeptSnapshot> {
+    const { sandbox, cell } = this.#still(sandboxId)
+    return this.#whileKept(sandbox, 'snapshotting', (signal) =>
+      this.#parts.keep(sandboxId, cell, { id, memory, needsAgent: !memory, isPause: false, signal }),
+    )
   }
 
   /** @returns the end that holds now. @throws HostError notFound, wrongState */
@@ -135,6 +205,13 @@ export class Sandboxes {
     return [...this.#sandboxes.values()].flatMap((sandbox) => (sandbox.cell ? [this.#view(sandbox)] : []))
   }
 
+  /** What runs, for readings. */
+  cells(): [sandboxId: string, cell: Cell][] {
+    return [...this.#sandboxes.values()].flatMap(({ id, cell, state }) =>
+      cell && state !== 'killing' ? [[id, cell] as [string, Cell]] : [],
+    )
+  }
+
   get count(): number {
     return this.#sandboxes.size
   }
@@ -148,6 +225,36 @@ export class Sandboxes {
     this.#timers.close()
     await Promise.all(this.#releasing)
     this.events.close()
+  }
+
+  /** One that nothing else is being done with. */
+  #still(sandboxId: string): { sandbox: Sandbox; cell: Cell } {
+    const sandbox = this.#sandboxes.get(sandboxId)
+    if (!sandbox) throw notHere(sandboxId)
+    const { state, cell } = sandbox
+    if (state !== 'running' || !cell) throw new HostError('busy', `sandbox '${sandboxId}' is ${state}`)
+    return { sandbox, cell }
+  }
+
+  /** What came meanwhile is looked at afterwards: an end of its own, or of its time. A kill gives the work up. */
+  async #whileKept<T>(
+    sandbox: Sandbox,
+    state: 'pausing' | 'snapshotting',
+    work: (signal: AbortSignal) => Promise<T>,
+  ): Promise<T> {
+    const settle = Promise.withResolvers<void>()
+    sandbox.settled = settle.promise
+    this.#move(sandbox, state)
+    try {
+      return await work(sandbox.abort.signal)
+    } finally {
+      if (sandbox.state === state) {
+        this.#move(sandbox, 'running')
+        if (sandbox.exit) this.#onExit(sandbox, sandbox.exit)
+        else this.#timers.set(sandbox.id, sandbox.endAtMs)
+      }
+      settle.resolve()
+    }
   }
 
   #running(sandboxId: string): { sandbox: Sandbox; cell: Cell } {
@@ -191,14 +298,27 @@ export class Sandboxes {
   }
 
   #onExit(sandbox: Sandbox, exit: InstanceExit): void {
-    if (sandbox.ended) return
+    sandbox.exit = exit
+    if (sandbox.ended || sandbox.state !== 'running') return
     this.#endLater(sandbox, exit.outOfMemory ? 'out_of_memory' : 'exited')
   }
 
   /** The one place that decides what the end of a sandbox's time means. */
   #reachedEnd(sandboxId: string): void {
     const sandbox = this.#sandboxes.get(sandboxId)
-    if (sandbox) this.#endLater(sandbox, 'timeout')
+    // A snapshot under way comes back to it.
+    if (sandbox?.state !== 'running') return
+    if (sandbox.onEnd === 'kill') this.#endLater(sandbox, 'timeout')
+    else this.#pauseLater(sandbox)
+  }
+
+  /** Nobody is there to decide otherwise: an agent that does not answer is kept as it is. */
+  #pauseLater(sandbox: Sandbox): void {
+    const { id: sandboxId } = sandbox
+    this.pause(sandboxId, { memory: sandbox.pauseMemory, needsAgent: false }).catch((error: unknown) => {
+      this.#parts.log.error({ event: 'sandbox.pause', sandboxId, err: error })
+      if (sandbox.state === 'running') this.#timers.set(sandboxId, this.#clock.nowMs() + REPEAT_PAUSE_MS)
+    })
   }
 
   #endLater(sandbox: Sandbox, reason: EndReason): void {
@@ -214,13 +334,16 @@ export class Sandboxes {
 
   async #takeDown(sandbox: Sandbox, reason: EndReason): Promise<void> {
     const startMs = performance.now()
-    const wasStarting = sandbox.state === 'starting'
+    const before = sandbox.state
+    const wasStarting = before === 'starting'
     this.#move(sandbox, 'killing')
     this.#timers.clear(sandbox.id)
-    if (wasStarting) {
-      sandbox.abort.abort(new HostError('failed', `sandbox '${sandbox.id}' was killed while it was starting`))
+    if (before !== 'running') {
+      const what = wasStarting ? 'starting' : 'kept'
+      sandbox.abort.abort(new HostError('failed', `sandbox '${sandbox.id}' was killed while it was ${what}`))
       await sandbox.settled
-    } else {
+    }
+    if (!wasStarting) {
       await sandbox.cell?.stop()
       this.#releaseLater(sandbox)
     }
@@ -238,10 +361,10 @@ export class Sandboxes {
   }
 
   /** Slot and upper go back to their owners after the answer: recycling them is nobody's wait. */
-  #releaseLater(sandbox: Sandbox): void {
+  #releaseLater(sandbox: Sandbox, options: { keepUpper?: boolean } = {}): void {
     const { cell } = sandbox
     if (!cell) return
-    const releasing = cell.release().catch((error: unknown) => {
+    const releasing = cell.release(options).catch((error: unknown) => {
       this.#parts.log.error({
         event: 'sandbox.release',
         sandboxId: sandbox.id,
@@ -256,7 +379,11 @@ export class Sandboxes {
   #forget(sandbox: Sandbox): void {
     this.#move(sandbox, 'gone')
     this.#sandboxes.delete(sandbox.id)
-    this.#endedIds.add(sandbox.id)
+    this.#rememberEnd(sandbox.id)
+  }
+
+  #rememberEnd(sandboxId: string): void {
+    this.#endedIds.add(sandboxId)
     for (const oldest of this.#endedIds) {
       if (this.#endedIds.size <= REMEMBERED_ENDS) break
       this.#endedIds.delete(oldest)

@@ -7,6 +7,10 @@ import {
   HostEventSchema,
   type Host as HostService,
   OnEnd,
+  type PausedSandbox,
+  PausedSandboxSchema,
+  type SandboxMetrics,
+  SandboxMetricsSchema,
   SandboxState,
   type SandboxStatus,
   SandboxStatusSchema,
@@ -18,7 +22,9 @@ import type { Builder } from './builds/builder.ts'
 import { connectError } from './connect-error.ts'
 import type { Limits } from './engines/engine.ts'
 import type { SandboxEvent } from './events.ts'
+import type { KeptSnapshots, Paused } from './kept-snapshots.ts'
 import { askedLimits } from './limits.ts'
+import type { Metrics, SandboxUsage } from './metrics.ts'
 import { parseNetworkPolicy } from './network/policy.ts'
 import type { Sandboxes, SandboxView } from './sandboxes.ts'
 import type { StartRequest as StartCommand } from './start.ts'
@@ -27,6 +33,8 @@ import type { StartRequest as StartCommand } from './start.ts'
 
 export interface ServiceParts {
   sandboxes: Sandboxes
+  kept: KeptSnapshots
+  metrics: Metrics
   builder: Builder
   defaultLimits: Limits
   status: () => Promise<MachineStatus> | MachineStatus
@@ -43,7 +51,7 @@ export interface MachineStatus {
 }
 
 export function hostService(parts: ServiceParts): Partial<ServiceImpl<typeof HostService>> {
-  const { sandboxes, builder, defaultLimits } = parts
+  const { sandboxes, kept, metrics, builder, defaultLimits } = parts
   return {
     start: (request) =>
       translated(async () => {
@@ -65,7 +73,25 @@ export function hostService(parts: ServiceParts): Partial<ServiceImpl<typeof Hos
         await sandboxes.applyNetwork(sandboxId, parseNetworkPolicy(networkJson, allowInternetAccess))
         return {}
       }),
-    list: () => ({ sandboxes: sandboxes.list().map(statusOf) }),
+    pause: ({ sandboxId, memory = true, requireHealthyGuest }) =>
+      translated(async () => {
+        const needsAgent = requireHealthyGuest || !memory
+        return { paused: pausedMessage(await sandboxes.pause(sandboxId, { memory, needsAgent })) }
+      }),
+    snapshot: ({ sandboxId, snapshotId, memory = true }) =>
+      translated(async () => {
+        const snapshot = await sandboxes.snapshot(sandboxId, snapshotId, memory)
+        const sizeBytes = BigInt((snapshot.memory?.sizeBytes ?? 0) + (snapshot.upper.inheritedBytes ?? 0))
+        return { snapshotId, hasMemory: snapshot.memory !== undefined, sizeBytes }
+      }),
+    deleteSnapshot: ({ snapshotId }) =>
+      translated(async () => {
+        await kept.delete(snapshotId)
+        return {}
+      }),
+    metrics: ({ sandboxIds }) =>
+      translated(async () => ({ metrics: (await metrics.read(sandboxIds)).map(metricsMessage) })),
+    list: () => ({ sandboxes: sandboxes.list().map(statusOf), paused: kept.paused().map(pausedMessage) }),
     async *watch(_request, context) {
       for await (const event of sandboxes.events.watch(context.signal)) yield eventOf(event)
     },
@@ -89,8 +115,27 @@ function startCommand(request: StartRequest): StartCommand {
     endAtMs: milliseconds(request.endAt, 'end_at'),
     onEnd: request.onEnd === OnEnd.PAUSE ? 'pause' : 'kill',
     skipPool: request.skipPool,
+    memory: request.memory ?? true,
+    consumesSnapshot: request.consumeSnapshot,
+    pauseMemory: request.pauseMemory ?? true,
   }
 }
+
+const pausedMessage = (paused: Paused): PausedSandbox =>
+  create(PausedSandboxSchema, { ...paused, pausedAt: timestampFromMs(paused.pausedAtMs) })
+
+const metricsMessage = (usage: SandboxUsage): SandboxMetrics =>
+  create(SandboxMetricsSchema, {
+    sandboxId: usage.sandboxId,
+    at: timestampFromMs(usage.atMs),
+    cpuCount: usage.cpuCount,
+    cpuUsedPct: usage.cpuUsedPct,
+    memoryUsedBytes: BigInt(usage.memoryUsedBytes),
+    memoryTotalBytes: BigInt(usage.memoryTotalBytes),
+    memoryCacheBytes: BigInt(usage.memoryCacheBytes),
+    diskUsedBytes: BigInt(usage.diskUsedBytes),
+    diskTotalBytes: BigInt(usage.diskTotalBytes),
+  })
 
 function milliseconds(time: Timestamp | undefined, field: string): number {
   if (!time) throw new ConnectError(`${field} is missing`, Code.InvalidArgument)
@@ -102,6 +147,7 @@ const PUBLIC_STATES = {
   starting: SandboxState.UNSPECIFIED,
   running: SandboxState.RUNNING,
   pausing: SandboxState.PAUSING,
+  snapshotting: SandboxState.SNAPSHOTTING,
   killing: SandboxState.KILLING,
   gone: SandboxState.UNSPECIFIED,
 } as const
@@ -124,8 +170,13 @@ function eventOf(event: SandboxEvent): HostEvent {
     case 'started':
       return create(HostEventSchema, { event: { case: 'started', value: statusOf(event.sandbox) } })
     case 'ended': {
-      const { sandboxId, reason, atMs } = event
-      const value = { sandboxId, reason, at: timestampFromMs(atMs) }
+      const { sandboxId, reason, atMs, paused } = event
+      const value = {
+        sandboxId,
+        reason,
+        at: timestampFromMs(atMs),
+        ...(paused ? { paused: pausedMessage(paused) } : {}),
+      }
       return create(HostEventSchema, { event: { case: 'ended', value } })
     }
   }

@@ -10,6 +10,8 @@ import type { CellParts } from './cells.ts'
 import type { Engine, Instance } from './engines/engine.ts'
 import { Foreground } from './foreground.ts'
 import { Journal } from './journal.ts'
+import { KeptSnapshots } from './kept-snapshots.ts'
+import type { LayerSource } from './parts.ts'
 import { Pool } from './pool.ts'
 import { openPooled, Starter, type StartRequest } from './start.ts'
 import type { WarmSnapshots } from './warm-snapshots.ts'
@@ -103,7 +105,14 @@ function cellParts(): CellParts {
       replacePolicy: async () => {},
       release: () => {},
     },
-    uppers: { take: (capMib) => ({ id: 'u', path: dir, capMib }), release: () => {} },
+    uppers: {
+      take: (capMib) => ({ id: 'u', path: dir, capMib }),
+      clone: async (base, capMib) => ({ ...base, id: 'copy', capMib }),
+      snapshot: async (upper) => upper,
+      recorded: () => {},
+      usageBytes: () => 0,
+      release: () => {},
+    },
     nowMs: () => 1,
     agentPort,
   }
@@ -121,7 +130,9 @@ function starterOver(cells: CellParts): { starter: Starter; pool: Pool } {
     restored: () => {},
     failed: async () => {},
   } as unknown as WarmSnapshots
-  return { starter: new Starter({ cells, snapshots, pool, foreground, log }), pool }
+  const kept = new KeptSnapshots(join(dir, 'kept'), 'test', cells.uppers)
+  const layers = { get: () => undefined } as unknown as LayerSource
+  return { starter: new Starter({ cells, kept, layers, snapshots, pool, foreground, log }), pool }
 }
 
 const request = (sandboxId: string): StartRequest => ({

@@ -1,11 +1,13 @@
 import type { Logger } from 'pino'
+import type { InitBody } from './agent-client.ts'
 import { type Cell, type CellParts, type CellPlan, openCell, type Phases, phaseClock } from './cells.ts'
-import { cloneIdentity } from './clone-identity.ts'
+import { cloneIdentity, resumedIdentity } from './clone-identity.ts'
 import type { Foreground } from './foreground.ts'
 import { HostError } from './host-error.ts'
+import type { KeptSnapshots } from './kept-snapshots.ts'
 import type { AskedLimits } from './limits.ts'
 import { type NetworkPolicy, openPolicy } from './network/policy.ts'
-import { sameLimits } from './parts.ts'
+import { type LayerSource, sameLimits } from './parts.ts'
 import type { Pool } from './pool.ts'
 import { bringServicesUp } from './services-up.ts'
 import type { ReadySnapshot, WarmSnapshots } from './warm-snapshots.ts'
@@ -24,6 +26,12 @@ export interface StartRequest {
   endAtMs: number
   onEnd: 'kill' | 'pause'
   skipPool: boolean
+  /** False boots the files of the snapshot, though it may have memory. Default true. */
+  memory?: boolean
+  /** The snapshot ends when the sandbox is ready: a resume. */
+  consumesSnapshot?: boolean
+  /** What a pause at the end keeps. Default true. */
+  pauseMemory?: boolean
 }
 
 export interface Started {
@@ -33,6 +41,9 @@ export interface Started {
 
 export interface StarterParts {
   cells: CellParts
+  /** Snapshots of single sandboxes; they come before those of templates. */
+  kept: KeptSnapshots
+  layers: LayerSource
   snapshots: WarmSnapshots
   pool: Pool
   foreground: Foreground
@@ -58,7 +69,7 @@ export class Starter {
   start(request: StartRequest, phases: Phases, signal: AbortSignal): Promise<Started> {
     return this.#parts.foreground.run(async () => {
       const measure = phaseClock(phases)
-      const snapshot = await this.#parts.snapshots.ready(request.snapshotId)
+      const snapshot = await this.#resolve(request)
       measure('snapshot')
       signal.throwIfAborted()
       const plan = planFor(request, snapshot)
@@ -67,8 +78,25 @@ export class Starter {
       if (signal.aborted) await cell.release()
       signal.throwIfAborted()
       cell.markReady()
+      // The journal says first that it runs, then the snapshot goes: at no instant is there neither.
+      if (request.consumesSnapshot) await this.#parts.kept.delete(request.snapshotId)
       return { cell, fromPool: pooled !== undefined }
     })
+  }
+
+  async #resolve({ snapshotId, memory = true }: StartRequest): Promise<ReadySnapshot> {
+    const { kept, layers, snapshots } = this.#parts
+    const own = kept.get(snapshotId)
+    if (own) return kept.ready(own, memory, layers)
+    const snapshot = await snapshots.ready(snapshotId)
+    return memory ? snapshot : { ...snapshot, memoryDir: undefined }
+  }
+
+  /** A sandbox that goes on where it was paused stays who it is; every other start is somebody new. */
+  #identity(request: StartRequest, snapshot: ReadySnapshot): InitBody {
+    const own = this.#parts.kept.get(snapshot.id)
+    const goesOn = own?.isPause && own.sandboxId === request.sandboxId && snapshot.memoryDir !== undefined
+    return goesOn ? resumedIdentity(request, snapshot.config) : cloneIdentity(request, snapshot.config)
   }
 
   /** A pooled sandbox that does not wake is dropped: the user gets a fresh one. */
@@ -78,7 +106,8 @@ export class Starter {
     plan: CellPlan,
     phases: Phases,
   ): Promise<Cell | undefined> {
-    if (request.skipPool || !snapshot.memoryDir || !sameLimits(plan.limits, snapshot.limits)) return undefined
+    if (request.skipPool || snapshot.base || !snapshot.memoryDir || !sameLimits(plan.limits, snapshot.limits))
+      return undefined
     const cell = this.#parts.pool.claim(snapshot.id)
     if (!cell) return undefined
     const measure = phaseClock(phases)
@@ -114,7 +143,7 @@ export class Starter {
     const measure = phaseClock(phases)
     try {
       const isBoot = snapshot.memoryDir === undefined
-      const identity = cloneIdentity(request, snapshot.config)
+      const identity = this.#identity(request, snapshot)
       await cell.whileAlive(cell.agent.init(identity, isBoot ? BOOT_WITHIN_MS : INIT_WITHIN_MS))
       measure('init')
       if (isBoot) {
@@ -132,10 +161,10 @@ export class Starter {
   async #openYielding(plan: CellPlan, phases: Phases, signal: AbortSignal): Promise<Cell> {
     try {
       const cell = await openCell(this.#parts.cells, plan, phases, signal)
-      this.#parts.snapshots.restored(plan.snapshotId)
+      if (!plan.base) this.#parts.snapshots.restored(plan.snapshotId)
       return cell
     } catch (error) {
-      if (!(error instanceof HostError) && !signal.aborted)
+      if (!(error instanceof HostError) && !signal.aborted && !plan.base)
         await this.#parts.snapshots.failed(plan.snapshotId)
       const isFull = error instanceof HostError && error.kind === 'noRoom'
       if (!isFull || !(await this.#parts.pool.yieldOne())) throw error
@@ -155,6 +184,10 @@ const planFor = (request: StartRequest, snapshot: ReadySnapshot): CellPlan => ({
   network: request.network,
   endAtMs: request.endAtMs,
   onEnd: request.onEnd,
+  config: snapshot.config,
+  base: snapshot.base,
+  consumesSnapshot: request.consumesSnapshot ?? false,
+  pauseMemory: request.pauseMemory ?? true,
 })
 
 /** Restores one for the pool: its agent has answered once, then it waits frozen, without connections. */
@@ -174,6 +207,7 @@ export async function openPooled(
     network: openPolicy,
     endAtMs: undefined,
     onEnd: 'kill',
+    config: snapshot.config,
   }
   const cell = await openCell(cells, plan, {})
   try {

@@ -1,11 +1,13 @@
 import type { Logger } from 'pino'
 import { adoptCell, type Cell, type CellParts, giveBack } from './cells.ts'
 import type { JournalContent, JournalEntry } from './journal.ts'
+import type { KeptSnapshots } from './kept-snapshots.ts'
 
 /** Reconciles journal and kernel: what the journal knows and lives is taken in, everything else is removed. */
 
 export interface SweepParts {
   cells: CellParts
+  kept: KeptSnapshots
   /** Takes in a sandbox or a pooled one. */
   adopt: (entry: JournalEntry, cell: Cell) => Promise<void>
   log: Logger
@@ -45,14 +47,20 @@ async function settleEntry(parts: SweepParts, entry: JournalEntry): Promise<bool
 
 async function adopt(parts: SweepParts, entry: JournalEntry): Promise<boolean> {
   const cell = await adoptCell(parts.cells, entry)
+  // A snapshot names its upper: the pause was complete when the last daemon ended, only letting go was not.
+  const keepUpper = parts.kept.upperIds().has(entry.upper.id)
   if (!cell) {
-    giveBack(parts.cells, entry.slot, entry.upper)
+    giveBack(parts.cells, entry.slot, keepUpper ? undefined : entry.upper)
     return false
   }
-  if (!entry.isReady || entry.occupant === 'build') {
-    await cell.release()
+  if (keepUpper || !entry.isReady || entry.occupant === 'build') {
+    await cell.release({ keepUpper })
     return false
   }
+  // It was resumed: what it was resumed from is no longer the sandbox.
+  if (entry.consumesSnapshot) await parts.kept.delete(entry.snapshotId)
+  // A capture may have been under way that stood it still.
+  if (entry.occupant === 'sandbox') await cell.thaw()
   await parts.adopt(entry, cell)
   return true
 }

@@ -3,6 +3,7 @@ import { layerStack } from './layer-stack.ts'
 import type { LayerSource } from './parts.ts'
 import type { SnapshotConfig, SnapshotManifest, SnapshotStore } from './snapshots.ts'
 import type { Layer } from './storage/layers.ts'
+import type { Upper } from './storage/uppers.ts'
 
 /** A snapshot with everything that a start needs, resolved on this machine. */
 export interface ReadySnapshot {
@@ -13,6 +14,8 @@ export interface ReadySnapshot {
   readonly layers: readonly Layer[]
   /** Undefined only where the engine cannot capture: then every start boots. */
   readonly memoryDir: string | undefined
+  /** The files it has on top of its layers; a start gets a copy. Undefined starts with none. */
+  readonly base?: Upper
 }
 
 export interface WarmSnapshotsParts {

@@ -233,6 +233,7 @@ export class Builder {
       network: openPolicy,
       endAtMs: undefined,
       onEnd: 'kill',
+      config: { ...from.context, startCmd: '', readyCmd: '', beforeCapture: [], limits: plan.limits },
     }
     const cell = await openCell(this.#parts.cells, cellPlan, {}, signal)
     try {

@@ -16,7 +16,8 @@ export interface Engine {
   start(start: EngineStart): Promise<Instance>
   /**
    * Writes the memory of a running instance into `into.memoryDir` (which exists and is empty).
-   * With `leaveRunning` the instance goes on; otherwise it is gone afterwards, its upper whole and still.
+   * With `leaveRunning` the instance goes on; otherwise it is gone afterwards, its upper whole and as it was when the
+   * memory was written: nothing runs once more in between. When it throws before that, the instance goes on.
    */
   capture(instance: Instance, into: CaptureTarget): Promise<CapturedState>
   freeze(instance: Instance): Promise<void>
@@ -61,10 +62,14 @@ export interface EngineStart {
 }
 
 export interface CaptureTarget {
-  memoryDir: string
+  /** Undefined keeps no memory: the instance only stands still meanwhile. */
+  memoryDir: string | undefined
   leaveRunning: boolean
-  /** Runs when the memory is written and nothing has moved since: the moment to keep the files as well. */
-  whileStill?: () => Promise<void>
+  /**
+   * Runs when the memory is written and nothing has moved since: the moment to keep the files as well. When it throws
+   * the instance goes on, whatever `leaveRunning` says.
+   */
+  whileStill?: (captured: CapturedState) => Promise<void>
 }
 
 export interface CapturedState {

@@ -10,9 +10,11 @@ const IOC_TREE_SEARCH = 0xd0009411
 const IOC_INO_LOOKUP = 0xd0009412
 const IOC_SUBVOL_CREATE = 0x5000940e
 const IOC_SNAP_DESTROY = 0x5000940f
+const IOC_SNAP_CREATE_V2 = 0x50009417
 const IOC_QUOTA_CTL = 0xc0109428
 const IOC_QGROUP_LIMIT = 0x8030942b
 
+const SUBVOLUME_READ_ONLY = 2n
 const QUOTA_CTL_ENABLE = 1n
 const QUOTA_CTL_ENABLE_SIMPLE = 4n
 const QGROUP_LIMIT_MAX_RFER = 1n
@@ -22,6 +24,8 @@ const FIRST_FREE_OBJECTID = 256n
 
 const argumentBytes = 4096
 const volumeNameOffset = 8
+const volumeV2FlagsOffset = 16
+const volumeV2NameOffset = 56
 const searchBufferOffset = 104
 const searchItemHeaderBytes = 32
 
@@ -43,9 +47,33 @@ export function deleteSubvolumeInBackground(path: string): Promise<void> {
   return ioctlInBackground(IOC_SNAP_DESTROY, path)
 }
 
-async function ioctlInBackground(request: number, path: string): Promise<void> {
+/**
+ * Makes `to` a copy of the subvolume at `from` as it is now, off this thread: what is unwritten is written first. When
+ * it returns the file system has been committed, so quota usage is exact.
+ */
+export async function snapshotSubvolumeInBackground(
+  from: string,
+  to: string,
+  options: { readOnly: boolean },
+): Promise<void> {
+  const source = openSync(from, constants.O_RDONLY | constants.O_DIRECTORY)
+  try {
+    const args = Buffer.alloc(argumentBytes)
+    args.writeBigInt64LE(BigInt(source), 0)
+    if (options.readOnly) args.writeBigUInt64LE(SUBVOLUME_READ_ONLY, volumeV2FlagsOffset)
+    args.write(basename(to), volumeV2NameOffset)
+    await ioctlWith(IOC_SNAP_CREATE_V2, args, to)
+  } finally {
+    closeSync(source)
+  }
+}
+
+function ioctlInBackground(request: number, path: string): Promise<void> {
+  return ioctlWith(request, volumeArguments(path), path)
+}
+
+async function ioctlWith(request: number, args: Buffer, path: string): Promise<void> {
   const fd = openSync(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY)
-  const args = volumeArguments(path)
   try {
     if ((await ioctlOffThread(fd, request, args)) < 0) throw new Error(`btrfs refuses a change of ${path}`)
   } finally {

@@ -1,7 +1,8 @@
 /**
  * The writable parts of all sandboxes of one machine: subvolumes with a hard cap in one btrfs, which lies in a sparse
  * file. Some are made ahead: taking one is synchronous and never waits for the disk (0.05 ms), while making one may
- * wait for a commit (0.2 ms, sometimes 15). Nothing here outlives a reboot in value: what must be kept becomes a layer.
+ * wait for a commit (0.2 ms, sometimes 15). Uppers outlive a reboot: paused sandboxes and snapshots of sandboxes keep
+ * theirs.
  */
 import { randomBytes } from 'node:crypto'
 import {
@@ -16,7 +17,7 @@ import {
   rmSync,
   statSync,
 } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { fileSystemOf } from '../linux/file-system.ts'
 import { SystemError } from '../linux/libc.ts'
 import { attachLoopDevice, type LoopDevice } from '../linux/loop-device.ts'
@@ -30,12 +31,17 @@ import {
   enableQuota,
   limitSubvolume,
   quotaUsageBytes,
+  snapshotSubvolumeInBackground,
   subvolumeId,
 } from './btrfs.ts'
 
 const mebibyte = 1024 * 1024
 const defaultReadyCount = 8
-const snapshotTimeoutMs = 120_000
+const countTimeoutMs = 120_000
+/** A copy of an upper that holds this share of the cap is counted file by file: what was deleted since is no debt. */
+const countedShare = 0.25
+/** However full the original was, its copy can still write a little: else it could not even clean up. */
+const leastCapBytes = 4 * mebibyte
 /** Checksums and copies on overwrite buy nothing for data that does not outlive the machine. */
 const mountOptions = 'nodatacow,discard=async'
 
@@ -45,6 +51,8 @@ export interface Upper {
   /** Holds `upper/` and `work/`. */
   readonly path: string
   readonly capMib: number
+  /** Bytes it shares with the upper it was copied from: they count against the cap, but not in its own quota. */
+  readonly inheritedBytes?: number
 }
 
 export interface UpperStoreOptions {
@@ -68,6 +76,7 @@ export class UpperStore {
   #making: string | undefined
   #deletions: Promise<void> = Promise.resolve()
   #failedDeletions = new Set<string>()
+  readonly #unrecorded = new Set<string>()
 
   private constructor(options: UpperStoreOptions) {
     this.mountPoint = options.mountPoint
@@ -107,23 +116,56 @@ export class UpperStore {
 
   /** Deletes an upper in the background. Idempotent. */
   release(upper: Pick<Upper, 'path'>): void {
+    this.#unrecorded.delete(basename(upper.path))
     this.#deletions = this.#deletions.then(() => this.#delete(upper.path))
   }
 
   /**
-   * A read-only copy of an upper as it is now, as an upper of its own: release it like one. Takes about 0.1 s, more
-   * when much is unwritten.
+   * A read-only copy of an upper as it is now, as an upper of its own: release it like one. Nobody's until `recorded`.
+   * Takes some milliseconds, more when much is unwritten.
    */
   async snapshot(upper: Upper): Promise<Upper> {
+    const { id, path } = await this.#copy(upper, { readOnly: true })
+    return { id, path, capMib: upper.capMib, inheritedBytes: this.usageBytes(upper) }
+  }
+
+  /** A writable copy of an upper that nothing runs on, whose cap counts what it starts with. Else as `snapshot`. */
+  async clone(base: Upper, capMib: number): Promise<Upper> {
+    const { id, path } = await this.#copy(base, { readOnly: false })
+    let heldBytes = this.usageBytes(base)
+    if (heldBytes > capMib * mebibyte * countedShare)
+      heldBytes = Math.min(heldBytes, await occupiedBytes(base.path))
+    // Full quotas count shared bytes in the copy as well, simple ones in the original alone.
+    const inheritedBytes = Math.max(0, heldBytes - this.#ownBytes(path))
+    limitSubvolume(path, Math.max(leastCapBytes, capMib * mebibyte - inheritedBytes))
+    return { id, path, capMib, inheritedBytes }
+  }
+
+  /** From now on the journal or a snapshot names this upper: a sweep that does not find it there may remove it. */
+  recorded(upper: Pick<Upper, 'id'>): void {
+    this.#unrecorded.delete(upper.id)
+  }
+
+  async #copy(upper: Upper, options: { readOnly: boolean }): Promise<{ id: string; path: string }> {
     const id = newId()
     const path = join(this.mountPoint, id)
-    await run('btrfs', ['subvolume', 'snapshot', '-r', upper.path, path], { timeoutMs: snapshotTimeoutMs })
-    return { id, path, capMib: upper.capMib }
+    this.#unrecorded.add(id)
+    try {
+      await snapshotSubvolumeInBackground(upper.path, path, options)
+    } catch (error) {
+      this.#unrecorded.delete(id)
+      throw error
+    }
+    return { id, path }
   }
 
   /** Bytes the upper holds, as of the last commit: up to half a minute old. */
-  usageBytes(upper: Upper): number {
-    return quotaUsageBytes(this.mountPoint, subvolumeId(upper.path)) ?? 0
+  usageBytes(upper: Pick<Upper, 'path' | 'inheritedBytes'>): number {
+    return this.#ownBytes(upper.path) + (upper.inheritedBytes ?? 0)
+  }
+
+  #ownBytes(path: string): number {
+    return quotaUsageBytes(this.mountPoint, subvolumeId(path)) ?? 0
   }
 
   /**
@@ -137,7 +179,9 @@ export class UpperStore {
 
   /** Ids of all uppers that were taken, by this store or one before. */
   list(): string[] {
-    return readdirSync(this.mountPoint).filter((id) => !this.#ready.includes(id) && id !== this.#making)
+    return readdirSync(this.mountPoint).filter(
+      (id) => !this.#ready.includes(id) && id !== this.#making && !this.#unrecorded.has(id),
+    )
   }
 
   /** Releases every upper whose id is not in `known`. Answers the released ids. */
@@ -196,6 +240,12 @@ export class UpperStore {
       if (statSync(path, { throwIfNoEntry: false })) this.#failedDeletions.add(path)
     }
   }
+}
+
+/** What the files of a directory take, each once. */
+async function occupiedBytes(path: string): Promise<number> {
+  const { stdout } = await run('du', ['-s', '--block-size=1', path], { timeoutMs: countTimeoutMs })
+  return Number.parseInt(stdout, 10)
 }
 
 function newId(): string {

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { chmodSync, lstatSync, mkdirSync, writeFileSync } from 'node:fs'
+import { chmodSync, lstatSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { errorCode } from '../../linux/libc.ts'
 import { gatewayAddress } from '../../slots.ts'
@@ -19,26 +19,56 @@ const DIRECTORIES = [
   [SHARED_MEMORY, 0o1777],
 ] as const
 
+/** On a machine these do not outlive a boot. */
+const EMPTY_AT_BOOT = ['/run', SHARED_MEMORY]
+
 /**
- * Puts what the bundle binds into the upper of a sandbox that boots cold, before its root is mounted. Nothing has run
- * on this upper yet, so its paths are ours; a restored sandbox has them from its snapshot's layers. `lowerPaths` are
- * the mounted layers: a directory that an image has keeps the image's mode.
+ * Puts what the bundle binds into the upper of a sandbox that boots cold, before its root is mounted. Nothing runs on
+ * this upper, but something may have: whatever is no plain directory on the way is the guest's making, never followed,
+ * and removed. `lowerPaths` are the mounted layers: a directory that an image has keeps the image's mode.
  */
 export function prepareBootFiles(upperPath: string, lowerPaths: readonly string[]): void {
   const root = join(upperPath, 'upper')
-  for (const [path, mode] of DIRECTORIES) {
-    const target = join(root, path)
-    if (!present(target)) mkdirSync(target)
-    chmodSync(target, modeIn(lowerPaths, path) ?? mode)
-  }
-  writeFileSync(join(root, BOOT_ID_FILE), `${randomUUID()}\n`, { mode: 0o444 })
-  writeFileSync(join(root, EMPTY_FILE), '', { mode: 0o444 })
+  for (const path of EMPTY_AT_BOOT) if (hasPlainParents(root, path)) emptyDirectory(join(root, path))
+  for (const [path, mode] of DIRECTORIES) ensureDirectory(root, path, modeIn(lowerPaths, path) ?? mode)
+  writeNew(join(root, BOOT_ID_FILE), `${randomUUID()}\n`, 0o444)
+  writeNew(join(root, EMPTY_FILE), '', 0o444)
   // The image's own names resolvers that no sandbox reaches; where it is a link, this stands before it.
-  writeFileSync(join(root, '/etc/resolv.conf'), `nameserver ${gatewayAddress}\n`, { mode: 0o644 })
+  writeNew(join(root, '/etc/resolv.conf'), `nameserver ${gatewayAddress}\n`, 0o644)
 }
 
-function present(path: string): boolean {
-  return lstatSync(path, { throwIfNoEntry: false }) !== undefined
+/** Each directory on the way is looked at before the next: none is a link when this returns. */
+function ensureDirectory(root: string, path: string, mode: number): void {
+  const parents = ancestors(path)
+  for (const [at, ancestor] of parents.entries()) {
+    const target = join(root, ancestor)
+    const found = lstatSync(target, { throwIfNoEntry: false })
+    if (found?.isDirectory()) continue
+    if (found) rmSync(target)
+    mkdirSync(target)
+    if (at === parents.length - 1) chmodSync(target, mode)
+  }
+}
+
+const hasPlainParents = (root: string, path: string): boolean =>
+  ancestors(path).every((ancestor) =>
+    lstatSync(join(root, ancestor), { throwIfNoEntry: false })?.isDirectory(),
+  )
+
+/** `/a/b` as `/a`, `/a/b`. */
+const ancestors = (path: string): string[] => {
+  const parts = path.split('/').filter(Boolean)
+  return parts.map((_, index) => `/${parts.slice(0, index + 1).join('/')}`)
+}
+
+function emptyDirectory(path: string): void {
+  for (const name of readdirSync(path)) rmSync(join(path, name), { recursive: true, force: true })
+}
+
+/** Never through a link: what stands there goes first. */
+function writeNew(path: string, content: string, mode: number): void {
+  rmSync(path, { recursive: true, force: true })
+  writeFileSync(path, content, { mode, flag: 'wx' })
 }
 
 /** Of the topmost layer that has the directory. */

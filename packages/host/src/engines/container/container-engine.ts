@@ -141,35 +141,44 @@ export class ContainerEngine implements Engine {
   }
 
   async capture(instance: Instance, into: CaptureTarget): Promise<CapturedState> {
-    const { criu, runDir, shimPath } = this.#options
-    const container = own(instance)
-    if (!criu) throw new Error('there is no CRIU on this machine: memory cannot be captured')
-    const files = instanceFiles(this.#slotDir(instance.slot))
     const cgroup = this.#cgroup(instance.slot)
-    // Part of a restore reads as root of a sandbox, another user to this machine; the directories above are closed.
-    chmodSync(into.memoryDir, 0o711)
     await cgroup.freeze()
     try {
-      const command = dumpCommand({
-        criu,
-        runDir,
-        initPid: instance.initPid,
-        netnsPath: instance.slot.netnsPath,
-        memoryDir: into.memoryDir,
-        logPath: files.log,
-        cowImagesPath: files.cowImages,
-        freezerPath: this.#freezerPath(instance.slot),
-        leaveRunning: into.leaveRunning,
-      })
-      const status = await new Shim(shimPath).run(command)
-      if (status !== 0) throw new Error(`memory could not be captured: ${logTail(files.log)}`)
-      if (into.whileStill) await into.whileStill()
-      if (!into.leaveRunning) container.kill()
+      // While something may still fail the processes must be able to go on; else CRIU ends them.
+      const leaveRunning = into.leaveRunning || into.whileStill !== undefined
+      const sizeBytes =
+        into.memoryDir === undefined ? 0 : await this.#dump(instance, into.memoryDir, leaveRunning)
+      await into.whileStill?.({ sizeBytes })
+      // Frozen as they are: thawed with the signal pending, no process runs one more instruction of its own.
+      if (!into.leaveRunning) await cgroup.killAll()
+      return { sizeBytes }
     } finally {
       cgroup.thaw()
+      if (!into.leaveRunning && cgroup.pids().length === 0) await this.stop(instance)
     }
-    if (!into.leaveRunning) await this.stop(instance)
-    return { sizeBytes: sizeOf(into.memoryDir) }
+  }
+
+  /** Answers the bytes written. */
+  async #dump(instance: Instance, memoryDir: string, leaveRunning: boolean): Promise<number> {
+    const { criu, runDir, shimPath } = this.#options
+    if (!criu) throw new Error('there is no CRIU on this machine: memory cannot be captured')
+    const files = instanceFiles(this.#slotDir(instance.slot))
+    // Part of a restore reads as root of a sandbox, another user to this machine; the directories above are closed.
+    chmodSync(memoryDir, 0o711)
+    const command = dumpCommand({
+      criu,
+      runDir,
+      initPid: instance.initPid,
+      netnsPath: instance.slot.netnsPath,
+      memoryDir,
+      logPath: files.log,
+      cowImagesPath: files.cowImages,
+      freezerPath: this.#freezerPath(instance.slot),
+      leaveRunning,
+    })
+    const status = await new Shim(shimPath).run(command)
+    if (status !== 0) throw new Error(`memory could not be captured: ${logTail(files.log)}`)
+    return sizeOf(memoryDir)
   }
 
   freeze(instance: Instance): Promise<void> {

@@ -1,0 +1,158 @@
+import type { Logger } from 'pino'
+import type { Cell } from './cells.ts'
+import { HostError } from './host-error.ts'
+import type { KeptDraft, KeptSnapshot, KeptSnapshots } from './kept-snapshots.ts'
+import type { UpperSource } from './parts.ts'
+import type { Upper } from './storage/uppers.ts'
+
+/**
+ * Makes snapshots of running sandboxes: asks the agent to prepare, holds the sandbox still, writes its memory, keeps
+ * its files, and publishes both in one rename. Until that rename whatever fails leaves the sandbox running.
+ */
+
+export interface KeepRequest {
+  /** Id of the snapshot. */
+  id: string
+  memory: boolean
+  /** A pause: the sandbox is gone when it is kept. Else it goes on. */
+  isPause: boolean
+  /** Refuse when the agent does not answer. */
+  needsAgent: boolean
+  /** Until the snapshot is published this gives it up. */
+  signal: AbortSignal
+}
+
+export interface KeeperParts {
+  kept: KeptSnapshots
+  uppers: Pick<UpperSource, 'snapshot' | 'recorded' | 'release' | 'usageBytes'>
+  /** Bytes free where snapshots are written. */
+  freeBytes: () => number
+  log: Logger
+}
+
+const AGENT_WITHIN_MS = 5_000
+/** Left free on the disk by a snapshot. */
+const RESERVE_BYTES = 256 * 2 ** 20
+
+export class Keeper {
+  readonly #parts: KeeperParts
+
+  constructor(parts: KeeperParts) {
+    this.#parts = parts
+  }
+
+  /** @throws HostError exists, invalid, noRoom, unavailable; the reason of `signal`. The sandbox runs then */
+  async keep(sandboxId: string, cell: Cell, request: KeepRequest): Promise<KeptSnapshot> {
+    const startMs = performance.now()
+    await this.#checkRoom(cell, request)
+    const draft = await this.#parts.kept.draft(request.id)
+    try {
+      const answers = await prepareAgent(cell)
+      if (!answers && request.needsAgent) {
+        throw new HostError(
+          'unavailable',
+          `the agent of sandbox '${sandboxId}' does not answer; the sandbox keeps running`,
+        )
+      }
+      const preparedMs = performance.now()
+      const snapshot = await this.#capture(sandboxId, cell, request, draft, !answers)
+      this.#parts.log.info({
+        event: request.isPause ? 'sandbox.kept' : 'sandbox.snapshot',
+        sandboxId,
+        snapshotId: request.id,
+        memoryBytes: snapshot.memory?.sizeBytes,
+        agentMs: Math.round(preparedMs - startMs),
+        stillMs: Math.round(performance.now() - preparedMs),
+      })
+      return snapshot
+    } catch (error) {
+      await this.#parts.kept.dropDraft(draft)
+      throw error
+    } finally {
+      if (!this.#parts.kept.get(request.id)?.isPause) await releaseAgent(cell)
+    }
+  }
+
+  async #capture(
+    sandboxId: string,
+    cell: Cell,
+    request: KeepRequest,
+    draft: KeptDraft,
+    agentUnresponsive: boolean,
+  ): Promise<KeptSnapshot> {
+    const { kept, uppers, log } = this.#parts
+    let copy: Upper | undefined
+    let published: KeptSnapshot | undefined
+    try {
+      await cell.capture({
+        memoryDir: request.memory ? draft.memoryDir : undefined,
+        leaveRunning: !request.isPause,
+        whileStill: async ({ sizeBytes }) => {
+          if (!request.isPause) copy = await uppers.snapshot(cell.upper)
+          request.signal.throwIfAborted()
+          const snapshot: KeptSnapshot = {
+            version: 1,
+            id: request.id,
+            sandboxId,
+            isPause: request.isPause,
+            layers: cell.layers.map(({ digest }) => digest),
+            upper: copy ?? cell.upper,
+            limits: cell.limits,
+            config: cell.config,
+            memory: request.memory ? { hostClass: cell.hostClass, sizeBytes } : undefined,
+            agentUnresponsive,
+            createdAtMs: Date.now(),
+          }
+          await kept.publish(draft, snapshot)
+          published = snapshot
+          uppers.recorded(snapshot.upper)
+        },
+      })
+    } catch (error) {
+      if (published) {
+        // It is kept; what is left of it is for `release` to remove.
+        log.error({ event: 'sandbox.kept', sandboxId, snapshotId: request.id, err: error })
+        return published
+      }
+      if (copy) uppers.release(copy)
+      if (request.signal.aborted || error instanceof HostError) throw error
+      const reason = error instanceof Error ? error.message : String(error)
+      throw new HostError('unavailable', `sandbox '${sandboxId}' keeps running: ${reason}`, error)
+    }
+    if (!published) throw new HostError('failed', `snapshot '${request.id}' was not published`)
+    return published
+  }
+
+  /** An estimate: pages that a restored sandbox shares with its snapshot count at most once more. */
+  async #checkRoom(cell: Cell, { memory }: KeepRequest): Promise<void> {
+    const freeBytes = this.#parts.freeBytes()
+    const { memoryBytes } = memory ? await cell.usage() : { memoryBytes: 0 }
+    if (freeBytes >= memoryBytes + RESERVE_BYTES) return
+    const mebibytes = (bytes: number): number => Math.round(bytes / 2 ** 20)
+    throw new HostError(
+      'noRoom',
+      `the disk of this host has ${mebibytes(freeBytes)} MiB left, keeping the sandbox takes about ` +
+        `${mebibytes(memoryBytes)} and ${mebibytes(RESERVE_BYTES)} stay free; the sandbox keeps running`,
+    )
+  }
+}
+
+/** False when the agent does not answer. */
+async function prepareAgent(cell: Cell): Promise<boolean> {
+  for (const { port, path } of cell.config.beforeCapture) {
+    await cell.agent
+      .send({ method: 'POST', path, port, json: {}, timeoutMs: AGENT_WITHIN_MS })
+      .catch(() => {})
+  }
+  const call = { method: 'POST', path: '/freeze', json: {}, timeoutMs: AGENT_WITHIN_MS } as const
+  const answer = await cell.agent.send(call).catch(() => undefined)
+  // This side's idle connections: in the snapshot they would be dead ones.
+  cell.agent.disconnect()
+  return answer !== undefined && answer.status < 300
+}
+
+/** Best effort: an agent that does not hear it resumes with the next `/init`. */
+async function releaseAgent(cell: Cell): Promise<void> {
+  const call = { method: 'POST', path: '/unfreeze', json: {}, timeoutMs: AGENT_WITHIN_MS } as const
+  await cell.agent.send(call).catch(() => {})
+}

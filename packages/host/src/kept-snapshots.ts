@@ -1,0 +1,186 @@
+import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs'
+import { mkdir, open, rename, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { randomName } from '@sandbox/contract/ids'
+import type { Limits } from './engines/engine.ts'
+import { HostError } from './host-error.ts'
+import { layerStack } from './layer-stack.ts'
+import type { LayerSource } from './parts.ts'
+import type { SnapshotConfig } from './snapshots.ts'
+import type { Upper } from './storage/uppers.ts'
+import type { ReadySnapshot } from './warm-snapshots.ts'
+
+/**
+ * Snapshots of single sandboxes, paused or forked: layers, the upper as it was, and memory unless only files were
+ * kept. They belong to this machine, whose uppers they name. Each is a folder that appears and disappears by one
+ * rename; nothing in it changes between.
+ */
+
+/** What is known of a sandbox that is kept and does not run. */
+export interface Paused {
+  readonly sandboxId: string
+  readonly snapshotId: string
+  readonly hasMemory: boolean
+  readonly agentUnresponsive: boolean
+  readonly pausedAtMs: number
+}
+
+export interface KeptSnapshot {
+  readonly version: 1
+  readonly id: string
+  readonly sandboxId: string
+  /** True for a pause: the sandbox itself, not a copy of it. */
+  readonly isPause: boolean
+  /** Digests, bottom to top. */
+  readonly layers: readonly string[]
+  /** Nothing runs on it; it ends with the snapshot. */
+  readonly upper: Upper
+  readonly limits: Limits
+  readonly config: SnapshotConfig
+  /** Undefined when only files were kept. */
+  readonly memory: { readonly hostClass: string; readonly sizeBytes: number } | undefined
+  readonly agentUnresponsive: boolean
+  readonly createdAtMs: number
+}
+
+/** A snapshot in the making: the engine fills `memoryDir`. */
+export interface KeptDraft {
+  readonly root: string
+  readonly memoryDir: string
+}
+
+/** What a deletion gives back: the upper, once nothing names it any more. */
+export interface KeptUppers {
+  release(upper: Upper): void
+}
+
+const SNAPSHOT_ID = /^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$/
+const DRAFTS = '.drafts'
+
+export class KeptSnapshots {
+  readonly #dir: string
+  readonly #hostClass: string
+  readonly #uppers: KeptUppers
+  readonly #known = new Map<string, KeptSnapshot>()
+
+  /** Reads what is there. @param dir of this instance alone, made if missing */
+  constructor(dir: string, hostClass: string, uppers: KeptUppers) {
+    this.#dir = dir
+    this.#hostClass = hostClass
+    this.#uppers = uppers
+    mkdirSync(join(dir, DRAFTS), { recursive: true, mode: 0o700 })
+    for (const id of readdirSync(dir)) {
+      const path = join(dir, id, 'manifest.json')
+      if (!SNAPSHOT_ID.test(id) || !existsSync(path)) continue
+      this.#known.set(id, JSON.parse(readFileSync(path, 'utf8')) as KeptSnapshot)
+    }
+  }
+
+  /** Removes what a killed daemon left unfinished. Before the first draft only. */
+  async sweepUnfinished(): Promise<void> {
+    const drafts = join(this.#dir, DRAFTS)
+    for (const name of readdirSync(drafts)) await rm(join(drafts, name), { recursive: true, force: true })
+  }
+
+  get(id: string): KeptSnapshot | undefined {
+    return this.#known.get(id)
+  }
+
+  /** The newest pause of a sandbox. */
+  pauseOf(sandboxId: string): KeptSnapshot | undefined {
+    let found: KeptSnapshot | undefined
+    for (const one of this.#known.values()) {
+      if (one.isPause && one.sandboxId === sandboxId && one.createdAtMs >= (found?.createdAtMs ?? 0))
+        found = one
+    }
+    return found
+  }
+
+  paused(): Paused[] {
+    return [...this.#known.values()].filter(({ isPause }) => isPause).map(pausedOf)
+  }
+
+  /** Uppers that must stay. */
+  upperIds(): Set<string> {
+    return new Set([...this.#known.values()].map(({ upper }) => upper.id))
+  }
+
+  /** Where its images lie. */
+  memoryDir(id: string): string {
+    return join(this.#dir, id, 'images')
+  }
+
+  /** @throws HostError exists, invalid */
+  async draft(id: string): Promise<KeptDraft> {
+    if (!SNAPSHOT_ID.test(id)) throw new HostError('invalid', `'${id}' is no snapshot id`)
+    if (this.#known.has(id)) throw new HostError('exists', `snapshot '${id}' exists already`)
+    const root = join(this.#dir, DRAFTS, randomName(16))
+    const memoryDir = join(root, 'images')
+    await mkdir(memoryDir, { recursive: true, mode: 0o711 })
+    return { root, memoryDir }
+  }
+
+  /** The instant at which the snapshot exists: one rename. */
+  async publish(draft: KeptDraft, snapshot: KeptSnapshot): Promise<void> {
+    if (this.#known.has(snapshot.id))
+      throw new HostError('exists', `snapshot '${snapshot.id}' exists already`)
+    const manifest = await open(join(draft.root, 'manifest.json'), 'wx', 0o600)
+    try {
+      await manifest.writeFile(`${JSON.stringify(snapshot, null, 2)}\n`)
+      // A name without its content would be a sandbox lost when the machine loses power.
+      await manifest.sync()
+    } finally {
+      await manifest.close()
+    }
+    await rename(draft.root, join(this.#dir, snapshot.id))
+    this.#known.set(snapshot.id, snapshot)
+  }
+
+  async dropDraft(draft: KeptDraft): Promise<void> {
+    await rm(draft.root, { recursive: true, force: true })
+  }
+
+  /** Sandboxes that run from it keep their pages and files. Idempotent. */
+  async delete(id: string): Promise<void> {
+    const snapshot = this.#known.get(id)
+    if (!snapshot) return
+    this.#known.delete(id)
+    const grave = join(this.#dir, DRAFTS, randomName(16))
+    await rename(join(this.#dir, id), grave)
+    this.#uppers.release(snapshot.upper)
+    await rm(grave, { recursive: true, force: true })
+  }
+
+  /**
+   * What a start needs of it.
+   * @param withMemory false boots its files
+   * @throws HostError wrongState when its memory does not fit this machine any more; notFound for a missing layer
+   */
+  ready(snapshot: KeptSnapshot, withMemory: boolean, layers: LayerSource): ReadySnapshot {
+    const { id, config, limits, memory } = snapshot
+    const usesMemory = withMemory && memory !== undefined
+    if (usesMemory && memory.hostClass !== this.#hostClass) {
+      throw new HostError(
+        'wrongState',
+        `the memory of snapshot '${id}' was captured by another engine, kernel or agent and does not fit this host ` +
+          'any more; its files do: start it without memory',
+      )
+    }
+    return {
+      id,
+      config,
+      limits,
+      layers: layerStack(layers, snapshot.layers),
+      memoryDir: usesMemory ? this.memoryDir(id) : undefined,
+      base: snapshot.upper,
+    }
+  }
+}
+
+export const pausedOf = (snapshot: KeptSnapshot): Paused => ({
+  sandboxId: snapshot.sandboxId,
+  snapshotId: snapshot.id,
+  hasMemory: snapshot.memory !== undefined,
+  agentUnresponsive: snapshot.agentUnresponsive,
+  pausedAtMs: snapshot.createdAtMs,
+})
