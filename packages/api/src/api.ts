@@ -9,13 +9,18 @@ import { requireApiKey } from './auth/authenticate.ts'
 import { SandboxTokens } from './auth/tokens.ts'
 import { createDirectory } from './directory.ts'
 import { type ApiApp, createHttpApp } from './http/app.ts'
+import { MetricsSampler } from './observing/metrics-sampler.ts'
 import { SandboxLogs } from './observing/sandbox-logs.ts'
+import { TeamMetrics } from './observing/team-metrics.ts'
 import type { ApiOptions } from './options.ts'
+import { apiKeyRoutes } from './routes/api-keys.ts'
 import { captureRoutes } from './routes/captures.ts'
 import { networkRoutes } from './routes/network.ts'
+import { observationRoutes } from './routes/observations.ts'
 import { sandboxListRoutes } from './routes/sandbox-lists.ts'
 import { sandboxRoutes } from './routes/sandboxes.ts'
 import { teamRoutes } from './routes/teams.ts'
+import { templateTagRoutes } from './routes/template-tags.ts'
 import { templateRoutes } from './routes/templates.ts'
 import { transitionRoutes } from './routes/transitions.ts'
 import { Answers } from './sandboxes/answers.ts'
@@ -98,6 +103,8 @@ export async function createApi(options: ApiOptions): Promise<Api> {
   const snapshots = new Snapshots({ ...shared, hosts, captures })
   const resumes = new Resumes(shared)
   const lifecycle = new Lifecycle({ ...shared, launcher, resumes, idempotency, features })
+  const sampler = new MetricsSampler(hosts.endpoints, logger)
+  const teamMetrics = new TeamMetrics(running)
   const app = createHttpApp(logger)
   if (options.openapi) await app.register(swagger, { openapi: OPENAPI })
   app.get(
@@ -115,7 +122,10 @@ export async function createApi(options: ApiOptions): Promise<Api> {
     networkRoutes(authenticated, new NetworkUpdates({ store, entries, features, logger }))
     sandboxListRoutes(authenticated, { store, answers, running, templates })
     templateRoutes(authenticated, { store, templates })
-    teamRoutes(authenticated)
+    templateTagRoutes(authenticated, { store, templates })
+    observationRoutes(authenticated, { store, sampler, logs })
+    apiKeyRoutes(authenticated, store)
+    teamRoutes(authenticated, teamMetrics)
   })
   await app.ready()
 
@@ -125,10 +135,14 @@ export async function createApi(options: ApiOptions): Promise<Api> {
   )
   await Promise.all([hosts.start(), ...reports.map((report) => report.start(FIRST_COMPARISON_MS))])
 
+  sampler.start()
+  teamMetrics.start()
   return {
     app,
     directory: createDirectory(running, new AutoResume({ ...shared, resumes }), tokens),
     async close() {
+      sampler.stop()
+      teamMetrics.stop()
       hosts.stop()
       idempotency.close()
       await app.close()

@@ -79,14 +79,14 @@ export async function createApiKey(
   teamId: string,
   name: string,
   given?: string,
-): Promise<{ id: string; key: string }> {
+): Promise<{ id: string; key: string; stored: ApiKey }> {
   if (given !== undefined && !/^e2b_[0-9a-f]{16,}$/.test(given)) {
     throw new ApiError('badRequest', 'An API key must be e2b_ and at least 16 hexadecimal digits')
   }
   const key = given ?? KEY_PREFIX + kernelRandomBytes(KEY_BYTES).toString('hex')
   const value = key.slice(KEY_PREFIX.length)
   const id = newUuid()
-  await store.apiKeys.insert({
+  const stored: ApiKey = {
     id,
     teamId,
     name,
@@ -97,8 +97,9 @@ export async function createApiKey(
     maskedValueSuffix: value.slice(-4),
     createdAt: Date.now(),
     lastUsedAt: null,
-  })
-  return { id, key }
+  }
+  await store.apiKeys.insert(stored)
+  return { id, key, stored }
 }
 
 /** Oldest first. */

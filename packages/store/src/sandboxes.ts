@@ -63,6 +63,18 @@ export class SandboxRepository {
       .executeTakeFirst()
   }
 
+  /** Those of the ids that are sandboxes of the team. */
+  async findOwned(teamId: string, ids: readonly string[]): Promise<string[]> {
+    if (ids.length === 0) return []
+    const rows = await this.#db
+      .selectFrom('sandboxes')
+      .select('id')
+      .where('teamId', '=', teamId)
+      .where('id', 'in', [...ids])
+      .execute()
+    return rows.map((row) => row.id)
+  }
+
   /** Of any team: for the control plane itself. */
   async findById(id: string): Promise<SandboxRow | undefined> {
     return this.#db.selectFrom('sandboxes').selectAll().where('id', '=', id).executeTakeFirst()

@@ -51,6 +51,7 @@ export class RunningSandboxes {
   readonly #byId = new Map<string, RunningSandbox>()
   readonly #countByTeam = new Map<string, number>()
   readonly #listeners = new Set<RouteListener>()
+  readonly #startListeners = new Set<(teamId: string) => void>()
 
   get(id: string): RunningSandbox | undefined {
     return this.#byId.get(id)
@@ -74,6 +75,16 @@ export class RunningSandboxes {
       )
     }
     this.add(sandbox)
+    for (const listener of this.#startListeners) listener(sandbox.teamId)
+  }
+
+  /**
+   * Tells of each start of a team's sandbox.
+   * @returns a function that ends the subscription
+   */
+  onReserved(listener: (teamId: string) => void): () => void {
+    this.#startListeners.add(listener)
+    return () => this.#startListeners.delete(listener)
   }
 
   /** Counts a sandbox that exists, whatever the limit. */

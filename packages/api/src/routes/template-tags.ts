@@ -1,0 +1,108 @@
+import { ApiError } from '@sandbox/contract/errors'
+import {
+  AssignedTags,
+  AssignTags,
+  RemoveTags,
+  TemplateParams,
+  TemplateTag,
+} from '@sandbox/contract/rest/templates'
+import type { Team, Template } from '@sandbox/store/schema'
+import type { Store } from '@sandbox/store/store'
+import { Type } from 'typebox'
+import { teamOf } from '../auth/authenticate.ts'
+import type { ApiApp } from '../http/app.ts'
+import { DEFAULT_TAG, parseTemplateName, type TemplateResolver } from '../templates/resolver.ts'
+import { errors, NoContent } from './responses.ts'
+
+const TAG = /^[a-z0-9_.-]{1,128}$/
+
+export interface TemplateTagRouteParts {
+  readonly store: Store
+  readonly templates: TemplateResolver
+}
+
+/** @throws ApiError 400 */
+function parseTag(text: string): string {
+  const tag = text.trim().toLowerCase()
+  if (!TAG.test(tag))
+    throw new ApiError('badRequest', `Invalid tag '${text}': use a-z, 0-9, '.', '-' and '_'`)
+  return tag
+}
+
+/** Routes of the tags that point at builds of templates. */
+export function templateTagRoutes(app: ApiApp, { store, templates }: TemplateTagRouteParts): void {
+  /** Only the owner may move tags. */
+  const findOwn = async (team: Team, name: string): Promise<Template> => {
+    const template = await templates.findTemplate(team, name)
+    if (template.teamId !== team.id) {
+      throw new ApiError('forbidden', `Template '${name}' belongs to another team`)
+    }
+    return template
+  }
+
+  app.get(
+    '/templates/:templateID/tags',
+    {
+      schema: {
+        tags: ['templates'],
+        params: TemplateParams,
+        response: { 200: Type.Array(TemplateTag), ...errors(400, 401, 403, 404) },
+      },
+    },
+    async (request) => {
+      const template = await templates.findTemplate(teamOf(request), request.params.templateID)
+      const tags = await store.templateBuilds.listTags(template.id)
+      return tags.map(({ tag, buildId, assignedAt }) => ({
+        tag,
+        buildID: buildId,
+        createdAt: new Date(assignedAt).toISOString(),
+      }))
+    },
+  )
+  app.post(
+    '/templates/tags',
+    {
+      schema: {
+        tags: ['templates'],
+        body: AssignTags,
+        response: { 201: AssignedTags, ...errors(400, 401, 403, 404) },
+      },
+    },
+    async (request, reply) => {
+      const { target } = request.body
+      const tags = [...new Set(request.body.tags.map(parseTag))]
+      const template = await findOwn(teamOf(request), target)
+      const { tag: from = DEFAULT_TAG } = parseTemplateName(target)
+      const build = await store.templateBuilds.findByTag(template.id, from)
+      if (!build) throw new ApiError('notFound', `Template '${target}' has no tag '${from}'`)
+      const assigned = { templateId: template.id, buildId: build.id, assignedAt: Date.now() }
+      for (const tag of tags) await store.templateBuilds.assignTag({ ...assigned, tag })
+      return reply.code(201).send({ tags, buildID: build.id })
+    },
+  )
+  app.delete(
+    '/templates/tags',
+    {
+      schema: {
+        tags: ['templates'],
+        body: RemoveTags,
+        response: { 204: NoContent, ...errors(400, 401, 403, 404) },
+      },
+    },
+    async (request, reply) => {
+      const { name } = request.body
+      if (parseTemplateName(name).tag !== undefined) {
+        throw new ApiError('badRequest', `'${name}' must not contain a tag: give the tags in 'tags'`)
+      }
+      const tags = [...new Set(request.body.tags.map(parseTag))]
+      if (tags.includes(DEFAULT_TAG))
+        throw new ApiError('badRequest', `Tag '${DEFAULT_TAG}' cannot be removed`)
+      const template = await findOwn(teamOf(request), name)
+      const known = new Set((await store.templateBuilds.listTags(template.id)).map(({ tag }) => tag))
+      const missing = tags.find((tag) => !known.has(tag))
+      if (missing) throw new ApiError('notFound', `Template '${name}' has no tag '${missing}'`)
+      for (const tag of tags) await store.templateBuilds.deleteTag(template.id, tag)
+      return reply.code(204).send(null)
+    },
+  )
+}
