@@ -277,7 +277,8 @@ route add default via ${gatewayAddress} dev eth0
 
   /**
    * The guest's root has no capability over this namespace, so low ports and ping are opened to everybody in it.
-   * IPv6 goes off before the first link exists.
+   * IPv6 goes off before the first link exists. So does multipath TCP, which Go's servers take when it is there and
+   * which cannot be captured: they fall back to TCP.
    */
   #setNamespaceSwitches(): void {
     const switches: Record<string, string> = {
@@ -288,6 +289,7 @@ route add default via ${gatewayAddress} dev eth0
       switches['ipv6/conf/all/disable_ipv6'] = '1'
       switches['ipv6/conf/default/disable_ipv6'] = '1'
     }
+    if (existsSync('/proc/sys/net/mptcp')) switches['mptcp/enabled'] = '0'
     for (const [name, value] of Object.entries(switches)) writeFileSync(`/proc/sys/net/${name}`, value)
   }
 

@@ -41,27 +41,30 @@ export function peekHttpHost(bytes: Buffer): Peeked {
 
 const recordHeaderBytes = 5
 const handshakeRecord = 22
+const tlsMajorVersion = 3
 const clientHello = 1
 const serverNameExtension = 0
 const hostNameType = 0
 
 /** The server name of a TLS ClientHello, which may come in several records. */
 export function peekServerName(bytes: Buffer): Peeked {
-  const message: Buffer[] = []
-  let length = 0
-  for (let at = 0; at < maxPeekBytes; ) {
-    if (bytes.length > at && bytes[at] !== handshakeRecord) return none
-    if (bytes.length < at + recordHeaderBytes) return bytes.length < maxPeekBytes ? more : none
+  const fragments: Buffer[] = []
+  let at = 0
+  while (bytes.length >= at + recordHeaderBytes && bytes[at] === handshakeRecord) {
     const size = bytes.readUInt16BE(at + 3)
-    if (bytes[at + 1] !== 3 || size === 0) return none
-    message.push(bytes.subarray(at + recordHeaderBytes, at + recordHeaderBytes + size))
-    length += size
-    at += recordHeaderBytes + size
-    const result = helloName(Buffer.concat(message))
-    if (result.kind !== 'more') return result
-    if (bytes.length < at) return length < maxPeekBytes ? more : none
+    if (bytes[at + 1] !== tlsMajorVersion || size === 0) break
+    at += recordHeaderBytes
+    fragments.push(bytes.subarray(at, at + size))
+    at += size
   }
-  return none
+  const result = helloName(Buffer.concat(fragments))
+  if (result.kind !== 'more') return result
+  // What has come goes on as handshake records do, and may still become a whole one.
+  const begun = [handshakeRecord, tlsMajorVersion].every(
+    (byte, i) => bytes.length <= at + i || bytes[at + i] === byte,
+  )
+  const mayContinue = begun && bytes.length < at + recordHeaderBytes && bytes.length < maxPeekBytes
+  return mayContinue ? more : none
 }
 
 /** @param message handshake bytes as far as they have come */
