@@ -11,7 +11,7 @@ import { ServerHeap } from './server-heap.ts'
 import { mean } from './statistics.ts'
 
 /** What exists because of the server, before and after. */
-export interface Count extends Inventory {
+interface Count extends Inventory {
   /** All mounts in its run directory: layers, disks, what the slots keep. */
   mounts: number
   /** Files and directories in its state and run directories. */

@@ -8,10 +8,10 @@ import { layerStack } from '@sandbox/host/layer-stack'
 import { type Machine, openMachine } from '@sandbox/host/machine'
 import { bringServicesUp } from '@sandbox/host/services-up'
 import { type SnapshotManifest, type SnapshotMemory, SnapshotStore } from '@sandbox/host/snapshots'
-import { pino } from 'pino'
 import { type Config, loadConfig } from '../packages/server/src/config.ts'
 import { openContainerEngine } from '../packages/server/src/engines.ts'
 import { hostOptions } from '../packages/server/src/host-role.ts'
+import { openLog } from '../packages/server/src/log.ts'
 import { type Runtime, requireRuntime } from '../packages/server/src/runtime.ts'
 
 /** The engine alone, without API, host logic and edge: what a start costs at least, and what it would cost otherwise. */
@@ -73,7 +73,7 @@ async function withMachine<T>(
   runtime: Runtime,
   measure: (machine: Machine) => Promise<T>,
 ): Promise<T> {
-  const options = hostOptions(config, pino({ level: 'error' }, pino.destination({ dest: 2, sync: true })))
+  const options = hostOptions(config, openLog('error'))
   const machine = await openMachine(options, (parts) => openContainerEngine(runtime, parts))
   try {
     await machine.start([])

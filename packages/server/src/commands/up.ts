@@ -5,9 +5,10 @@ import { Directory } from '@sandbox/contract/gen/directory/directory_pb'
 import { createEdge, type Edge } from '@sandbox/edge/edge'
 import { ensureLocalCa } from '@sandbox/edge/local-ca'
 import type { Store } from '@sandbox/store/store'
-import { type Logger, pino } from 'pino'
+import type { Logger } from 'pino'
 import { type Config, ConfigError } from '../config.ts'
 import { type HostRole, openHostRole } from '../host-role.ts'
+import { openLog } from '../log.ts'
 import { ensureOperator, openConfiguredStore, registerPublishedTemplates } from '../tenancy.ts'
 
 /** Every role in one process, with what ends them in order. */
@@ -65,7 +66,7 @@ async function closeServer(server: Server, config: Config): Promise<void> {
 
 /** Runs until SIGTERM or SIGINT. Prints one line once everything answers. */
 export async function up(config: Config): Promise<void> {
-  const log = pino({ level: config.logLevel, base: null }, pino.destination({ dest: 2, sync: false }))
+  const log = openLog(config.logLevel)
   const beganMs = performance.now()
   const server = await openServer(config, log)
   const tookMs = Math.round(performance.now() - beganMs)
