@@ -257,6 +257,13 @@ describe('a guest', () => {
     ])
     expect(stdout.trim()).toBe('bound')
   })
+
+  test('has no multipath TCP, whose sockets cannot be captured', async () => {
+    const script =
+      'import socket\ntry: socket.socket(2, 1, 262)\nexcept OSError as error: print(error.strerror)'
+    const { stdout } = await inGuest('/usr/bin/python3', ['-c', script])
+    expect(stdout.trim()).toBe('Protocol not available')
+  })
 })
 
 test('a slot without internet reaches nothing, a restarted daemon knows it, and it can be given back', async () => {
