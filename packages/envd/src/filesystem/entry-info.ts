@@ -23,7 +23,7 @@ export function entryInfo(path: string, users: UserDatabase): EntryInfo {
     name: basename(path),
     type: shown ? fileType(shown) : FileType.UNSPECIFIED,
     path,
-    size: BigInt(info.size),
+    size: BigInt(shownSize(info)),
     mode: shown ? shown.mode & 0o777 : 0,
     permissions: modeString(info),
     owner: users.ownerName(info.uid),
@@ -32,6 +32,11 @@ export function entryInfo(path: string, users: UserDatabase): EntryInfo {
     ...(symlinkTarget === undefined ? {} : { symlinkTarget, isSymlink: true }),
     metadata: readMetadata(path),
   }
+}
+
+/** Btrfs counts no bytes for a directory, where other file systems count the block that holds it: clients want one. */
+function shownSize(info: Stats): number {
+  return info.isDirectory() && info.size === 0 ? info.blksize : info.size
 }
 
 function resolveLink(path: string): string {

@@ -46,6 +46,12 @@ test('Stat shows the file as Go writes it', async () => {
   expect(await codeOf(agent.files.stat({ path: join(dir, 'none') }))).toBe(Code.NotFound)
 })
 
+test('a directory never has size 0, also where the file system counts none', async () => {
+  const { entry } = await agent.files.stat({ path: '/proc/sys' })
+  expect(entry?.type).toBe(FileType.DIRECTORY)
+  expect(entry?.size).toBeGreaterThan(0n)
+})
+
 test('a link has the type and mode of its target, its own permissions and the resolved path', async () => {
   mkdirSync(join(dir, 'target'), { mode: 0o755 })
   symlinkSync('target', join(dir, 'link'))
