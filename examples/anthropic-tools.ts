@@ -8,7 +8,7 @@
  */
 import Anthropic from '@anthropic-ai/sdk'
 import { Sandbox } from '@e2b/code-interpreter'
-import { MAX_TURNS, SALES, SandboxTools, SYSTEM, TASK, TOOLS } from './sandbox-tools.ts'
+import { MAX_TURNS, SALES, SANDBOX_TIMEOUT_MS, SandboxTools, SYSTEM, TASK, TOOLS } from './sandbox-tools.ts'
 
 /** Asks, runs what the model calls, tells it the outcome, and asks again, until it answers in words. */
 async function work(tools: SandboxTools): Promise<string> {
@@ -43,7 +43,7 @@ async function work(tools: SandboxTools): Promise<string> {
 }
 
 const directory = process.argv[2] ?? 'results'
-const sandbox = await Sandbox.create()
+const sandbox = await Sandbox.create({ timeoutMs: SANDBOX_TIMEOUT_MS })
 try {
   await sandbox.files.write('/home/user/sales.csv', SALES)
   console.log(await work(new SandboxTools(sandbox, directory)))

@@ -1,7 +1,7 @@
 """Tool calling with the Anthropic client: the model works in a sandbox for as many turns as it needs.
 
-    eval "$(npm run -s env)"                 # where the sandboxes are
-    export ANTHROPIC_API_KEY=...             # ANTHROPIC_BASE_URL for another provider, MODEL for another model
+    eval "$(npm run -s env)"               # where the sandboxes are
+    export ANTHROPIC_API_KEY=...           # ANTHROPIC_BASE_URL for another provider, MODEL for another model
     pip install anthropic e2b-code-interpreter
     python examples/anthropic_tools.py [directory for the charts]
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from anthropic import Anthropic
 from e2b_code_interpreter import Sandbox
 
-from sandbox_tools import MAX_TURNS, SALES, SYSTEM, TASK, TOOLS, SandboxTools
+from sandbox_tools import MAX_TURNS, SALES, SANDBOX_TIMEOUT, SYSTEM, TASK, TOOLS, SandboxTools
 
 
 def work(tools: SandboxTools) -> str:
@@ -46,7 +46,7 @@ def work(tools: SandboxTools) -> str:
 
 def main() -> None:
     directory = Path(sys.argv[1] if len(sys.argv) > 1 else "results")
-    with Sandbox.create() as sandbox:
+    with Sandbox.create(timeout=SANDBOX_TIMEOUT) as sandbox:
         sandbox.files.write("/home/user/sales.csv", SALES)
         print(work(SandboxTools(sandbox, directory)))
 

@@ -23,8 +23,8 @@ def main() -> None:
 
         # Text is the default format of a download; everything else is bytes.
         compressed = bytes(sandbox.files.read("upload.gz", format="bytes"))
-    unchanged = gzip.decompress(compressed) == source.read_bytes()
-    print(f"{source.name}: compressed in the sandbox, {'unchanged' if unchanged else 'DIFFERENT'} after the trip")
+    outcome = "unchanged" if gzip.decompress(compressed) == source.read_bytes() else "DIFFERENT"
+    print(f"{source.name}: compressed in the sandbox, {outcome} after the trip")
 
 
 if __name__ == "__main__":

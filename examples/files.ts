@@ -22,10 +22,8 @@ try {
 
   // Text is the default format of a download; everything else is bytes.
   const compressed = await sandbox.files.read('upload.gz', { format: 'bytes' })
-  const isUnchanged = gunzipSync(compressed).equals(source)
-  console.log(
-    `${basename(path)}: compressed in the sandbox, ${isUnchanged ? 'unchanged' : 'DIFFERENT'} after the trip`,
-  )
+  const outcome = gunzipSync(compressed).equals(source) ? 'unchanged' : 'DIFFERENT'
+  console.log(`${basename(path)}: compressed in the sandbox, ${outcome} after the trip`)
 } finally {
   await sandbox.kill()
 }

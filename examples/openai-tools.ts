@@ -8,7 +8,7 @@
  */
 import { Sandbox } from '@e2b/code-interpreter'
 import OpenAI from 'openai'
-import { MAX_TURNS, SALES, SandboxTools, SYSTEM, TASK, TOOLS } from './sandbox-tools.ts'
+import { MAX_TURNS, SALES, SANDBOX_TIMEOUT_MS, SandboxTools, SYSTEM, TASK, TOOLS } from './sandbox-tools.ts'
 
 /** Asks, runs what the model calls, tells it the outcome, and asks again, until it answers in words. */
 async function work(tools: SandboxTools): Promise<string> {
@@ -34,6 +34,7 @@ async function work(tools: SandboxTools): Promise<string> {
   throw new Error(`The model has not finished after ${MAX_TURNS} turns.`)
 }
 
+/** The arguments are JSON that the model wrote, so they may be broken. */
 async function answer(tools: SandboxTools, call: OpenAI.ChatCompletionMessageToolCall): Promise<string> {
   if (call.type !== 'function') return 'Only functions can be called.'
   let input: unknown
@@ -46,7 +47,7 @@ async function answer(tools: SandboxTools, call: OpenAI.ChatCompletionMessageToo
 }
 
 const directory = process.argv[2] ?? 'results'
-const sandbox = await Sandbox.create()
+const sandbox = await Sandbox.create({ timeoutMs: SANDBOX_TIMEOUT_MS })
 try {
   await sandbox.files.write('/home/user/sales.csv', SALES)
   console.log(await work(new SandboxTools(sandbox, directory)))

@@ -14,7 +14,7 @@ from pathlib import Path
 from e2b_code_interpreter import Sandbox
 from openai import OpenAI
 
-from sandbox_tools import MAX_TURNS, SALES, SYSTEM, TASK, TOOLS, SandboxTools
+from sandbox_tools import MAX_TURNS, SALES, SANDBOX_TIMEOUT, SYSTEM, TASK, TOOLS, SandboxTools
 
 
 def work(tools: SandboxTools) -> str:
@@ -33,21 +33,22 @@ def work(tools: SandboxTools) -> str:
         messages.append(message)
         # The model may call several tools at once; every call needs its answer before the next turn.
         for call in message.tool_calls:
-            messages.append({"role": "tool", "tool_call_id": call.id, "content": answer(tools, call.function)})
+            output = answer(tools, call.function.name, call.function.arguments)
+            messages.append({"role": "tool", "tool_call_id": call.id, "content": output})
     raise SystemExit(f"The model has not finished after {MAX_TURNS} turns.")
 
 
-def answer(tools: SandboxTools, function) -> str:
+def answer(tools: SandboxTools, name: str, arguments: str) -> str:
+    """The arguments are JSON that the model wrote, so they may be broken."""
     try:
-        arguments = json.loads(function.arguments)
+        return tools.call(name, json.loads(arguments))
     except json.JSONDecodeError as error:
         return f"The arguments are not JSON: {error}"
-    return tools.call(function.name, arguments)
 
 
 def main() -> None:
     directory = Path(sys.argv[1] if len(sys.argv) > 1 else "results")
-    with Sandbox.create() as sandbox:
+    with Sandbox.create(timeout=SANDBOX_TIMEOUT) as sandbox:
         sandbox.files.write("/home/user/sales.csv", SALES)
         print(work(SandboxTools(sandbox, directory)))
 

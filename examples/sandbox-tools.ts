@@ -1,4 +1,4 @@
-/** Two tools for a model, both backed by one sandbox; `openai-tools.ts` and `anthropic-tools.ts` offer them. */
+/** Two tools for a model, backed by one sandbox; `openai-tools.ts` and `anthropic-tools.ts` offer them. */
 import { basename } from 'node:path'
 import { CommandExitError, type Execution, type Sandbox } from '@e2b/code-interpreter'
 import { saveResults } from './save-results.ts'
@@ -10,6 +10,9 @@ export const SALES = 'month,sales\nJanuary,120\nFebruary,95\nMarch,143\nApril,17
 
 /** How often the model is asked before we give up on it. */
 export const MAX_TURNS = 10
+
+/** How long the sandbox lives: models take their time, and the default is five minutes. */
+export const SANDBOX_TIMEOUT_MS = 15 * 60_000
 
 /** Characters of one tool's output that the model gets to see; it pays for each. */
 const MAX_OUTPUT = 10_000
@@ -86,11 +89,13 @@ function argument(input: unknown, name: string): string {
 
 /** An execution in words, for the model. */
 function describe({ logs, text, error }: Execution, saved: string[]): string {
-  const parts = [...logs.stdout, ...logs.stderr]
+  // Both streams come in pieces that end anywhere.
+  const parts = [logs.stdout.join(''), logs.stderr.join('')]
   if (text) parts.push(text)
   if (error) parts.push(`${error.name}: ${error.value}\n${error.traceback}`)
   // A text file holds what the model has just read.
   const shown = saved.filter((path) => !path.endsWith('.txt'))
   parts.push(...shown.map((path) => `Shown to the user: ${basename(path)}`))
-  return parts.map((part) => part.trimEnd()).join('\n') || 'done'
+  const said = parts.filter(Boolean).map((part) => part.trimEnd())
+  return said.join('\n') || 'done'
 }

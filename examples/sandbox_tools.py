@@ -1,4 +1,4 @@
-"""Two tools for a model, both backed by one sandbox; `openai_tools.py` and `anthropic_tools.py` offer them."""
+"""Two tools for a model, backed by one sandbox; `openai_tools.py` and `anthropic_tools.py` offer them."""
 
 from pathlib import Path
 
@@ -12,6 +12,9 @@ SALES = "month,sales\nJanuary,120\nFebruary,95\nMarch,143\nApril,171\nMay,166\n"
 
 MAX_TURNS = 10
 """How often the model is asked before we give up on it."""
+
+SANDBOX_TIMEOUT = 15 * 60
+"""Seconds that the sandbox lives: models take their time, and the default is five minutes."""
 
 MAX_OUTPUT = 10_000
 """Characters of one tool's output that the model gets to see; it pays for each."""
@@ -77,11 +80,12 @@ class SandboxTools:
 
 def describe(execution: Execution, saved: list[Path]) -> str:
     """An execution in words, for the model."""
-    parts = [*execution.logs.stdout, *execution.logs.stderr]
+    # Both streams come in pieces that end anywhere.
+    parts = ["".join(execution.logs.stdout), "".join(execution.logs.stderr)]
     if execution.text:
         parts.append(execution.text)
     if execution.error:
         parts.append(f"{execution.error.name}: {execution.error.value}\n{execution.error.traceback}")
     # A text file holds what the model has just read.
     parts += [f"Shown to the user: {path.name}" for path in saved if path.suffix != ".txt"]
-    return "\n".join(part.rstrip() for part in parts) or "done"
+    return "\n".join(part.rstrip() for part in parts if part) or "done"

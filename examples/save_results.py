@@ -15,7 +15,7 @@ def save_results(execution: Execution, directory: Path, name: str = "result") ->
     """
     Writes every format of every result as `<name>-<number>.<ending>`.
 
-    A result comes in several formats: a matplotlib figure is an image and a text such as `<Figure size 640x480>`.
+    A result comes in several formats: a matplotlib figure is an image and a text, `<Figure size 640x480>`.
     The text is written only where there is nothing better.
     """
     directory.mkdir(parents=True, exist_ok=True)

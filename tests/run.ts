@@ -15,8 +15,15 @@ const scratch = mkdtempSync(join(tmpdir(), 'e2b-test-'))
 
 /** What the Python tests of the chart extraction draw with, and what the examples ask models with. */
 const PYTHON_TEST_PACKAGES = [
-  ...['pytest', 'numpy', 'pandas', 'matplotlib', 'pillow', 'ipython', 'orjson'],
-  ...['openai', 'anthropic'],
+  'pytest',
+  'numpy',
+  'pandas',
+  'matplotlib',
+  'pillow',
+  'ipython',
+  'orjson',
+  'openai',
+  'anthropic',
 ]
 
 interface Count {

@@ -6,7 +6,7 @@ import type Anthropic from '@anthropic-ai/sdk'
 import type OpenAI from 'openai'
 
 /** What a model says in one turn: words, or calls of the tools it was offered. */
-export interface Turn {
+interface Turn {
   text?: string
   calls?: readonly { name: string; input: Record<string, unknown> }[]
 }
