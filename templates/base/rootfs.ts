@@ -55,6 +55,8 @@ const CREATE_USER = [
   // Python looks for this folder once, at its start: a first `pip install` in a running kernel needs it there.
   'mkdir -p /home/user/.local/bin "/home/user/.local/lib/python$PYTHON/site-packages"',
   'chown -R user:user /home/user',
+  // Without these folders the packages of Java, for one, cannot be installed.
+  'mkdir -p /usr/share/man/man{1..8}',
 ].join(' && ')
 
 /** @throws Error with the last lines of the program that failed; nothing is left behind */

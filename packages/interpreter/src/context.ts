@@ -242,9 +242,8 @@ export class Context {
     signal.addEventListener('abort', interrupt)
     try {
       channel.execute(execution.id, request.code, false)
-      const names = Object.keys(request.env)
-      if (names.length > 0) {
-        const code = this.#language.restore(names, this.#variables)
+      if (Object.keys(request.env).length > 0) {
+        const code = this.#language.restore(request.env)
         if (code !== '') channel.execute(this.#nextId(), code, true)
       }
       if (signal.aborted) interrupt()

@@ -22,7 +22,7 @@ export interface Language {
   /** Silent code that touches what the first result would otherwise load. */
   warm?: string
   /** One silent request that puts the variables of the last execution back. */
-  restore(names: string[], global: Readonly<Record<string, string>>): string
+  restore(runEnv: Readonly<Record<string, string>>): string
 }
 
 /** Lower-cased, trimmed and without abbreviation; `python` when none is given. */
@@ -91,25 +91,42 @@ const scripted = (kernelName: string): Language => ({
 })
 
 const shellQuote = (value: string): string => `'${value.replaceAll("'", "'\\''")}'`
+const shellNames = (variables: Record<string, string> | undefined): [string, string][] =>
+  Object.entries(variables ?? {}).filter(([name]) => /^[A-Za-z_][A-Za-z0-9_]*$/.test(name))
+const assignShell = ([name, value]: [string, string]): string => `export ${name}=${shellQuote(value)}`
+/** Keeps whether there was a value, which, and whether programs saw it. */
+const saveShell = ([name]: [string, string]): string =>
+  `if [[ -v ${name} ]]; then __e2b_value_${name}=$${name}; __e2b_kind_${name}=\${${name}@a}; fi`
+const restoreShell = (name: string): string =>
+  `if [[ -v __e2b_value_${name} ]]; then ${name}=$__e2b_value_${name};` +
+  ` [[ $__e2b_kind_${name} == *x* ]] || export -n ${name}; else unset ${name}; fi;` +
+  ` unset __e2b_value_${name} __e2b_kind_${name}`
+
 const rQuote = (value: string): string => JSON.stringify(value)
-const pairs = (p: Preparation): [string, string][] => Object.entries({ ...p.env, ...p.runEnv })
-const isShellName = (name: string): boolean => /^[A-Za-z_][A-Za-z0-9_]*$/.test(name)
-
-/** Puts each variable back to its sandbox-wide value, or removes it where it has none. */
-function restoreWith(
-  assign: (name: string, value: string) => string,
-  remove: (name: string) => string,
-): Language['restore'] {
-  return (names, global) =>
-    names.map((name) => (global[name] === undefined ? remove(name) : assign(name, global[name]))).join('\n')
-}
-
-const assignShell = (name: string, value: string): string =>
-  isShellName(name) ? `export ${name}=${shellQuote(value)}` : ':'
-const assignR = (name: string, value: string): string =>
+const assignR = ([name, value]: [string, string]): string =>
   `do.call(Sys.setenv, setNames(list(${rQuote(value)}), ${rQuote(name)}))`
-const assignJava = (name: string, value: string): string =>
-  `System.setProperty(${JSON.stringify(name)}, ${JSON.stringify(value)});`
+/** The generator's whole state: a seed alone is 32 bits, and R would make it of time and process id. */
+const RESEED_R =
+  'local({ f <- file("/dev/urandom", "rb"); on.exit(close(f)); set.seed(readBin(f, "integer", 1, 2, FALSE));' +
+  ' s <- get(".Random.seed", globalenv()); n <- length(s);' +
+  ' if (n > 3) { x <- readBin(f, "integer", n - 2); x[is.na(x)] <- 1L; s[3:n] <- x };' +
+  ' assign(".Random.seed", s, globalenv()) })'
+const RESTORE_R =
+  'local({ s <- getOption("e2b.saved"); options(e2b.saved = NULL); for (n in names(s))' +
+  ' if (is.na(s[[n]])) Sys.unsetenv(n) else do.call(Sys.setenv, setNames(list(s[[n]]), n)) })'
+
+function prepareR({ cwd, env, runEnv, reseed }: Preparation): string {
+  const names = Object.keys(runEnv ?? {}).map(rQuote)
+  return [
+    ...(cwd === undefined ? [] : [`try(setwd(${rQuote(cwd)}), silent = TRUE)`]),
+    ...Object.entries(env ?? {}).map(assignR),
+    ...(names.length === 0
+      ? []
+      : [`options(e2b.saved = Sys.getenv(c(${names.join(', ')}), unset = NA, names = TRUE))`]),
+    ...Object.entries(runEnv ?? {}).map(assignR),
+    ...(reseed ? [RESEED_R] : []),
+  ].join('\n')
+}
 
 const languages: Readonly<Record<string, Language>> = {
   python: {
@@ -123,33 +140,24 @@ const languages: Readonly<Record<string, Language>> = {
   typescript: scripted('typescript'),
   bash: {
     kernelName: 'bash',
-    prepare: (p) =>
+    prepare: ({ cwd, env, runEnv, reseed }) =>
       [
-        ...(p.cwd === undefined ? [] : [`cd ${shellQuote(p.cwd)}`]),
-        ...pairs(p).map(([name, value]) => assignShell(name, value)),
-        ...(p.reseed ? ['RANDOM=$(od -An -N2 -tu2 /dev/urandom)'] : []),
+        ...(cwd === undefined ? [] : [`cd ${shellQuote(cwd)}`]),
+        ...shellNames(env).map(assignShell),
+        ...shellNames(runEnv).map(saveShell),
+        ...shellNames(runEnv).map(assignShell),
+        ...(reseed ? ['RANDOM=$(od -An -N4 -tu4 /dev/urandom)'] : []),
       ].join('\n'),
-    restore: restoreWith(assignShell, (name) => (isShellName(name) ? `unset ${name}` : ':')),
+    restore: (runEnv) =>
+      shellNames(runEnv)
+        .map(([name]) => restoreShell(name))
+        .join('\n'),
   },
-  r: {
-    kernelName: 'ir',
-    prepare: (p) =>
-      [
-        ...(p.cwd === undefined ? [] : [`try(setwd(${rQuote(p.cwd)}), silent = TRUE)`]),
-        ...pairs(p).map(([name, value]) => assignR(name, value)),
-        ...(p.reseed
-          ? ['local({ if (exists(".Random.seed", globalenv())) rm(".Random.seed", envir = globalenv()) })']
-          : []),
-      ].join('\n'),
-    restore: restoreWith(assignR, (name) => `Sys.unsetenv(${rQuote(name)})`),
-  },
+  r: { kernelName: 'r', prepare: prepareR, restore: () => RESTORE_R },
   java: {
     kernelName: 'java',
-    prepare: (p) =>
-      [
-        ...(p.cwd === undefined ? [] : [assignJava('user.dir', p.cwd)]),
-        ...pairs(p).map(([name, value]) => assignJava(name, value)),
-      ].join('\n'),
-    restore: restoreWith(assignJava, (name) => `System.clearProperty(${JSON.stringify(name)});`),
+    // Comments to any other kernel of this name; ours does not compile them.
+    prepare: (preparation) => `//e2b.prepare ${JSON.stringify(preparation)}`,
+    restore: () => '//e2b.restore',
   },
 }
