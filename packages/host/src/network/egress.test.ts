@@ -1,112 +1,34 @@
 import { spawn } from 'node:child_process'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { inNetworkNamespace } from '../linux/namespace.ts'
 import { run } from '../linux/process.ts'
-import { slotAddress } from '../slots.ts'
-import { DnsForwarder } from './dns.ts'
-import { EgressProxyServer } from './egress-proxy.ts'
+import { hostInterface, slotAddress } from '../slots.ts'
 import { NetworkSlots } from './network-slots.ts'
-import { type NetworkPolicy, openPolicy, parseNetworkPolicy } from './policy.ts'
-import { openTestInternet, type TestInternet } from './testing/test-internet.ts'
+import { type NetworkPolicy, openPolicy } from './policy.ts'
+import {
+  all,
+  type EgressFixture,
+  google,
+  http,
+  one,
+  openEgressFixture,
+  three,
+  tls,
+  two,
+  udp,
+  type Want,
+} from './testing/egress-fixture.ts'
 
-const instance = `g${process.pid.toString(36)}`
-const octet = 200 + (process.pid % 40)
-const naming = {
-  instance,
-  addressRange: `10.${octet}.0.0/16`,
-  uidBase: 0x7400_0000,
-  runDir: mkdtempSync(join(tmpdir(), 'egress-')),
-}
-const one = '198.51.100.1'
-const two = '198.51.100.2'
-const three = '198.51.100.3'
-const google = '8.8.8.8'
-const inner = `172.16.${octet}.9`
-const all = ['0.0.0.0/0']
-
-let slots: NetworkSlots
-let dns: DnsForwarder
-let proxy: EgressProxyServer
-let internet: TestInternet
+let fixture: EgressFixture
+const probe = (...wants: Want[]): Promise<string[]> => fixture.probe(...wants)
+const apply = (config: object, internetAccess = true): Promise<void> => fixture.apply(config, internetAccess)
 
 beforeAll(async () => {
-  internet = await openTestInternet({
-    name: `${instance}o`,
-    link: `203.0.${octet}`,
-    addresses: [one, two, three, google, inner],
-    names: {
-      'good.test': [one],
-      'www.good.test': [two],
-      'bad.test': [three],
-      'inner.test': [inner],
-      'mixed.test': [inner, one],
-      'self.test': [`203.0.${octet}.1`],
-    },
-  })
-  slots = new NetworkSlots(naming)
-  await slots.start()
-  await slots.prepare(0)
-  const upstreams = [{ address: two, port: 53 }]
-  const { forbiddenRanges } = slots
-  const egressOf = (address: string) => slots.egressOf(address)
-  dns = new DnsForwarder({ ...slots.dnsEndpoint, upstreams, resolversOf: (at) => egressOf(at)?.resolvers })
-  proxy = new EgressProxyServer({
-    ...slots.egressEndpoint,
-    egressOf,
-    forbiddenRanges,
-    upstreams,
-    maxConnectionsPerClient: 8,
-    nameTimeoutMs: 500,
-    connectTimeoutMs: 1_000,
-  })
-  await dns.start()
-  await proxy.start()
+  fixture = await openEgressFixture('g')
 })
-
-afterEach(() => slots.replacePolicy(0, openPolicy))
-
-afterAll(async () => {
-  await proxy.stop()
-  await dns.stop()
-  await slots.remove()
-  await internet.close()
-  rmSync(naming.runDir, { recursive: true })
-})
-
-interface Want {
-  kind: 'http' | 'tls' | 'hello' | 'udp' | 'raw'
-  address: string
-  port?: number
-  name?: string
-  slow?: boolean
-  size?: number
-  bytes?: string
-  timeout?: number
-}
-
-async function probe(...wants: Want[]): Promise<string[]> {
-  const script = join(import.meta.dirname, 'testing', 'probe.py')
-  const { stdout } = await inNetworkNamespace(slots.netnsPath(0), () =>
-    run('python3', [script, JSON.stringify(wants)]),
-  )
-  return (JSON.parse(stdout) as string[]).map((text) => {
-    try {
-      return (JSON.parse(text) as { at: string }).at
-    } catch {
-      return text
-    }
-  })
-}
-
-const http = (address: string, name?: string): Want => ({ kind: 'http', address, ...(name ? { name } : {}) })
-const tls = (address: string, name?: string): Want => ({ kind: 'tls', address, ...(name ? { name } : {}) })
-const udp = (address: string): Want => ({ kind: 'udp', address })
-const apply = (config: object, internetAccess = true): Promise<void> =>
-  slots.replacePolicy(0, parseNetworkPolicy(JSON.stringify(config), internetAccess))
+afterEach(() => fixture.slots.replacePolicy(0, openPolicy))
+afterAll(() => fixture.close())
 
 /** Under the open policy everything outside answers: what is denied below is denied by the rule under test. */
 test('without rules everything outside is reached, directly', async () => {
@@ -116,7 +38,7 @@ test('without rules everything outside is reached, directly', async () => {
     'hello\necho',
     'udp',
   ])
-  expect(proxy.counts.total).toBe(0)
+  expect(fixture.proxy.counts.total).toBe(0)
 })
 
 describe('addresses and ranges', () => {
@@ -160,8 +82,13 @@ describe('addresses and ranges', () => {
   })
 
   test('internal ranges stay closed whatever is allowed', async () => {
-    const wants = [http(inner), udp(inner), http('169.254.169.254'), http(slots.egressEndpoint.address)]
-    for (const allowOut of [all, [inner, '10.0.0.0/8', '169.254.0.0/16'], ['*']]) {
+    const wants = [
+      http(fixture.inner),
+      udp(fixture.inner),
+      http('169.254.169.254'),
+      http(fixture.slots.egressEndpoint.address),
+    ]
+    for (const allowOut of [all, [fixture.inner, '10.0.0.0/8', '169.254.0.0/16'], ['*']]) {
       await apply({ allowOut, denyOut: all })
       expect(await probe(...wants)).toEqual(['denied', 'denied', 'denied', 'denied'])
     }
@@ -179,7 +106,7 @@ s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.settimeout(0.7)
 for line in sys.stdin:
   try: s.sendto(b'x',('${one}',9999)); print(s.recv(9).decode(), flush=True)
   except OSError: print('denied', flush=True)`
-    const child = inNetworkNamespace(slots.netnsPath(0), () => spawn('python3', ['-c', script]))
+    const child = inNetworkNamespace(fixture.slots.netnsPath(0), () => spawn('python3', ['-c', script]))
     const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
     const say = async (): Promise<string> => {
       child.stdin.write('\n')
@@ -188,7 +115,7 @@ for line in sys.stdin:
     expect(await say()).toBe('udp')
     await apply({ denyOut: all })
     expect(await say()).toBe('denied')
-    await slots.replacePolicy(0, openPolicy)
+    await fixture.slots.replacePolicy(0, openPolicy)
     expect(await say()).toBe('udp')
     child.kill('SIGKILL')
   })
@@ -241,7 +168,7 @@ describe('names', () => {
 
   test('a name that resolves to an internal address is refused, one that does in part leads to the other', async () => {
     await apply({ allowOut: ['*'], denyOut: all })
-    const names = ['inner.test', 'self.test', 'nowhere.test', inner, '127.0.0.1', 'localhost']
+    const names = ['inner.test', 'self.test', 'nowhere.test', fixture.inner, '127.0.0.1', 'localhost']
     expect(await probe(...names.map((name) => http(one, name)))).toEqual(names.map(() => 'denied'))
     expect(await probe(http(three, 'mixed.test'))).toEqual([one])
   })
@@ -286,7 +213,9 @@ q=bytes.fromhex('000501000001000000000000')+b'\\4good\\4test\\0'+bytes.fromhex('
 s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.settimeout(0.7); s.sendto(q,('${server}',53))
 try: r=s.recv(512); print('refused' if r[3]&15 else '.'.join(map(str,r[-4:])))
 except OSError: print('denied')`
-    return (await inNetworkNamespace(slots.netnsPath(0), () => run('python3', ['-c', query]))).stdout.trim()
+    return (
+      await inNetworkNamespace(fixture.slots.netnsPath(0), () => run('python3', ['-c', query]))
+    ).stdout.trim()
   }
   const ask = async (): Promise<string[]> => [
     await lookup('169.254.0.22'),
@@ -300,7 +229,7 @@ except OSError: print('denied')`
   expect(await ask()).toEqual([one, 'denied', one])
   await apply({ allowOut: ['good.test'], denyOut: all, dnsServers: [] })
   expect(await ask()).toEqual(['refused', 'denied', 'denied'])
-  await apply({ allowOut: ['good.test'], denyOut: all, dnsServers: [inner] })
+  await apply({ allowOut: ['good.test'], denyOut: all, dnsServers: [fixture.inner] })
   expect(await ask()).toEqual(['refused', 'denied', 'denied'])
   await apply({ denyOut: all, dnsServers: [three] })
   expect(await ask()).toEqual(['refused', 'denied', 'denied'])
@@ -310,7 +239,7 @@ except OSError: print('denied')`
 
 describe('a SOCKS5 proxy', () => {
   const address = `${two}:1080`
-  const take = (): string[] => internet.lines.filter((line) => line.startsWith('socks'))
+  const take = (): string[] => fixture.internet.lines.filter((line) => line.startsWith('socks'))
 
   test('carries every connection that the lists let through, names unresolved', async () => {
     const before = take().length
@@ -321,7 +250,7 @@ describe('a SOCKS5 proxy', () => {
       'denied',
     ])
     await apply({ egressProxy: { address }, allowOut: ['bad.test'], denyOut: all })
-    expect(await probe(tls(one, 'bad.test'), tls(one, 'good.test'), http(inner))).toEqual([
+    expect(await probe(tls(one, 'bad.test'), tls(one, 'good.test'), http(fixture.inner))).toEqual([
       three,
       'denied',
       'denied',
@@ -335,7 +264,7 @@ describe('a SOCKS5 proxy', () => {
     for (const egressProxy of [
       { address, username: 'user', password: 'wrong' },
       { address: `${two}:9` },
-      { address: `${inner}:1080` },
+      { address: `${fixture.inner}:1080` },
       { address: 'inner.test:1080' },
     ]) {
       await apply({ egressProxy })
@@ -344,7 +273,7 @@ describe('a SOCKS5 proxy', () => {
   })
 
   test('over TLS with the names checked, never in the clear', async () => {
-    const caCert = internet.cert
+    const caCert = fixture.internet.cert
     const proxyOver = (tls: object, at = `www.good.test:1443`): Promise<void> =>
       apply({ egressProxy: { address: at, tls } })
     await proxyOver({ enabled: true, caCert })
@@ -358,6 +287,26 @@ describe('a SOCKS5 proxy', () => {
     await proxyOver({ enabled: true, caCert }, address)
     expect(await probe({ ...http(one), timeout: 2 })).toEqual(['denied'])
   })
+})
+
+test('nothing a guest says about addresses moves the traffic of another', async () => {
+  const { slots, naming } = fixture
+  const neighbour = slotAddress(naming, 1)
+  const before = (await run('ip', ['neigh', 'show', 'to', neighbour])).stdout
+  expect(before).toContain('PERMANENT')
+  // Announces the neighbour's and the gateway's address as its own, as the kernel of a hostile guest could.
+  const announce = `import socket
+s=socket.socket(socket.AF_PACKET,socket.SOCK_RAW); s.bind(('eth0',0)); me=s.getsockname()[4]
+for address in ('${neighbour}','169.254.0.22','${one}'):
+  ip=socket.inet_aton(address)
+  for op in (1,2):
+    s.send(b'\\xff'*6+me+b'\\x08\\x06'+b'\\0\\1\\x08\\0\\6\\4\\0'+bytes([op])+me+ip+b'\\xff'*6+ip)`
+  await inNetworkNamespace(slots.netnsPath(0), () => run('python3', ['-c', announce]))
+  expect((await run('ip', ['neigh', 'show', 'to', neighbour])).stdout).toBe(before)
+  expect(
+    (await run('ip', ['neigh', 'show', 'dev', hostInterface(naming, 0)])).stdout.trim().split('\n'),
+  ).toHaveLength(1)
+  expect(await probe(http(one))).toEqual([one])
 })
 
 test('one sandbox has a bounded number of connections, and loses them with its slot', async () => {
@@ -380,25 +329,25 @@ for s in open_:
   except ConnectionResetError: lost+=1
   except OSError: pass
 print(lost, flush=True)`
-  const child = inNetworkNamespace(slots.netnsPath(0), () => spawn('python3', ['-c', script]))
+  const child = inNetworkNamespace(fixture.slots.netnsPath(0), () => spawn('python3', ['-c', script]))
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
   expect((await lines.next()).value).toBe('8')
-  proxy.drop(slotAddress(naming, 0))
+  fixture.proxy.drop(slotAddress(fixture.naming, 0))
   child.stdin.write('\n')
   expect((await lines.next()).value).toBe('8')
-  expect(proxy.counts.total).toBe(0)
+  expect(fixture.proxy.counts.total).toBe(0)
 })
 
 test('a restarted daemon puts back what it is told, and lists cost little', async () => {
   const policy: NetworkPolicy = { internet: true, denyOut: ['198.51.100.0/24'], allowOut: [one, 'bad.test'] }
-  await slots.replacePolicy(0, policy)
-  const restarted = new NetworkSlots(naming)
+  await fixture.slots.replacePolicy(0, policy)
+  const restarted = new NetworkSlots(fixture.naming)
   await restarted.start([[0, policy]])
   expect(await probe(http(one), http(two))).toEqual([one, 'denied'])
   await restarted.replacePolicy(0, openPolicy)
   expect(await probe(http(two))).toEqual([two])
-  await slots.start()
-  await slots.replacePolicy(0, openPolicy)
+  await fixture.slots.start()
+  await fixture.slots.replacePolicy(0, openPolicy)
 
   const list = Array.from({ length: 1_000 }, (_, i) => `198.${51 + (i >> 8)}.${i & 255}.0/25`)
   const timed = async (change: () => void | Promise<void>): Promise<number> => {
@@ -413,7 +362,7 @@ test('a restarted daemon puts back what it is told, and lists cost little', asyn
     [many, 100],
     [openPolicy, 1],
   ] as const) {
-    expect(await timed(() => slots.setPolicy(0, first))).toBeLessThan(boundMs)
-    expect(await timed(() => slots.replacePolicy(0, openPolicy))).toBeLessThan(1_000)
+    expect(await timed(() => fixture.slots.setPolicy(0, first))).toBeLessThan(boundMs)
+    expect(await timed(() => fixture.slots.replacePolicy(0, openPolicy))).toBeLessThan(1_000)
   }
 })
