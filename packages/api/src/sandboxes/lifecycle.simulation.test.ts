@@ -1,17 +1,35 @@
-import { Code, ConnectError } from '@connectrpc/connect'
+import { Code, ConnectError, createClient, createRouterTransport } from '@connectrpc/connect'
+import { Directory } from '@sandbox/contract/gen/directory/directory_pb'
 import fc from 'fast-check'
 import { expect, it } from 'vitest'
 import { startTestApi, type TestApi } from '../testing/test-api.ts'
 
 /**
- * Random creates, kills, extensions, ends, broken streams, refusing hosts and restarts, many at once. Whatever the
- * order: afterwards the store, the host and the directory name the same sandboxes, and the team's places add up.
+ * Random creates, kills, pauses, resumes, forks, traffic, extensions, ends, broken streams, refusing hosts and
+ * restarts, many at once. Whatever the order: afterwards the store, the host and the directory name the same
+ * sandboxes in the same states, no snapshot is left over, and the team's places add up.
  */
 
 const LIMIT = 6
 
 const step = fc.record({
-  action: fc.constantFrom('create', 'create', 'create', 'kill', 'extend', 'end', 'cut', 'restart'),
+  action: fc.constantFrom(
+    'create',
+    'create',
+    'create',
+    'kill',
+    'pause',
+    'pause',
+    'connect',
+    'connect',
+    'wake',
+    'fork',
+    'extend',
+    'end',
+    'autoPause',
+    'cut',
+    'restart',
+  ),
   pick: fc.nat(),
   hostDelayMs: fc.nat({ max: 4 }),
   hostFails: fc.constantFrom(
@@ -29,37 +47,65 @@ type Step = typeof step extends fc.Arbitrary<infer T> ? T : never
 const later = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms))
 
 const createStatus = async (test: TestApi): Promise<number> =>
-  (await test.request('POST', '/v2/sandboxes', { templateID: 'base' })).status
+  (await test.request('POST', '/v2/sandboxes', { templateID: 'base', autoResume: { enabled: true } })).status
+
+/** Traffic that reaches the edge; answers the status that the edge would give. */
+async function wake(test: TestApi, sandboxId: string): Promise<number> {
+  const transport = createRouterTransport((router) => router.service(Directory, test.api.directory))
+  try {
+    await createClient(Directory, transport).find({ sandboxId, port: 80 })
+    return 200
+  } catch (error) {
+    const { code } = ConnectError.from(error)
+    expect([Code.NotFound, Code.Aborted, Code.ResourceExhausted, Code.Unavailable]).toContain(code)
+    return 404
+  }
+}
 
 async function act(test: TestApi, { action, pick, hostDelayMs, hostFails }: Step): Promise<number> {
-  const ids = [...test.host.sandboxes.keys()]
+  const { host } = test
+  const ids = [...host.sandboxes.keys(), ...host.paused.keys()]
   const id = ids[pick % Math.max(ids.length, 1)] ?? 'inothing'
   const behave = async (): Promise<void> => {
     await later(hostDelayMs)
     if (hostFails !== undefined) throw new ConnectError('scripted', hostFails)
   }
-  test.host.beforeStart = behave
-  test.host.beforeStop = () => later(hostDelayMs)
+  host.beforeStart = behave
+  host.beforeCapture = behave
+  host.beforeStop = () => later(hostDelayMs)
+  const post = async (path: string, body: object) =>
+    (await test.request('POST', `/sandboxes/${id}/${path}`, body)).status
   if (action === 'create') return createStatus(test)
   if (action === 'kill') return (await test.request('DELETE', `/sandboxes/${id}`)).status
-  if (action === 'extend')
-    return (await test.request('POST', `/sandboxes/${id}/timeout`, { timeout: 500 })).status
-  if (action === 'end') test.host.end(id)
-  if (action === 'cut') test.host.cutStreams()
+  if (action === 'pause') return post('pause', {})
+  if (action === 'connect') return post('connect', { timeout: 300 })
+  if (action === 'fork') return post('fork', { count: 1 + (pick % 2), timeout: 300 })
+  if (action === 'extend') return post('timeout', { timeout: 500 })
+  if (action === 'wake') return wake(test, id)
+  if (action === 'end') host.end(id)
+  if (action === 'autoPause') host.pause(id)
+  if (action === 'cut') host.cutStreams()
   return 204
 }
 
-async function findable(test: TestApi): Promise<string[]> {
-  const ids = [...test.host.sandboxes.keys()]
-  const found = await Promise.all(
-    ids.map(async (id) => (await test.request('GET', `/sandboxes/${id}`)).status === 200),
-  )
-  return ids.filter((_id, index) => found[index]).sort()
+/** What the API shows of each sandbox, `id state` each. */
+async function shown(test: TestApi): Promise<string[]> {
+  const listed = await test.request('GET', '/v2/sandboxes?limit=100')
+  return listed
+    .json<{ sandboxID: string; state: string }[]>()
+    .map(({ sandboxID, state }) => `${sandboxID} ${state}`)
+    .sort()
 }
+
+const onHost = ({ host }: TestApi): string[] =>
+  [
+    ...[...host.sandboxes.keys()].map((id) => `${id} running`),
+    ...[...host.paused.keys()].map((id) => `${id} paused`),
+  ].sort()
 
 it('agrees with its host after any history', async () => {
   await fc.assert(
-    fc.asyncProperty(fc.array(step, { minLength: 5, maxLength: 40 }), async (steps) => {
+    fc.asyncProperty(fc.array(step, { minLength: 5, maxLength: 60 }), async (steps) => {
       let test = await startTestApi({ limits: { maxSandboxes: LIMIT, maxHours: 1 } })
       try {
         let pending: Promise<number>[] = []
@@ -76,16 +122,16 @@ it('agrees with its host after any history', async () => {
           expect(test.host.sandboxes.size).toBeLessThanOrEqual(LIMIT)
         }
         const statuses = await Promise.all(pending)
-        for (const status of statuses) expect([200, 201, 204, 404, 429, 500, 503]).toContain(status)
-
-        const rows = async () => (await test.store.sandboxes.listRunning()).map((row) => row.id).sort()
-        const onHost = () => [...test.host.sandboxes.keys()].sort()
-        await expect
-          .poll(async () => JSON.stringify(await rows()) === JSON.stringify(onHost()), { timeout: 3_000 })
-          .toBe(true)
-        expect(await findable(test)).toEqual(onHost())
+        for (const status of statuses) {
+          expect([200, 201, 204, 404, 409, 429, 500, 503]).toContain(status)
+        }
         test.host.beforeStart = () => {}
-        const free = LIMIT - onHost().length
+        test.host.beforeCapture = () => {}
+        await expect.poll(() => shown(test), { timeout: 3_000 }).toEqual(onHost(test))
+        expect(test.host.snapshots.size).toBe(0)
+
+        for (const id of test.host.sandboxes.keys()) await expect.poll(() => wake(test, id)).toBe(200)
+        const free = LIMIT - test.host.sandboxes.size
         for (let place = 0; place < free; place += 1) {
           // A host that was unreachable is used again once it has answered.
           await expect.poll(() => createStatus(test)).toBe(201)
@@ -95,6 +141,6 @@ it('agrees with its host after any history', async () => {
         await test.close()
       }
     }),
-    { numRuns: 25 },
+    { numRuns: 40 },
   )
-}, 60_000)
+}, 120_000)
