@@ -18,13 +18,32 @@ export interface BenchServer {
 const LOOK_EVERY_MS = 20
 const FILLED_WITHIN_MS = 60_000
 
-/** @param index see `createTestServer`; @param poolSize 0 switches the pool off */
+/** Names, addresses and ports that neither the machine's server nor the tests use. */
+function ownNames(index: number): Record<string, string> {
+  const httpsPort = 5443 + index * 10
+  return {
+    E2B_INSTANCE: `bnch${index}`,
+    E2B_RUN_DIR: `/run/e2b-bnch${index}`,
+    E2B_ADDRESS_RANGE: `10.${140 + index}.0.0/16`,
+    E2B_UID_BASE: String(0x6a000000 + index * 0x01000000),
+    E2B_HTTPS_PORT: String(httpsPort),
+    E2B_API_PORT: String(5000 + index * 10),
+    E2B_PROXY_PORT: String(5002 + index * 10),
+    E2B_DOMAIN: `e2b.localhost:${httpsPort}`,
+  }
+}
+
+/**
+ * @param index 0 or 1; servers that run at once need different ones
+ * @param poolSize 0 switches the pool off
+ */
 export async function openBenchServer(
   index: number,
   poolSize: number,
   settings: Record<string, string> = {},
 ): Promise<BenchServer> {
   const server = createTestServer(index, {
+    ...ownNames(index),
     E2B_POOL_MIN: String(poolSize),
     E2B_POOL_MAX: String(poolSize),
     ...settings,

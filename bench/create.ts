@@ -94,7 +94,7 @@ async function onServer<T>(
   { between, after }: Besides<T>,
 ): Promise<{ results: ServerResults; extra: T }> {
   const title = poolSize > 0 ? `with a pool of ${poolSize}` : 'without a pool'
-  const bench = await openBenchServer(poolSize > 0 ? 8 : 7, poolSize)
+  const bench = await openBenchServer(0, poolSize)
   try {
     const bundle = bench.server.clientEnv.NODE_EXTRA_CA_CERTS!
     setDefaultCACertificates([...getCACertificates('default'), readFileSync(bundle, 'utf8')])

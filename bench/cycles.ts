@@ -44,7 +44,7 @@ const FLAT_WITHIN_MB = 3
 /** Creates and kills `count` sandboxes, code run in each, on a server of its own. */
 export async function benchCycles(count: number): Promise<{ markdown: string; results: CyclesResults }> {
   const machine = describeMachine()
-  const bench = await openBenchServer(9, 0, { NODE_OPTIONS: `--inspect=127.0.0.1:${INSPECTOR_PORT}` })
+  const bench = await openBenchServer(1, 0, { NODE_OPTIONS: `--inspect=127.0.0.1:${INSPECTOR_PORT}` })
   try {
     const heap = await ServerHeap.connect(INSPECTOR_PORT)
     step('Warming up')
