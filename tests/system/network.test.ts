@@ -116,7 +116,7 @@ describe('egress', () => {
     expect(await reach(from, 'https://one.example')).toEqual([cloudflare])
   })
 
-  it('changes at once, and the change outlives the server', async () => {
+  it('changes at once, and the change outlives the server and a pause', async () => {
     const from = await create()
     const urls = [`https://${google}`, `https://${cloudflare}`]
     expect(await reach(from, ...urls)).toEqual([google, cloudflare])
@@ -125,8 +125,11 @@ describe('egress', () => {
     await server.kill()
     await server.start()
     expect(await reach(from, ...urls)).toEqual(['denied', cloudflare])
-    await from.updateNetwork({})
-    expect(await reach(from, ...urls)).toEqual([google, cloudflare])
+    await from.pause()
+    const resumed = await Sandbox.connect(from.sandboxId)
+    expect(await reach(resumed, ...urls)).toEqual(['denied', cloudflare])
+    await resumed.updateNetwork({})
+    expect(await reach(resumed, ...urls)).toEqual([google, cloudflare])
   })
 
   it('goes through a SOCKS5 proxy, whose password is not shown', async () => {

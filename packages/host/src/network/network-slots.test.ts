@@ -335,6 +335,12 @@ socket.socket(socket.AF_INET,socket.SOCK_DGRAM).sendto(b'end',('${publicAddress}
   await slots.start()
 })
 
+test('an instance in the range of another does not start, and disturbs nothing', async () => {
+  const intruder = new NetworkSlots({ ...naming, instance: `${instance}x` })
+  await expect(intruder.start()).rejects.toThrow(`instance '${instance}' uses the address range`)
+  expect(await reach([[publicAddress, port]])).toEqual({ [publicAddress]: '203.0.113.1' })
+})
+
 test('sweep removes exactly the slots that are not known', async () => {
   await slots.prepare(7)
   expect(await slots.list()).toEqual([0, 1, 7])

@@ -34,6 +34,7 @@ import {
 } from '../slots.ts'
 import { admitForwarding, withdrawForwarding } from './forward-admission.ts'
 import { type Egress, type NetworkPolicy, openPolicy } from './policy.ts'
+import { assertRangeFree } from './range-owner.ts'
 import {
   addSlotElements,
   hostRuleset,
@@ -92,9 +93,11 @@ export class NetworkSlots {
   /**
    * Rules, forwarding and this machine's own address. Idempotent; running slots keep their flows and policies, also
    * when somebody else removed the table meanwhile.
+   * Throws HostError `exists` when another instance runs in the same address range.
    * @param policies those of slots that an earlier process left running: they are known from here on
    */
   async start(policies: Iterable<readonly [index: number, policy: NetworkPolicy]> = []): Promise<void> {
+    await assertRangeFree(this.#table, this.dnsEndpoint.address)
     this.#policies.assume(policies)
     this.#shareNetnsDir()
     mkdirSync(this.#options.runDir, { recursive: true })
