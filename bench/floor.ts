@@ -76,7 +76,7 @@ async function withMachine<T>(
   const options = hostOptions(config, openLog('error'))
   const machine = await openMachine(options, (parts) => openContainerEngine(runtime, parts))
   try {
-    await machine.start([])
+    await machine.start([], new Set())
     return await measure(machine)
   } finally {
     await machine.close({ destroy: true })
