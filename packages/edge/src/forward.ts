@@ -117,9 +117,23 @@ export function superviseRequest(
     resolve(outcome)
   }
   const release = upstream.track(() => {
-    exchange.reset()
+    const { answered } = exchange
+    // Before an answer the client can be told; afterwards only a reset shows that it is not whole.
+    if (answered) exchange.reset()
+    const unsent = outgoing.socket === null
+    const isRepeatable = unsent || (REPEATABLE.has(exchange.method) && !exchange.hasBody)
     outgoing.destroy()
-    finish({ kind: 'gone' })
+    finish(
+      answered
+        ? { kind: 'gone' }
+        : {
+            kind: 'failed',
+            error: new Error('the sandbox is gone'),
+            untouched: isRepeatable && untouched(),
+            unsent,
+            stale: false,
+          },
+    )
   })
   exchange.onClose((clean) => {
     // A request that is complete has given its connection back and counts as destroyed.

@@ -108,6 +108,18 @@ it('says that a sandbox is being paused', async () => {
   expect((await directory.find({ sandboxId: sandboxID, port: 80 })).sandboxId).toBe(sandboxID)
 })
 
+it('does not find one that is being paused and will not wake', async () => {
+  const created = await test.request('POST', '/v2/sandboxes', { templateID: 'base' })
+  const { sandboxID } = created.json<Created & Record<string, unknown>>()
+  const gate = Promise.withResolvers<void>()
+  test.host.beforeCapture = () => gate.promise
+  const pausing = test.request('POST', `/sandboxes/${sandboxID}/pause`)
+  await expect.poll(() => test.host.pauses.length).toBe(1)
+  await expect(directory.find({ sandboxId: sandboxID, port: 80 })).rejects.toThrow(/not_found/)
+  gate.resolve()
+  await pausing
+})
+
 it('a sandbox that was resumed and paused again wakes again', async () => {
   const { sandboxID } = await paused()
   await directory.find({ sandboxId: sandboxID, port: 80 })

@@ -58,7 +58,7 @@ export class AutoResume {
     const { running } = this.#parts
     const known = running.get(sandboxId)
     if (known && isReachable(known)) return known
-    if (known?.phase === 'pausing') throw transitioning()
+    if (known?.phase === 'pausing') throw known.ingress.wakes ? transitioning() : notFound(sandboxId)
     if (peek || (known && known.phase !== 'starting')) throw notFound(sandboxId)
     await known?.transition
     const awake = running.get(sandboxId)

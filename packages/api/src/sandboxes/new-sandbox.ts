@@ -89,10 +89,11 @@ export function readSettings(body: NewSandboxV2, features: Features): SandboxSet
 }
 
 /** How traffic reaches a sandbox with these settings. */
-export function ingressOf({ network }: SandboxSettings): Ingress {
+export function ingressOf({ network, autoResume }: SandboxSettings): Ingress {
   return {
     isPrivate: network?.allowPublicTraffic === false,
     httpsPorts: network?.httpsPorts ?? [],
+    wakes: autoResume,
     ...(network?.maskRequestHost ? { maskRequestHost: network.maskRequestHost } : {}),
   }
 }

@@ -35,6 +35,8 @@ export interface Ingress {
   readonly isPrivate: boolean
   readonly maskRequestHost?: string
   readonly httpsPorts: readonly number[]
+  /** Traffic resumes it when it is paused. */
+  readonly wakes: boolean
 }
 
 export type RouteListener = (sandboxId: string, present: boolean) => void

@@ -136,7 +136,7 @@ export declare const Directory: GenService<{
   /**
    * Answers when the sandbox runs; one that is paused and resumes by itself is resumed first.
    * Errors: not_found when no sandbox of that id runs (unknown, killed or paused without auto-resume),
-   * permission_denied (the credentials do not allow to resume it), aborted (it is being paused),
+   * permission_denied (the credentials do not allow to resume it), aborted (it is being paused and resumes by itself),
    * resource_exhausted (limit of the team, or no room), unavailable (it could not be resumed now).
    *
    * @generated from rpc directory.Directory.Find
