@@ -46,8 +46,9 @@ export class Keeper {
     const startMs = performance.now()
     await this.#checkRoom(cell, request)
     const draft = await this.#parts.kept.draft(request.id)
+    let answers = false
     try {
-      const answers = await prepareAgent(cell)
+      answers = await prepareAgent(cell)
       if (!answers && request.needsAgent) {
         throw new HostError(
           'unavailable',
@@ -69,7 +70,7 @@ export class Keeper {
       await this.#parts.kept.dropDraft(draft)
       throw error
     } finally {
-      if (!this.#parts.kept.get(request.id)?.isPause) await releaseAgent(cell)
+      if (answers && !this.#parts.kept.get(request.id)?.isPause) await releaseAgent(cell)
     }
   }
 
@@ -137,7 +138,7 @@ export class Keeper {
   }
 }
 
-/** False when the agent does not answer. */
+/** False when the agent does not answer; whatever it answers, it lives. */
 async function prepareAgent(cell: Cell): Promise<boolean> {
   for (const { port, path } of cell.config.beforeCapture) {
     await cell.agent
@@ -148,7 +149,7 @@ async function prepareAgent(cell: Cell): Promise<boolean> {
   const answer = await cell.agent.send(call).catch(() => undefined)
   // This side's idle connections: in the snapshot they would be dead ones.
   cell.agent.disconnect()
-  return answer !== undefined && answer.status < 300
+  return answer !== undefined
 }
 
 /** Best effort: an agent that does not hear it resumes with the next `/init`. */

@@ -34,6 +34,7 @@ import {
 } from './instance.ts'
 import { HOLD_COMMAND, PROBE_SLOT, probeContainer } from './probe.ts'
 import { NEW_NETWORK, Shim, type ShimCommand, type StartedInit } from './shim.ts'
+import { freeingStopped } from './stopped-tasks.ts'
 
 /** Killing an init takes 5 to 20 ms; only a kernel in trouble takes this long. */
 const stopTimeoutMs = 5_000
@@ -112,6 +113,8 @@ export class ContainerEngine implements Engine {
     chmodSync(dir, 0o711)
     const cgroup = this.#cgroup(slot)
     cgroup.setLimits(start.limits)
+    // A capture that was cut off may have left it frozen.
+    cgroup.thaw()
     this.#oomKillsAtStart.set(dir, cgroup.usage().oomKills)
     const layerPaths = start.layers.map((layer) => this.#options.layerPath(layer.digest))
     if (start.memoryDir === undefined) prepareBootFiles(upper.path, layerPaths)
@@ -176,7 +179,7 @@ export class ContainerEngine implements Engine {
       freezerPath: this.#freezerPath(instance.slot),
       leaveRunning,
     })
-    const status = await new Shim(shimPath).run(command)
+    const status = await freeingStopped(this.#cgroup(instance.slot), new Shim(shimPath).run(command))
     if (status !== 0) throw new Error(`memory could not be captured: ${logTail(files.log)}`)
     return sizeOf(memoryDir)
   }

@@ -1,0 +1,36 @@
+import { readFileSync } from 'node:fs'
+import type { Cgroup } from '../../linux/cgroup.ts'
+
+const lookEveryMs = 5
+/** Where the kernel holds a task that a signal stopped. */
+const STOPPED_IN = 'do_signal_stop'
+
+/**
+ * Runs a dump of a frozen group in which tasks may be stopped by a signal. The freezer of cgroup v1 holds such a task
+ * so that whoever wants to trace it waits for the thaw: the group is thawed when that happens. Nothing runs on: CRIU
+ * holds the others by then or takes them next, and freezes the group again before it lets go.
+ */
+export async function freeingStopped<T>(cgroup: Cgroup, dump: Promise<T>): Promise<T> {
+  const stopped = cgroup.pids().filter((pid) => readIfThere(`/proc/${pid}/wchan`) === STOPPED_IN)
+  if (stopped.length === 0) return await dump
+  const timer = setInterval(() => {
+    if (stopped.some(isWaitedFor)) cgroup.thaw()
+  }, lookEveryMs)
+  try {
+    return await dump
+  } finally {
+    clearInterval(timer)
+  }
+}
+
+const isWaitedFor = (pid: number): boolean =>
+  /^State:\tD/m.test(readIfThere(`/proc/${pid}/status`)) &&
+  !/^TracerPid:\t0$/m.test(readIfThere(`/proc/${pid}/status`))
+
+function readIfThere(path: string): string {
+  try {
+    return readFileSync(path, 'latin1')
+  } catch {
+    return ''
+  }
+}
