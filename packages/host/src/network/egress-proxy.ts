@@ -9,8 +9,9 @@ import type { Logger } from 'pino'
 import { originalDestination } from '../linux/original-destination.ts'
 import { type DnsUpstream, machineResolvers } from './dns.ts'
 import { EgressDialer } from './egress-dial.ts'
+import type { HeaderTransforms } from './header-transforms.ts'
 import { maxPeekBytes, type Peeked, peekHttpHost, peekServerName } from './peeked-name.ts'
-import { decideEgress, type Egress, httpPort, tlsPort } from './policy.ts'
+import { decideEgress, type Egress, headersFor, httpPort, tlsPort } from './policy.ts'
 import { reset, splice } from './splice.ts'
 
 export interface EgressProxyOptions {
@@ -31,6 +32,8 @@ export interface EgressProxyOptions {
   nameTimeoutMs?: number
   /** How long an address may take to accept. Default 15,000. */
   connectTimeoutMs?: number
+  /** What ends the TLS of connections to which a rule applies; without it they are refused. */
+  transforms?: HeaderTransforms
   log?: Logger
 }
 
@@ -38,17 +41,25 @@ export interface EgressProxyOptions {
 const maxPeekChunks = 512
 /** A client that lets the server speak first says no name: where the address alone suffices, it is not kept long. */
 const silentTimeoutMs = 1_000
-const openEgress: Egress = { allowed: [], denied: [], domains: [], resolvers: undefined, proxy: undefined }
+const openEgress: Egress = {
+  allowed: [],
+  denied: [],
+  domains: [],
+  resolvers: undefined,
+  proxy: undefined,
+  rules: {},
+}
 
 export class EgressProxyServer {
-  readonly #options: Required<Omit<EgressProxyOptions, 'log' | 'upstreams'>>
+  readonly #options: Required<Omit<EgressProxyOptions, 'log' | 'upstreams' | 'transforms'>>
   readonly #log: Logger | undefined
+  readonly #transforms: HeaderTransforms | undefined
   readonly #dialer: EgressDialer
   readonly #clients = new Map<string, Set<Socket>>()
   #server: Server | undefined
   #total = 0
 
-  constructor({ log, upstreams, ...options }: EgressProxyOptions) {
+  constructor({ log, upstreams, transforms, ...options }: EgressProxyOptions) {
     this.#options = {
       maxConnectionsPerClient: 1_024,
       maxConnections: 16_384,
@@ -57,6 +68,7 @@ export class EgressProxyServer {
       ...options,
     }
     this.#log = log
+    this.#transforms = transforms
     const { forbiddenRanges, connectTimeoutMs } = this.#options
     this.#dialer = new EgressDialer({
       forbiddenRanges,
@@ -120,8 +132,16 @@ export class EgressProxyServer {
       reset(client)
       return
     }
-    const name = decision === 'byName' ? said : undefined
     const { proxy, resolvers } = egress
+    const headers = said !== undefined && port === tlsPort ? headersFor(egress, said) : undefined
+    if (said !== undefined && headers) {
+      if (!this.#transforms) throw new Error('this proxy ends no TLS')
+      // Always by name: headers may be secrets, and the address is of the guest's choice.
+      const dial = (): Promise<Socket> => this.#dialer.dial({ name: said, address, port, proxy, resolvers })
+      await this.#transforms.carry(client, { name: said, headers, dial })
+      return
+    }
+    const name = decision === 'byName' ? said : undefined
     const upstream = await this.#dialer.dial({ name, address, port, proxy, resolvers })
     if (client.destroyed) upstream.destroy()
     else splice(client, upstream)
@@ -130,7 +150,9 @@ export class EgressProxyServer {
   /** Only where domains could matter: a client that waits for the server must not be kept waiting for nothing. */
   async #nameOf(client: Socket, egress: Egress, address: string, port: number): Promise<string | undefined> {
     const peek = port === httpPort ? peekHttpHost : port === tlsPort ? peekServerName : undefined
-    if (!peek || egress.domains.length === 0) return undefined
+    const namesMatter =
+      egress.domains.length > 0 || (port === tlsPort && Object.keys(egress.rules).length > 0)
+    if (!peek || !namesMatter) return undefined
     const isOpen = decideEgress(egress, undefined, address) === 'byAddress'
     const peeked = await peekWithin(client, peek, isOpen ? silentTimeoutMs : this.#options.nameTimeoutMs)
     return peeked.kind === 'name' ? peeked.name : undefined

@@ -1,4 +1,6 @@
 import { spawn } from 'node:child_process'
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { inNetworkNamespace } from '../linux/namespace.ts'
@@ -307,6 +309,27 @@ for address in ('${neighbour}','169.254.0.22','${one}'):
     (await run('ip', ['neigh', 'show', 'dev', hostInterface(naming, 0)])).stdout.trim().split('\n'),
   ).toHaveLength(1)
   expect(await probe(http(one))).toEqual([one])
+})
+
+test('a rule sets headers on HTTPS requests to its names alone, and allows nothing by itself', async () => {
+  const { slots, naming, authorityPem } = fixture
+  const trusted = join(naming.runDir, 'authority.pem')
+  writeFileSync(trusted, authorityPem)
+  const get = async (name: string, address: string, ...more: string[]): Promise<string> => {
+    const args = ['-s', '-m', '2', '--cacert', trusted, '--resolve', `${name}:443:${address}`, ...more]
+    const answer = inNetworkNamespace(slots.netnsPath(0), () => run('curl', [...args, `https://${name}/`]))
+    const text = await answer.then(({ stdout }) => stdout).catch(() => '{"at":"denied","headers":{}}')
+    const { at, headers } = JSON.parse(text) as { at: string; headers: Record<string, string> }
+    return `${at} ${headers['x-key']}`
+  }
+  const rule = (value: string): object[] => [{ transform: { headers: { 'X-Key': value } } }]
+  await apply({ rules: { 'good.test': rule('exact'), '*.good.test': rule('suffix') } })
+  expect(await get('good.test', one, '-H', 'x-key: own')).toBe(`${one} exact`)
+  expect(await get('www.good.test', three)).toBe(`${two} suffix`)
+  expect(await get('bad.test', three)).toBe('denied undefined')
+  expect(await probe(tls(three, 'bad.test'), http(one, 'good.test'))).toEqual([three, one])
+  await apply({ rules: { 'good.test': rule('exact') }, denyOut: all })
+  expect(await get('good.test', one)).toBe('denied undefined')
 })
 
 test('one sandbox has a bounded number of connections, and loses them with its slot', async () => {

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { addressNumber, addressText, inRanges, mergedRanges, parseRange } from './address-ranges.ts'
-import { compileEgress, decideEgress, type EgressDecision, parseNetworkPolicy } from './policy.ts'
+import { compileEgress, decideEgress, type EgressDecision, headersFor, parseNetworkPolicy } from './policy.ts'
 
 const entry = fc
   .tuple(fc.nat({ max: 0xffff_ffff }), fc.integer({ min: 0, max: 32 }))
@@ -67,6 +67,23 @@ test('the open policy is compiled to nothing, with settings that concern arrivin
   }
 })
 
+test('a rule of the exact name wins, then the longest suffix', () => {
+  const rule = (value: string): object[] => [{ transform: { headers: { x: value } } }]
+  const rules = { 'A.b.c': rule('exact'), '*.c': rule('short'), '*.b.c': rule('long'), 'd.e': [] }
+  const egress = compileEgress(parseNetworkPolicy(JSON.stringify({ rules }), true), [])!
+  const value = (name: string): string | undefined => headersFor(egress, name)?.x
+  expect(['a.b.c', 'z.b.c', 'z.c', 'b.c', 'c', 'd.e', 'constructor'].map(value)).toEqual([
+    'exact',
+    'long',
+    'short',
+    'short',
+    undefined,
+    undefined,
+    undefined,
+  ])
+  expect(decideEgress(egress, 'a.b.c', '1.1.1.1')).toBe('byAddress')
+})
+
 test('no resolver is asked in an internal range', () => {
   const internal = mergedRanges(['10.0.0.0/8'])
   const config = { denyOut: ['0.0.0.0/0'], allowOut: ['a.b'], dnsServers: ['10.1.1.1', '9.9.9.9'] }
@@ -75,9 +92,12 @@ test('no resolver is asked in an internal range', () => {
   expect(addressNumber('9.9.9.9')).toBe(0x0909_0909)
 })
 
-test.each(['{', '[]', '{"allowOut":1}', '{"denyOut":["a.b"]}', '{"rules":{"a.b":[]}}'])(
-  'refuses %s',
-  (json) => {
-    expect(() => parseNetworkPolicy(json, true)).toThrow()
-  },
-)
+test.each([
+  '{',
+  '[]',
+  '{"allowOut":1}',
+  '{"denyOut":["a.b"]}',
+  `{"rules":{"a.b":[{"transform":{"headers":{"x":"\${e2b.secrets.y}"}}}]}}`,
+])('refuses %s', (json) => {
+  expect(() => parseNetworkPolicy(json, true)).toThrow()
+})

@@ -16,6 +16,8 @@ export interface NetworkPolicy {
   readonly dnsServers?: readonly string[]
   /** SOCKS5 proxy that carries every TCP connection which the lists let through. */
   readonly egressProxy?: EgressProxy
+  /** Headers set on HTTPS requests, by domain (`name` or `*.suffix`, lower case). Allows nothing by itself. */
+  readonly rules?: Readonly<Record<string, Readonly<Record<string, string>>>>
 }
 
 /** Everything but internal ranges. Costs nothing to apply to a clean slot. */
@@ -23,6 +25,8 @@ export const openPolicy: NetworkPolicy = { internet: true }
 
 /** The resolver that E2B's sandboxes use: names resolve while it may be reached, though ours is the gateway. */
 const standardResolver = '8.8.8.8'
+/** Begins the name of a secret or token in the value of a header. */
+const placeholder = `\${e2b.`
 const allAddresses = '0.0.0.0/0'
 export const httpPort = 80
 export const tlsPort = 443
@@ -36,8 +40,7 @@ export function parseNetworkPolicy(networkJson: string, allowInternetAccess: boo
   const config = parsed(networkJson)
   const problem = checkNetworkConfig(config)
   if (problem) throw new HostError('invalid', problem)
-  if (Object.keys(config.rules ?? {}).length > 0)
-    throw new HostError('unsupported', 'this host does not transform requests: leave out network.rules')
+  const rules = rulesOf(config)
   const { allowOut, denyOut, dnsServers, egressProxy } = config
   return {
     internet: allowInternetAccess,
@@ -45,7 +48,20 @@ export function parseNetworkPolicy(networkJson: string, allowInternetAccess: boo
     ...(denyOut?.length ? { denyOut } : {}),
     ...(dnsServers ? { dnsServers } : {}),
     ...(egressProxy ? { egressProxy } : {}),
+    ...(Object.keys(rules).length > 0 ? { rules } : {}),
   }
+}
+
+function rulesOf({ rules = {} }: SandboxNetworkConfig): Record<string, Record<string, string>> {
+  const headers = Object.entries(rules).map(
+    ([domain, list]) => [domain.toLowerCase(), list[0]?.transform?.headers ?? {}] as const,
+  )
+  if (headers.some(([, set]) => Object.values(set).some((value) => value.includes(placeholder))))
+    throw new HostError(
+      'unsupported',
+      'this host resolves no secrets and tokens in network.rules: give the values',
+    )
+  return Object.fromEntries(headers.filter(([, set]) => Object.keys(set).length > 0))
 }
 
 function parsed(networkJson: string): SandboxNetworkConfig {
@@ -71,6 +87,7 @@ export interface Egress {
   /** Resolvers that answer the sandbox; undefined for the machine's own, empty for none. */
   readonly resolvers: readonly string[] | undefined
   readonly proxy: EgressProxy | undefined
+  readonly rules: NonNullable<NetworkPolicy['rules']>
 }
 
 /**
@@ -79,7 +96,7 @@ export interface Egress {
  */
 export function compileEgress(policy: NetworkPolicy, internal: readonly AddressRange[]): Egress | undefined {
   const denyOut = policy.internet ? (policy.denyOut ?? []) : [allAddresses]
-  if (denyOut.length === 0 && !policy.egressProxy) return undefined
+  if (denyOut.length === 0 && !policy.egressProxy && !policy.rules) return undefined
   const entries = policy.allowOut ?? []
   const domains = entries.filter((entry) => !isAddressEntry(entry)).map((entry) => entry.toLowerCase())
   const reachable = domains.length > 0 ? (policy.dnsServers ?? [standardResolver]) : []
@@ -89,13 +106,21 @@ export function compileEgress(policy: NetworkPolicy, internal: readonly AddressR
   const resolvers = resolversOf(policy, lists)?.filter(
     (address) => !inRanges(internal, addressNumber(address)),
   )
-  return { ...lists, resolvers, proxy: policy.egressProxy }
+  return { ...lists, resolvers, proxy: policy.egressProxy, rules: policy.rules ?? {} }
 }
 
 /** @param name lower-case host name that the connection says it is for, if it says one */
 export function decideEgress(egress: Egress, name: string | undefined, address: string): EgressDecision {
   if (name !== undefined && egress.domains.some((pattern) => matchesDomain(name, pattern))) return 'byName'
   return mayReach(egress, address) ? 'byAddress' : 'refused'
+}
+
+/** The headers to set on HTTPS requests to a name: of its own rule, or of the longest suffix. */
+export function headersFor({ rules }: Egress, name: string): Readonly<Record<string, string>> | undefined {
+  if (Object.hasOwn(rules, name)) return rules[name]
+  const suffixes = Object.keys(rules).filter((key) => key.startsWith('*.') && matchesDomain(name, key))
+  const [longest] = suffixes.sort((a, b) => b.length - a.length)
+  return longest === undefined ? undefined : rules[longest]
 }
 
 function resolversOf(

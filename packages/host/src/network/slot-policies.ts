@@ -123,7 +123,8 @@ export class SlotPolicies {
     return [
       ...egress.allowed.map((addresses) => range('allowed', addresses)),
       ...egress.denied.map((addresses) => range('denied', addresses)),
-      ...(egress.domains.length > 0 ? [port(httpPort), port(tlsPort)] : []),
+      ...(egress.domains.length > 0 ? [port(httpPort)] : []),
+      ...(egress.domains.length > 0 || Object.keys(egress.rules).length > 0 ? [port(tlsPort)] : []),
       ...(egress.proxy ? [{ set: 'tunnelled', key: name, text: `"${link}"` }] : []),
     ]
   }

@@ -5,7 +5,9 @@ import { inNetworkNamespace } from '../../linux/namespace.ts'
 import { run } from '../../linux/process.ts'
 import type { SlotNaming } from '../../slots.ts'
 import { DnsForwarder } from '../dns.ts'
+import { EgressAuthority } from '../egress-authority.ts'
 import { EgressProxyServer } from '../egress-proxy.ts'
+import { HeaderTransforms } from '../header-transforms.ts'
 import { NetworkSlots } from '../network-slots.ts'
 import { parseNetworkPolicy } from '../policy.ts'
 import { openTestInternet, type TestInternet } from './test-internet.ts'
@@ -45,6 +47,8 @@ export interface EgressFixture {
   readonly slots: NetworkSlots
   readonly proxy: EgressProxyServer
   readonly internet: TestInternet
+  /** What slot 0 has to trust where rules set headers, PEM. */
+  readonly authorityPem: string
   /** A private address that answers as the public ones do. */
   readonly inner: string
   /** What slot 0 gets for each: the address that answered, other text, or `denied`. */
@@ -78,12 +82,14 @@ export async function openEgressFixture(letter: string): Promise<EgressFixture> 
   await slots.start()
   await slots.prepare(0)
   await slots.prepare(1)
-  const { dns, proxy } = await startServers(slots)
+  const authority = await EgressAuthority.open(runDir)
+  const { dns, proxy } = await startServers(slots, new HeaderTransforms(authority, internet.cert))
   return {
     naming,
     slots,
     proxy,
     internet,
+    authorityPem: authority.certPem,
     inner,
     probe: (...wants) => probe(slots.netnsPath(0), wants),
     apply: (config, internetAccess = true) =>
@@ -98,7 +104,10 @@ export async function openEgressFixture(letter: string): Promise<EgressFixture> 
   }
 }
 
-async function startServers(slots: NetworkSlots): Promise<{ dns: DnsForwarder; proxy: EgressProxyServer }> {
+async function startServers(
+  slots: NetworkSlots,
+  transforms: HeaderTransforms,
+): Promise<{ dns: DnsForwarder; proxy: EgressProxyServer }> {
   const upstreams = [{ address: two, port: 53 }]
   const { forbiddenRanges, dnsEndpoint, egressEndpoint } = slots
   const dns = new DnsForwarder({
@@ -114,6 +123,7 @@ async function startServers(slots: NetworkSlots): Promise<{ dns: DnsForwarder; p
     maxConnectionsPerClient: 8,
     nameTimeoutMs: 500,
     connectTimeoutMs: 1_000,
+    transforms,
   })
   await dns.start()
   await proxy.start()

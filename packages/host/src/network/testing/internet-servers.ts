@@ -22,7 +22,9 @@ const { key, cert } = settings
 const answer: RequestListener = (request, response) => {
   const socket = request.socket as TLSSocket
   const name = socket.encrypted ? socket.servername || '' : request.headers.host
-  response.end(JSON.stringify({ at: socket.localAddress, name, from: socket.remoteAddress }))
+  response.end(
+    JSON.stringify({ at: socket.localAddress, name, from: socket.remoteAddress, headers: request.headers }),
+  )
 }
 
 /** A record in answer to a question of type A; NXDOMAIN for unknown names. */
