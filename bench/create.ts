@@ -7,6 +7,7 @@ import { type BenchServer, openBenchServer } from './bench-server.ts'
 import { createReport } from './create-report.ts'
 import { type BootTimes, type RestoreTimes, withFloor } from './floor.ts'
 import { step } from './progress.ts'
+import { untilQuiet } from './quiet.ts'
 import { describeMachine } from './report.ts'
 import {
   measureOfficialClient,
@@ -57,6 +58,7 @@ export async function benchCreate(): Promise<CreateOutcome> {
   if (!template) throw new Error("the template is not built yet: run 'npm run quickstart' first")
   const { snapshotId } = template
   const machine = describeMachine()
+  await untilQuiet()
   step('Bare restores, copying (as stock CRIU)')
   const copying = await withFloor(snapshotId, 'stock', (bare) => inTurn(COPYING_ROUNDS, () => bare.restore()))
   step('Cold boots with crun')
@@ -102,6 +104,7 @@ async function onServer<T>(
     // The first start of a server reads the snapshot and fills the pool.
     await measureStarts(bench, { atOnce: 1, rounds: 3, poolSize: 0 })
     for (const atOnce of AT_ONCE) {
+      await untilQuiet()
       step(`Creates ${title}, ${atOnce} at once`)
       const rounds = atOnce === 1 ? 30 : Math.ceil(40 / atOnce)
       const isAlone = atOnce === 1 && between !== undefined
@@ -110,8 +113,10 @@ async function onServer<T>(
         await measureStarts(bench, { atOnce, rounds, poolSize, ...(isAlone ? { between } : {}) }),
       )
     }
+    await untilQuiet()
     step(`Official client ${title}`)
     const officialMs = await measureOfficialClient(bench, OFFICIAL_ROUNDS)
+    await untilQuiet()
     step(`Creates and kills a second ${title}`)
     const throughput = await measureThroughput(bench, { workers: THROUGHPUT_WORKERS, forMs: THROUGHPUT_MS })
     const extra = await after(bench)
