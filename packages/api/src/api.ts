@@ -5,7 +5,7 @@ import type { Directory } from '@sandbox/contract/gen/directory/directory_pb'
 import { kernelRandomBytes } from '@sandbox/contract/ids'
 import { Type } from 'typebox'
 import { ApiKeyCache } from './auth/api-key-cache.ts'
-import { requireApiKey } from './auth/authenticate.ts'
+import { requireApiKey, requireOperator } from './auth/authenticate.ts'
 import { SandboxTokens } from './auth/tokens.ts'
 import { createDirectory } from './directory.ts'
 import { type ApiApp, createHttpApp } from './http/app.ts'
@@ -13,6 +13,7 @@ import { MetricsSampler } from './observing/metrics-sampler.ts'
 import { SandboxLogs } from './observing/sandbox-logs.ts'
 import { TeamMetrics } from './observing/team-metrics.ts'
 import type { ApiOptions } from './options.ts'
+import { adminRoutes } from './routes/admin.ts'
 import { apiKeyRoutes } from './routes/api-keys.ts'
 import { captureRoutes } from './routes/captures.ts'
 import { networkRoutes } from './routes/network.ts'
@@ -63,9 +64,13 @@ const OPENAPI: NonNullable<FastifyDynamicSwaggerOptions['openapi']> = {
     description: 'Control plane of self-hosted sandboxes, compatible with the E2B clients.',
   },
   components: {
-    securitySchemes: { ApiKeyAuth: { type: 'apiKey', in: 'header', name: 'X-API-KEY' } },
+    securitySchemes: {
+      ApiKeyAuth: { type: 'apiKey', in: 'header', name: 'X-API-KEY' },
+      AdminApiKeyAuth: { type: 'apiKey', in: 'header', name: 'X-Admin-Token' },
+      AdminTeamAuth: { type: 'apiKey', in: 'header', name: 'X-Team-ID' },
+    },
   },
-  security: [{ ApiKeyAuth: [] }],
+  security: [{ ApiKeyAuth: [] }, { AdminApiKeyAuth: [], AdminTeamAuth: [] }],
 }
 
 /**
@@ -115,7 +120,8 @@ export async function createApi(options: ApiOptions): Promise<Api> {
   )
   await app.register(async (scope) => {
     const authenticated = scope.withTypeProvider<TypeBoxTypeProvider>()
-    authenticated.addHook('onRequest', requireApiKey(new ApiKeyCache(store, logger)))
+    const keys = new ApiKeyCache(store, logger)
+    authenticated.addHook('onRequest', requireApiKey({ keys, store, adminToken: options.adminToken }))
     sandboxRoutes(authenticated, { lifecycle, answers, running, store })
     captureRoutes(authenticated, { forks, snapshots })
     transitionRoutes(authenticated, { lifecycle, pauses })
@@ -126,6 +132,11 @@ export async function createApi(options: ApiOptions): Promise<Api> {
     observationRoutes(authenticated, { store, sampler, logs })
     apiKeyRoutes(authenticated, store)
     teamRoutes(authenticated, teamMetrics)
+  })
+  await app.register(async (scope) => {
+    const operators = scope.withTypeProvider<TypeBoxTypeProvider>()
+    operators.addHook('onRequest', requireOperator(options.adminToken))
+    adminRoutes(operators, { store, running, lifecycle })
   })
   await app.ready()
 

@@ -34,6 +34,8 @@ export interface ApiOptions {
    * the API: what it has no row for belongs to nobody.
    */
   readonly orphanGraceMs?: number
+  /** Lets the operator act for any team (X-Admin-Token with X-Team-ID) and opens /admin; default: closed. */
+  readonly adminToken?: string
   /** Secret that tokens are derived from; default one made once and kept in the store. */
   readonly tokenSeed?: string
   /** Registers the OpenAPI generator (`app.swagger()`). */

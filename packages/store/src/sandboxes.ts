@@ -92,6 +92,16 @@ export class SandboxRepository {
     return this.#db.selectFrom('sandboxes').selectAll().where('hostId', '=', hostId).execute()
   }
 
+  /** Everything of one team that runs. */
+  async listRunningOfTeam(teamId: string): Promise<SandboxRow[]> {
+    return this.#db
+      .selectFrom('sandboxes')
+      .selectAll()
+      .where('teamId', '=', teamId)
+      .where('state', '!=', 'paused')
+      .execute()
+  }
+
   async list(filter: SandboxFilter, page: SandboxPage): Promise<SandboxRow[]> {
     const { after, order } = page
     const direction = order === 'asc' ? '>' : '<'

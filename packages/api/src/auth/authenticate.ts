@@ -1,6 +1,8 @@
+import { hash, timingSafeEqual } from 'node:crypto'
 import { ApiError } from '@sandbox/contract/errors'
 import type { KeyOwner } from '@sandbox/store/api-keys'
 import type { Team } from '@sandbox/store/schema'
+import type { Store } from '@sandbox/store/store'
 import type { FastifyRequest, onRequestAsyncHookHandler } from 'fastify'
 import type { ApiKeyCache } from './api-key-cache.ts'
 
@@ -26,23 +28,71 @@ export function presentedKey(request: FastifyRequest): string | undefined {
   return /^Bearer (\S+)$/i.exec(request.headers.authorization ?? '')?.[1]
 }
 
+/** What requests are checked against. */
+export interface Gatekeeping {
+  readonly keys: ApiKeyCache
+  readonly store: Store
+  /** Lets the operator act for any team; without one the operator's routes are closed. */
+  readonly adminToken: string | undefined
+}
+
+const digest = (text: string): Buffer => hash('sha256', text, 'buffer')
+
+/** The id without the prefix that some clients put before it. */
+export const plainTeamId = (text: string): string => text.replace(/^prj_/, '')
+
+/** Whether the request brings the operator's token. @throws ApiError 401 when it brings a wrong one */
+function isOperator(request: FastifyRequest, adminToken: string | undefined): boolean {
+  const given = request.headers['x-admin-token']
+  if (typeof given !== 'string' || given === '') return false
+  if (adminToken === undefined || !timingSafeEqual(digest(given), digest(adminToken))) {
+    throw new ApiError('unauthorized', 'Invalid admin token.')
+  }
+  return true
+}
+
+/** The operator acts for the team of X-Team-ID. */
+async function findTeamForOperator(request: FastifyRequest, store: Store): Promise<KeyOwner> {
+  const given = request.headers['x-team-id']
+  if (typeof given !== 'string')
+    throw new ApiError('unauthorized', 'X-Team-ID is missing beside X-Admin-Token.')
+  const team = await store.teams.find(plainTeamId(given))
+  if (!team) throw new ApiError('unauthorized', 'No team has the id in X-Team-ID.')
+  return { keyId: 'operator', team }
+}
+
+async function findOwner(request: FastifyRequest, keys: ApiKeyCache): Promise<KeyOwner> {
+  const key = presentedKey(request)
+  if (!key) throw new ApiError('unauthorized', 'API key is missing: send it in the X-API-KEY header.')
+  const owner = key.length <= MAX_KEY_LENGTH ? await keys.findOwner(key) : undefined
+  if (!owner) {
+    throw new ApiError(
+      'unauthorized',
+      'Invalid API key, please ask the operator of this server for a valid one.',
+    )
+  }
+  return owner
+}
+
 /** Refuses requests without a valid key, of banned teams, and changes by blocked ones. */
-export function requireApiKey(keys: ApiKeyCache): onRequestAsyncHookHandler {
+export function requireApiKey({ keys, store, adminToken }: Gatekeeping): onRequestAsyncHookHandler {
   return async (request) => {
-    const key = presentedKey(request)
-    if (!key) throw new ApiError('unauthorized', 'API key is missing: send it in the X-API-KEY header.')
-    const owner = key.length <= MAX_KEY_LENGTH ? await keys.findOwner(key) : undefined
-    if (!owner) {
-      throw new ApiError(
-        'unauthorized',
-        'Invalid API key, please ask the operator of this server for a valid one.',
-      )
-    }
+    const isAdmin = isOperator(request, adminToken)
+    const owner = isAdmin ? await findTeamForOperator(request, store) : await findOwner(request, keys)
     const { team } = owner
-    if (team.isBanned) throw new ApiError('forbidden', `Team '${team.name}' is banned.`)
-    if (team.isBlocked && request.method !== 'GET') {
+    if (team.isBanned && !isAdmin) throw new ApiError('forbidden', `Team '${team.name}' is banned.`)
+    if (team.isBlocked && request.method !== 'GET' && !isAdmin) {
       throw new ApiError('forbidden', `Team '${team.name}' is blocked: it may read but not change anything.`)
     }
     request.caller = owner
+  }
+}
+
+/** Lets in only the operator. */
+export function requireOperator(adminToken: string | undefined): onRequestAsyncHookHandler {
+  return async (request) => {
+    if (!isOperator(request, adminToken)) {
+      throw new ApiError('unauthorized', 'This route needs the X-Admin-Token header.')
+    }
   }
 }

@@ -10,7 +10,8 @@ import { errors, NoContent } from './responses.ts'
 
 const keyNotFound = (id: string): ApiError => new ApiError('notFound', `API key '${id}' not found`)
 
-function toTeamApiKey(key: ApiKey): Static<typeof TeamApiKey> {
+/** A key as it is shown after its creation. */
+export function toTeamApiKey(key: ApiKey): Static<typeof TeamApiKey> {
   return {
     id: key.id,
     name: key.name,

@@ -9,7 +9,7 @@ import {
 import { Team } from '@sandbox/contract/rest/teams'
 import type { FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
-import { presentedKey, teamOf } from '../auth/authenticate.ts'
+import { plainTeamId, presentedKey, teamOf } from '../auth/authenticate.ts'
 import type { ApiApp } from '../http/app.ts'
 import type { TeamMetrics } from '../observing/team-metrics.ts'
 import { checkRange } from './observations.ts'
@@ -17,8 +17,7 @@ import { errors } from './responses.ts'
 
 /** @throws ApiError 403 */
 function checkOwnTeam(request: FastifyRequest, teamId: string): void {
-  const { id } = teamOf(request)
-  if (teamId !== id && teamId !== `prj_${id}`) {
+  if (plainTeamId(teamId) !== teamOf(request).id) {
     throw new ApiError('forbidden', 'You are not authorized to access the metrics of this team')
   }
 }
