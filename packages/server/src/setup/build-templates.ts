@@ -25,7 +25,8 @@ const SETUP_HOST = {
   uppersGib: 16,
 } as const
 
-interface PlannedTemplate {
+/** A template with the snapshot it will be. */
+export interface PlannedTemplate {
   definition: TemplateDefinition
   /** Derived from everything that went in: the same plan is the same snapshot. */
   snapshotId: string
@@ -56,7 +57,8 @@ function plan(base: BaseSource): PlannedTemplate[] {
 const isBuilt = (config: Config, planned: PlannedTemplate): boolean =>
   existsSync(join(config.imagesDir, 'snapshots', planned.snapshotId, 'manifest.json'))
 
-async function build(
+/** Builds one template's snapshot, or finds that it is there. @throws Error of the step that failed */
+export async function buildTemplate(
   host: HostRole,
   planned: PlannedTemplate,
   config: Config,
@@ -86,7 +88,7 @@ async function build(
 }
 
 /** A first start captures the memory for this class of host where that is missing. */
-async function warm(host: HostRole, template: PublishedTemplate): Promise<void> {
+export async function warm(host: HostRole, template: PublishedTemplate): Promise<void> {
   const sandboxId = newSandboxId()
   await host.client.start({
     sandboxId,
@@ -147,7 +149,7 @@ export async function buildTemplates(
   const release = closeOnInterrupt(host)
   try {
     const templates: PublishedTemplate[] = []
-    for (const each of planned) templates.push(await build(host, each, config, onLine))
+    for (const each of planned) templates.push(await buildTemplate(host, each, config, onLine))
     for (const template of templates) await warm(host, template)
     publish(config, { templates, warmFor }, warmPath)
     forgetBaseRootfs(source)
