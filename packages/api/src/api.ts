@@ -92,7 +92,7 @@ export async function createApi(options: ApiOptions): Promise<Api> {
   const idempotency = new Idempotency(store, startTimeoutMs, logger)
   const features = {
     egressProxy: true,
-    networkRules: false,
+    networkRules: true,
     volumes: false,
     iam: false,
     ...options.features,
@@ -142,7 +142,7 @@ export async function createApi(options: ApiOptions): Promise<Api> {
 
   const orphanGraceMs = options.orphanGraceMs ?? 0
   const reports = hosts.endpoints.map(
-    (host) => new HostReports(host, { ...shared, pauses, resumes, orphanGraceMs }),
+    (host) => new HostReports(host, { ...shared, pauses, resumes, captures, orphanGraceMs }),
   )
   await Promise.all([hosts.start(), ...reports.map((report) => report.start(FIRST_COMPARISON_MS))])
 

@@ -138,6 +138,14 @@ export interface IdempotencyKeyTable {
   createdAt: number
 }
 
+export interface LooseSnapshotTable {
+  snapshotId: string
+  hostId: string
+  /** The run of the server that makes or deletes it. */
+  owner: string
+  createdAt: number
+}
+
 export interface ServerSecretTable {
   name: string
   value: string
@@ -152,6 +160,7 @@ export interface Database {
   templateTags: TemplateTagTable
   sandboxes: SandboxTable
   idempotencyKeys: IdempotencyKeyTable
+  looseSnapshots: LooseSnapshotTable
   serverSecrets: ServerSecretTable
 }
 
@@ -165,3 +174,4 @@ export type TemplateTag = Selectable<TemplateTagTable>
 export type SandboxRow = Selectable<SandboxTable>
 export type NewSandboxRow = Insertable<SandboxTable>
 export type IdempotencyKey = Selectable<IdempotencyKeyTable>
+export type LooseSnapshot = Selectable<LooseSnapshotTable>

@@ -1,5 +1,5 @@
 import type { ChangeCounter } from './changes.ts'
-import type { StoreDb, Template, TemplateBuild, TemplateTag } from './schema.ts'
+import type { LooseSnapshot, StoreDb, Template, TemplateBuild, TemplateTag } from './schema.ts'
 
 /** A snapshot that users made of a sandbox: a tag of a template and the build behind it. */
 export interface Snapshot {
@@ -31,6 +31,14 @@ export interface NewSnapshot {
   readonly tag: string
 }
 
+export interface SnapshotRemoval {
+  /** Set to remove the template with all of its builds. */
+  readonly templateId?: string
+  readonly buildIds: readonly string[]
+  /** The snapshots behind them that exist for them alone. */
+  readonly loose: readonly LooseSnapshot[]
+}
+
 /** Snapshots of sandboxes, which are stored as builds of templates. */
 export class SnapshotRepository {
   readonly #db: StoreDb
@@ -41,7 +49,7 @@ export class SnapshotRepository {
     this.#changes = changes
   }
 
-  /** Writes everything of a snapshot in one step. @throws a unique violation when the name was taken meanwhile */
+  /** Writes everything of a snapshot in one step; from then on it is not a loose one. @throws a unique violation when the name was taken meanwhile */
   async insert({ template, alias, build, tag }: NewSnapshot): Promise<void> {
     const { templateId, id: buildId, createdAt } = build
     await this.#db.transaction().execute(async (transaction) => {
@@ -61,6 +69,30 @@ export class SnapshotRepository {
           conflict.columns(['templateId', 'tag']).doUpdateSet({ buildId, assignedAt: createdAt }),
         )
         .execute()
+      await transaction
+        .deleteFrom('looseSnapshots')
+        .where('snapshotId', '=', build.snapshotId ?? '')
+        .execute()
+    })
+    await this.#changes.announce()
+  }
+
+  /** Removes builds, or their whole template, and notes in the same step what hosts must delete now. */
+  async remove({ templateId, buildIds, loose }: SnapshotRemoval): Promise<void> {
+    await this.#db.transaction().execute(async (transaction) => {
+      if (loose.length > 0)
+        await transaction
+          .insertInto('looseSnapshots')
+          .values([...loose])
+          .execute()
+      if (templateId !== undefined) {
+        await transaction.deleteFrom('templates').where('id', '=', templateId).execute()
+      } else if (buildIds.length > 0) {
+        await transaction
+          .deleteFrom('templateBuilds')
+          .where('id', 'in', [...buildIds])
+          .execute()
+      }
     })
     await this.#changes.announce()
   }

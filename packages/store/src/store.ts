@@ -4,8 +4,10 @@ import pg from 'pg'
 import { ApiKeyRepository } from './api-keys.ts'
 import { type ChangeCounter, postgresChanges, sqliteChanges } from './changes.ts'
 import { IdempotencyKeyRepository } from './idempotency-keys.ts'
+import { LooseSnapshotRepository } from './loose-snapshots.ts'
 import { firstLight } from './migrations/0001-first-light.ts'
 import { wholeLife } from './migrations/0002-whole-life.ts'
+import { looseSnapshots } from './migrations/0003-loose-snapshots.ts'
 import { SandboxRepository } from './sandboxes.ts'
 import type { Database, StoreDb } from './schema.ts'
 import { ServerSecretRepository } from './server-secrets.ts'
@@ -32,6 +34,7 @@ export interface Store {
   readonly templateBuilds: TemplateBuildRepository
   readonly sandboxes: SandboxRepository
   readonly snapshots: SnapshotRepository
+  readonly looseSnapshots: LooseSnapshotRepository
   readonly idempotencyKeys: IdempotencyKeyRepository
   readonly serverSecrets: ServerSecretRepository
   /**
@@ -49,7 +52,11 @@ async function migrate(db: StoreDb): Promise<void> {
   const migrator = new Migrator({
     db,
     provider: {
-      getMigrations: async () => ({ '0001-first-light': firstLight, '0002-whole-life': wholeLife }),
+      getMigrations: async () => ({
+        '0001-first-light': firstLight,
+        '0002-whole-life': wholeLife,
+        '0003-loose-snapshots': looseSnapshots,
+      }),
     },
   })
   const { error } = await migrator.migrateToLatest()
@@ -64,6 +71,7 @@ function assemble(db: StoreDb, changes: ChangeCounter, metadataSyntax: 'sqlite' 
     templateBuilds: new TemplateBuildRepository(db, changes),
     sandboxes: new SandboxRepository(db, metadataSyntax),
     snapshots: new SnapshotRepository(db, changes),
+    looseSnapshots: new LooseSnapshotRepository(db),
     idempotencyKeys: new IdempotencyKeyRepository(db),
     serverSecrets: new ServerSecretRepository(db),
     version: () => changes.current(),

@@ -48,13 +48,6 @@ export class TemplateBuildRepository {
       .execute()
   }
 
-  /** Removes a build with the tags that point at it. */
-  async delete(id: string): Promise<boolean> {
-    const result = await this.#db.deleteFrom('templateBuilds').where('id', '=', id).executeTakeFirst()
-    await this.#changes.announce()
-    return result.numDeletedRows > 0n
-  }
-
   async findByTag(templateId: string, tag: string): Promise<TemplateBuild | undefined> {
     return this.#db
       .selectFrom('templateTags')

@@ -49,6 +49,7 @@ describe.each(databaseKinds)('captures on %s', (_name, start) => {
       expect(test.host.starts.slice(1).map(({ config }) => config?.envVars)).toEqual([{ K: 'v' }, { K: 'v' }])
       expect(await detail(id)).toMatchObject({ state: 'running', endAt: before.endAt })
       expect(test.host.snapshots.size).toBe(0)
+      expect(await test.store.looseSnapshots.listAbandoned(test.host.id, '', Date.now())).toEqual([])
     })
 
     it('makes one for 15 seconds by default', async () => {
@@ -197,6 +198,23 @@ describe.each(databaseKinds)('captures on %s', (_name, start) => {
       expect((await remove('base')).status).toBe(404)
       await test.request('POST', `/sandboxes/${id}/pause`)
       expect((await snapshot(id)).status).toBe(409)
+    })
+
+    it('what an interrupted server left behind is deleted at the next start, and nothing else', async () => {
+      const id = await createSandbox()
+      await snapshot(id, { name: 'kept' })
+      const abandoned = {
+        snapshotId: 'half-made',
+        hostId: test.host.id,
+        owner: 'before',
+        createdAt: Date.now(),
+      }
+      await test.store.looseSnapshots.insert(abandoned)
+      test.host.snapshots.add('half-made')
+      test = await test.restart()
+      expect(test.host.snapshots.size).toBe(1)
+      expect(await test.store.looseSnapshots.listAbandoned(test.host.id, '', Date.now())).toEqual([])
+      expect((await create('kept')).status).toBe(201)
     })
 
     it('a host that cannot capture leaves the sandbox running and nothing behind', async () => {

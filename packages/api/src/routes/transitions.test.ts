@@ -252,8 +252,9 @@ describe.each(databaseKinds)('pause and resume on %s', (_name, start) => {
     for (const id of [kept, resumedAway, lost]) await post(id, 'pause')
     await test.api.close()
     test.host.pause(pausedAway, false)
+    const { snapshotId } = test.host.paused.get(resumedAway)!
     test.host.paused.delete(resumedAway)
-    test.host.plant(resumedAway)
+    test.host.plant(resumedAway, Date.now() + 60_000, snapshotId)
     test.host.paused.delete(lost)
     test = await test.restart()
     expect(await detail(kept)).toMatchObject({ state: 'paused', pauseMode: 'full' })

@@ -1,5 +1,6 @@
 import { ApiError } from '@sandbox/contract/errors'
-import type { SandboxRow, Team } from '@sandbox/store/schema'
+import { newUuid } from '@sandbox/contract/ids'
+import type { LooseSnapshot, SandboxRow, Team } from '@sandbox/store/schema'
 import type { Store } from '@sandbox/store/store'
 import type { Logger } from 'pino'
 import type { HostEndpoint } from '../options.ts'
@@ -26,6 +27,8 @@ const DELETE_TIMEOUT_MS = 30_000
 /** Captures running sandboxes in place; they go on with their processes. */
 export class Captures {
   readonly #parts: CaptureParts
+  /** Names this run of the server in the list of loose snapshots. */
+  readonly #owner = newUuid()
 
   constructor(parts: CaptureParts) {
     this.#parts = parts
@@ -60,6 +63,7 @@ export class Captures {
     memory: boolean,
   ): Promise<void> {
     try {
+      await this.#parts.store.looseSnapshots.insert(this.looseSnapshot(snapshotId, host.id))
       await host.client.snapshot(
         { sandboxId: sandbox.id, snapshotId, memory },
         { timeoutMs: CAPTURE_TIMEOUT_MS },
@@ -73,12 +77,27 @@ export class Captures {
     }
   }
 
-  /** Deletes a snapshot; what cannot be deleted now is logged. */
+  looseSnapshot(snapshotId: string, hostId: string): LooseSnapshot {
+    return { snapshotId, hostId, owner: this.#owner, createdAt: Date.now() }
+  }
+
+  /** Deletes a loose snapshot; what cannot be deleted now is tried again when its host is compared. */
   async discard(host: HostEndpoint, snapshotId: string): Promise<void> {
     try {
       await host.client.deleteSnapshot({ snapshotId }, { timeoutMs: DELETE_TIMEOUT_MS })
+      await this.#parts.store.looseSnapshots.delete(snapshotId)
     } catch (error) {
       this.#parts.logger.error({ err: error, hostId: host.id, snapshotId }, 'snapshot not deleted')
+    }
+  }
+
+  /** Deletes what other runs of the server left behind on a host. @param graceMs how old it must be */
+  async discardAbandoned(host: HostEndpoint, graceMs: number): Promise<void> {
+    const { store, logger } = this.#parts
+    const abandoned = await store.looseSnapshots.listAbandoned(host.id, this.#owner, Date.now() - graceMs)
+    for (const { snapshotId } of abandoned) {
+      logger.warn({ hostId: host.id, snapshotId }, 'abandoned snapshot is deleted')
+      await this.discard(host, snapshotId)
     }
   }
 }

@@ -104,3 +104,13 @@ it('stops a sandbox that could not be recorded', async () => {
   expect(answer.text).not.toContain('disk full')
   expect(test.host.sandboxes.size).toBe(0)
 })
+
+it('a start that is reported after the sandbox was paused does not bring it back', async () => {
+  const created = await test.request('POST', '/v2/sandboxes', { templateID: 'base' })
+  const { sandboxID } = created.json<{ sandboxID: string }>()
+  const before = test.host.sandboxes.get(sandboxID)!
+  await test.request('POST', `/sandboxes/${sandboxID}/pause`)
+  test.host.report(before)
+  await new Promise((resolve) => setTimeout(resolve, 50))
+  expect((await test.request('GET', `/sandboxes/${sandboxID}`)).json()).toMatchObject({ state: 'paused' })
+})

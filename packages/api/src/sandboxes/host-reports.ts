@@ -5,6 +5,7 @@ import type { Store } from '@sandbox/store/store'
 import type { Logger } from 'pino'
 import type { SandboxLogs } from '../observing/sandbox-logs.ts'
 import type { HostEndpoint } from '../options.ts'
+import type { Captures } from './capturing.ts'
 import { runningFromRow } from './entries.ts'
 import type { Pauses } from './pausing.ts'
 import type { Resumes } from './resuming.ts'
@@ -20,6 +21,7 @@ export interface HostReportParts {
   readonly running: RunningSandboxes
   readonly pauses: Pauses
   readonly resumes: Resumes
+  readonly captures: Captures
   readonly logs: SandboxLogs
   readonly logger: Logger
   readonly orphanGraceMs: number
@@ -79,7 +81,7 @@ export class HostReports {
 
   /** Rows are read before the list: a sandbox recorded in between is then on neither side or on the list. */
   async #compare(): Promise<void> {
-    const { store, running, logger } = this.#parts
+    const { store, running, captures, orphanGraceMs, logger } = this.#parts
     const rows = new Map((await store.sandboxes.listOnHost(this.#host.id)).map((row) => [row.id, row]))
     const { sandboxes, paused } = await this.#host.client.list({}, { timeoutMs: LIST_TIMEOUT_MS })
     const present = new Set([...sandboxes, ...paused].map(({ sandboxId }) => sandboxId))
@@ -90,6 +92,7 @@ export class HostReports {
     }
     for (const sandbox of sandboxes) await this.#adopt(sandbox, rows.get(sandbox.sandboxId))
     for (const sandbox of paused) await this.#comparePaused(sandbox, rows.get(sandbox.sandboxId))
+    await captures.discardAbandoned(this.#host, orphanGraceMs)
     logger.info({ sandboxes: sandboxes.length, paused: paused.length }, 'host compared with the store')
   }
 
@@ -139,7 +142,8 @@ export class HostReports {
   async #adoptResumed(sandbox: SandboxStatus): Promise<void> {
     const { running, store, resumes } = this.#parts
     const row = await store.sandboxes.findById(sandbox.sandboxId)
-    if (row?.state !== 'paused' || running.get(row.id)) return
+    // Started from something else than its pause: news from before that pause.
+    if (row?.state !== 'paused' || row.snapshotId !== sandbox.snapshotId || running.get(row.id)) return
     const resumed: SandboxRow = {
       ...row,
       state: 'running',

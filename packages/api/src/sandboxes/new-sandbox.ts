@@ -16,6 +16,9 @@ export interface SandboxSettings {
   readonly volumeMounts?: { readonly name: string; readonly path: string }[]
 }
 
+/** Begins the name of a secret or token in the value of a header. */
+const PLACEHOLDER = `\${e2b.`
+
 const refuse = (message: string): never => {
   throw new ApiError('badRequest', message)
 }
@@ -35,6 +38,10 @@ export function checkNetwork(network: SandboxNetworkConfig, features: Features):
   }
   if (Object.keys(network.rules ?? {}).length > 0 && !features.networkRules) {
     refuse('network.rules are not available on this server.')
+  }
+  // Nothing here resolves them yet, and a header must never go out with the placeholder in it.
+  if (JSON.stringify(network.rules ?? {}).includes(PLACEHOLDER)) {
+    refuse('Secrets and identity tokens in network.rules are not available on this server: give the values.')
   }
 }
 

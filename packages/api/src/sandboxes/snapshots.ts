@@ -124,11 +124,9 @@ export class Snapshots {
         `Cannot delete '${text}': there are sandboxes that were created from it`,
       )
     }
-    if (!isPart) await store.templates.delete(template.id)
-    else if (isShared) await store.templateBuilds.deleteTag(template.id, tagged.tag)
-    else await store.templateBuilds.delete(tagged.buildId)
+    if (isPart && isShared) await store.templateBuilds.deleteTag(template.id, tagged.tag)
+    else await this.#remove(doomed, isPart ? undefined : template.id)
     logger.info({ teamId: team.id, templateId: template.id, builds: doomed.length }, 'template deleted')
-    for (const build of doomed) await this.#discard(build)
   }
 
   async #target(team: Team, name: string | undefined): Promise<Target> {
@@ -158,15 +156,22 @@ export class Snapshots {
     const tags = await store.templateBuilds.listTags(build.templateId)
     if (tags.some(({ buildId }) => buildId === build.id) || (await store.sandboxes.usesBuilds([build.id])))
       return
-    await store.templateBuilds.delete(build.id)
-    await this.#discard(build)
+    await this.#remove([build])
   }
 
-  /** Only what was captured here: what was built may be shared. */
-  async #discard({ sourceSandboxId, hostId, snapshotId }: TemplateBuild): Promise<void> {
-    const host = this.#parts.hosts.get(hostId ?? '')
-    if (sourceSandboxId !== null && snapshotId !== null && host) {
-      await this.#parts.captures.discard(host, snapshotId)
+  /** Of what was captured the snapshot goes too; what was built may be shared. */
+  async #remove(builds: readonly TemplateBuild[], templateId?: string): Promise<void> {
+    const { store, hosts, captures } = this.#parts
+    const loose = builds.flatMap(({ sourceSandboxId, snapshotId, hostId }) =>
+      sourceSandboxId !== null && snapshotId !== null && hostId !== null
+        ? [captures.looseSnapshot(snapshotId, hostId)]
+        : [],
+    )
+    const buildIds = builds.map(({ id }) => id)
+    await store.snapshots.remove({ buildIds, loose, ...(templateId === undefined ? {} : { templateId }) })
+    for (const { snapshotId, hostId } of loose) {
+      const host = hosts.get(hostId)
+      if (host) await captures.discard(host, snapshotId)
     }
   }
 }

@@ -80,8 +80,13 @@ export class ScriptedHost {
     return paused
   }
 
+  /** Tells watchers that a sandbox was started. */
+  report(status: SandboxStatus): void {
+    this.#emit({ case: 'started', value: status })
+  }
+
   /** Puts a sandbox there that no start was asked for. */
-  plant(sandboxId: string, endAt = Date.now() + 60_000): SandboxStatus {
+  plant(sandboxId: string, endAt = Date.now() + 60_000, snapshotId = ''): SandboxStatus {
     const now = timestampFromMs(Date.now())
     const status = create(SandboxStatusSchema, {
       sandboxId,
@@ -90,6 +95,7 @@ export class ScriptedHost {
       startedAt: now,
       endAt: timestampFromMs(endAt),
       engine: 'scripted',
+      snapshotId,
     })
     this.sandboxes.set(sandboxId, status)
     this.#arm(status)
@@ -137,7 +143,7 @@ export class ScriptedHost {
           this.paused.delete(sandboxId)
         }
         this.#ends.set(sandboxId, { pauses: onEnd === OnEnd.PAUSE, memory: pauseMemory })
-        const status = this.plant(request.sandboxId, timestampMs(request.endAt!))
+        const status = this.plant(sandboxId, timestampMs(request.endAt!), snapshotId)
         this.#emit({ case: 'started', value: status })
         return { sandbox: status, fromPool: false }
       },
