@@ -1,4 +1,4 @@
-import { readFileSync, statSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Code, type ConnectError } from '@connectrpc/connect'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -175,6 +175,17 @@ test('start runs the command once, detached, and waits until it is ready', async
   expect(never.status).toBe(504)
   const early = { cmd: 'exit 3', readyCmd: 'false', user: 'root' }
   expect((await agent.post('/start', early, withToken)).status).toBe(500)
+})
+
+test('the host may name an authority, which the bundle of the image then holds once', async () => {
+  const certificate = '-----BEGIN CERTIFICATE-----\nTUlJ\n-----END CERTIFICATE-----'
+  mkdirSync(join(agent.rootDir, 'etc/ssl/certs'), { recursive: true })
+  writeFileSync(join(agent.rootDir, 'etc/ssl/certs/ca-certificates.crt'), 'others')
+  for (let round = 0; round < 2; round++) {
+    expect((await agent.post('/init/trust', { certificate }, withToken)).status).toBe(204)
+    expect(file('etc/ssl/certs/ca-certificates.crt')).toBe(`others\n${certificate}\n`)
+  }
+  expect((await agent.post('/init/trust', { certificate: 'x' }, withToken)).status).toBe(400)
 })
 
 test('what is not there is a Connect error for RPC paths', async () => {

@@ -22,6 +22,7 @@ import {
 import { init } from './http/init.ts'
 import { createListener } from './http/listener.ts'
 import { MetricsReader } from './http/metrics.ts'
+import { trust } from './http/trust.ts'
 import type { AgentOptions } from './options.ts'
 import { processService } from './process/process-service.ts'
 import { ProcessRegistry } from './process/registry.ts'
@@ -115,6 +116,7 @@ function httpRoutes(
         watches.resume()
       },
     ],
+    ['POST /init/trust', (exchange) => trust(exchange, state, options.rootDir)],
     [
       'POST /freeze',
       hostOnly(() => {

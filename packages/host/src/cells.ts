@@ -47,6 +47,8 @@ export interface CellPlan {
 /** Cleaning a slot holds up this thread for some milliseconds: whoever waits for the stop is answered first. */
 const RECYCLE_AFTER_MS = 3
 
+const TRUST_WITHIN_MS = 5_000
+
 /** Milliseconds of each phase, in the order they ran. */
 export type Phases = Record<string, number>
 
@@ -59,6 +61,8 @@ export interface CellParts {
   nowMs: () => number
   /** Port of the agent; the standard one when absent. */
   agentPort?: number
+  /** PEM of the authority behind the certificates that sandboxes with rules meet. */
+  egressAuthorityPem?: string
 }
 
 type Plan = Omit<JournalEntry, 'version' | 'bootId' | 'slot' | 'upper' | 'initPid'>
@@ -166,12 +170,28 @@ export class Cell {
     this.#plan = { ...this.#plan, network }
     this.writeJournal()
     try {
+      await this.trustRules()
       await this.#parts.slots.replacePolicy(this.slot, network)
     } catch (error) {
       this.#plan = { ...this.#plan, network: before }
       if (!this.#stopped) this.writeJournal()
       throw error
     }
+  }
+
+  /** Makes the sandbox trust the certificates that rules put before it; free without rules. @throws HostError failed */
+  async trustRules(): Promise<void> {
+    const certificate = this.#parts.egressAuthorityPem
+    if (!this.#plan.network.rules || certificate === undefined) return
+    const call = {
+      method: 'POST',
+      path: '/init/trust',
+      json: { certificate },
+      timeoutMs: TRUST_WITHIN_MS,
+    } as const
+    const { status, body } = await this.agent.send(call)
+    if (status !== 204)
+      throw new HostError('failed', `the agent answered /init/trust with ${status}: ${body.slice(0, 300)}`)
   }
 
   writeJournal(): void {

@@ -44,7 +44,7 @@ const UPKEEP_EVERY_MS = 30_000
  */
 export async function createHost(options: HostOptions, openEngine: OpenEngine): Promise<Host> {
   const machine = await openMachine(options, openEngine)
-  const { engine, slots, uppers, layers, report } = machine
+  const { engine, slots, uppers, layers, report, egressAuthorityPem } = machine
   const journal = new Journal(join(options.stateDir, 'journal'), readBootId())
   const store = new SnapshotStore(
     join(options.imagesDir, 'snapshots'),
@@ -53,7 +53,8 @@ export async function createHost(options: HostOptions, openEngine: OpenEngine): 
   )
   const kept = new KeptSnapshots(join(options.stateDir, 'snapshots'), engine.hostClass(), uppers)
   const admission = new Admission(options)
-  const cells: CellParts = { admission, engine, journal, slots, uppers, nowMs: () => Date.now() }
+  const nowMs = (): number => Date.now()
+  const cells: CellParts = { admission, engine, journal, slots, uppers, nowMs, egressAuthorityPem }
   const captureParts = { cells, layers, store }
   const foreground = new Foreground()
   const snapshots = new WarmSnapshots({

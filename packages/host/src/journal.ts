@@ -14,7 +14,7 @@ import type { Upper } from './storage/uppers.ts'
  * A write is a temporary file and a rename without fsync: it survives SIGKILL of the daemon at any instant (the
  * page cache is the kernel's). After a crash of the machine entries may be missing or old; then the kernel objects
  * are gone as well, and the boot id in each entry says so: entries of an earlier boot only name what to remove.
- * Files are readable by root only; the one secret in them is what the user's egress proxy asks for.
+ * Files are readable by root only; the only secrets in them are those of the network settings.
  */
 
 export type Occupant = 'sandbox' | 'pooled' | 'build'

@@ -5,7 +5,9 @@ import type { JournalEntry } from './journal.ts'
 import { CgroupRoot } from './linux/cgroup.ts'
 import { unmountTree } from './linux/mount-table.ts'
 import { DnsForwarder, type DnsUpstream, machineResolvers } from './network/dns.ts'
+import { EgressAuthority } from './network/egress-authority.ts'
 import { EgressProxyServer } from './network/egress-proxy.ts'
+import { HeaderTransforms } from './network/header-transforms.ts'
 import { NetworkSlots } from './network/network-slots.ts'
 import type { Egress } from './network/policy.ts'
 import type { HostOptions } from './options.ts'
@@ -43,6 +45,8 @@ export interface Machine {
   readonly slots: SlotPool
   readonly uppers: UpperStore
   readonly layers: LayerStore
+  /** PEM of the authority behind the certificates that sandboxes with rules meet. */
+  readonly egressAuthorityPem: string
   /** Keeps the slots and uppers that the journal or a snapshot names, removes all others of this instance, makes the first ready. */
   start(entries: readonly JournalEntry[], keptUpperIds: ReadonlySet<string>): Promise<void>
   /** Stops background work. With `destroy` nothing of this instance is left in the kernel; else what is used stays. */
@@ -86,7 +90,16 @@ async function openParts(options: HostOptions, openEngine: OpenEngine, unlock: (
     resolversOf: (client) => egressOf(client)?.resolvers,
   })
   const { forbiddenRanges, egressEndpoint } = network
-  const egress = new EgressProxyServer({ ...egressEndpoint, egressOf, forbiddenRanges, upstreams, log })
+  const authority = await EgressAuthority.open(join(stateDir, 'egress'))
+  const transforms = new HeaderTransforms(authority)
+  const egress = new EgressProxyServer({
+    ...egressEndpoint,
+    egressOf,
+    forbiddenRanges,
+    upstreams,
+    transforms,
+    log,
+  })
   const slots = new SlotPool({
     naming,
     network,
@@ -104,6 +117,7 @@ async function openParts(options: HostOptions, openEngine: OpenEngine, unlock: (
     slots,
     uppers,
     layers,
+    egressAuthorityPem: authority.certPem,
     async start(entries, keptUpperIds) {
       await slots.start(new Map(entries.map((entry) => [entry.slot.index, entry.network])))
       uppers.sweep(new Set([...entries.map((entry) => entry.upper.id), ...keptUpperIds]))

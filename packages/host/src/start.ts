@@ -118,6 +118,7 @@ export class Starter {
       measure('thaw')
       const identity = cloneIdentity(request, snapshot.config)
       await cell.whileAlive(cell.agent.init(identity, INIT_WITHIN_MS))
+      await cell.whileAlive(cell.trustRules())
       measure('init')
       return cell
     } catch (error) {
@@ -145,6 +146,7 @@ export class Starter {
       const isBoot = snapshot.memoryDir === undefined
       const identity = this.#identity(request, snapshot)
       await cell.whileAlive(cell.agent.init(identity, isBoot ? BOOT_WITHIN_MS : INIT_WITHIN_MS))
+      await cell.whileAlive(cell.trustRules())
       measure('init')
       if (isBoot) {
         await cell.whileAlive(bringServicesUp(cell.agent, snapshot.config, { signal }))

@@ -6,7 +6,7 @@ import { type Exchange, HttpError, header, type NodeServerRequest } from './exch
 
 const TOKEN_HEADER = 'x-access-token'
 /** Paths for the host alone; the edge refuses them. */
-export const INTERNAL_PATHS = ['/init', '/start', '/freeze', '/unfreeze'] as const
+export const INTERNAL_PATHS = ['/init', '/init/trust', '/start', '/freeze', '/unfreeze'] as const
 /** These check by themselves: a signature, or the caller's address. */
 const WITHOUT_TOKEN = new Set([
   'GET/health',
