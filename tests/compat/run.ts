@@ -7,7 +7,7 @@ import { once } from 'node:events'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
-import { Command, Option } from 'commander'
+import { parseArgs } from 'node:util'
 import { ensureCertificates } from './certificates.ts'
 import { RESOLVER, type RunPlan } from './plan.ts'
 import { type CaseResult, SUITES, type SuiteName } from './suites.ts'
@@ -15,9 +15,9 @@ import { ensureTemplates } from './templates.ts'
 
 interface Options {
   suiteDir: string
-  list?: string
-  only?: string
-  skip?: string
+  list?: string | undefined
+  only?: string | undefined
+  skip?: string | undefined
   python: string
   workers: string
   workDir: string
@@ -90,19 +90,35 @@ async function runSuite(suite: SuiteName, options: Options): Promise<void> {
   process.exitCode = results.some((result) => !result.passed) ? 1 : 0
 }
 
-await new Command('compat')
-  .argument('<suite>', SUITES.join(', '))
-  .requiredOption('--suite-dir <dir>', 'checkout of the package, with its dependencies installed')
-  .option('--list <file>', 'cases that count, one a line; default all')
-  .option('--only <pattern>', 'regular expression on the names of the list')
-  .option('--skip <pattern>', 'regular expression of names to leave out')
-  .option('--python <path>', 'interpreter with the dependencies of the Python suites', 'python3')
-  .addOption(new Option('--workers <count>', 'test files at once').default('4'))
-  .option('--work-dir <dir>', 'keeps certificates and images between runs', '/var/tmp/e2b-compat')
-  .option('--json', 'print the results as JSON', false)
-  .action(async (suite: string, options: Options) => {
-    const known = SUITES.find((name) => name === suite)
-    if (!known) throw new Error(`no such suite: ${suite}; there are ${SUITES.join(', ')}`)
-    await runSuite(known, options)
-  })
-  .parseAsync()
+const USAGE = `usage: run.ts <${SUITES.join('|')}> --suite-dir DIR [options]
+  --suite-dir DIR  checkout of the package, with its dependencies installed
+  --list FILE      cases that count, one a line; default all
+  --only PATTERN   regular expression on the names of the list
+  --skip PATTERN   regular expression of names to leave out
+  --python PATH    interpreter with the dependencies of the Python suites [python3]
+  --workers COUNT  test files at once [4]
+  --work-dir DIR   keeps certificates and images between runs [/var/tmp/e2b-compat]
+  --json           print the results as JSON`
+
+const text = { type: 'string' } as const
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    'suite-dir': text,
+    list: text,
+    only: text,
+    skip: text,
+    python: { ...text, default: 'python3' },
+    workers: { ...text, default: '4' },
+    'work-dir': { ...text, default: '/var/tmp/e2b-compat' },
+    json: { type: 'boolean', default: false },
+  },
+})
+const suite = SUITES.find((name) => name === positionals[0])
+const suiteDir = values['suite-dir']
+if (!suite || !suiteDir) {
+  console.error(USAGE)
+  process.exit(2)
+}
+const { 'suite-dir': _suiteDir, 'work-dir': workDir, ...options } = values
+await runSuite(suite, { ...options, suiteDir, workDir })

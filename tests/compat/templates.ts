@@ -2,9 +2,9 @@
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { pino } from 'pino'
 import { type Config, loadConfig } from '../../packages/server/src/config.ts'
 import { type HostRole, openHostRole } from '../../packages/server/src/host-role.ts'
+import { openLog } from '../../packages/server/src/log.ts'
 import { requireRuntime } from '../../packages/server/src/runtime.ts'
 import { buildTemplate, type PlannedTemplate, warm } from '../../packages/server/src/setup/build-templates.ts'
 import {
@@ -85,12 +85,16 @@ function planned(definition: TemplateDefinition, fromSnapshotId: string, agent: 
   return { definition, snapshotId, from: { case: 'fromSnapshotId', value: fromSnapshotId } }
 }
 
+const isBuilt = ({ imagesDir }: Pick<Config, 'imagesDir'>, snapshotId: string): boolean =>
+  existsSync(join(imagesDir, 'snapshots', snapshotId, 'manifest.json'))
+
 /** A folder of images that shares everything with the machine's, but says for itself which templates there are. */
 function shareImages(config: Config, imagesDir: string): void {
   mkdirSync(imagesDir, { recursive: true })
   for (const name of ['layers', 'snapshots', 'build-steps', 'runtime']) {
     const link = join(imagesDir, name)
-    if (!existsSync(link)) symlinkSync(join(config.imagesDir, name), link)
+    rmSync(link, { force: true })
+    symlinkSync(join(config.imagesDir, name), link)
   }
 }
 
@@ -129,14 +133,16 @@ export async function ensureTemplates(
     planned(definition, base.snapshotId, agentLayer.digest),
   )
   const known = readPublishedTemplates({ imagesDir })
-  const isCurrent = plans.every((plan) => known.some(({ snapshotId }) => snapshotId === plan.snapshotId))
+  const isCurrent = plans.every(
+    ({ snapshotId }) =>
+      known.some((each) => each.snapshotId === snapshotId) && isBuilt({ imagesDir }, snapshotId),
+  )
   if (isCurrent) return imagesDir
 
   const stateDir = join(workDir, 'build')
   mkdirSync(stateDir, { recursive: true })
   const buildConfig = { ...config, ...BUILD_HOST, imagesDir, stateDir, runDir: '/run/e2b-cmpset' }
-  const log = pino({ level: 'warn', base: null }, pino.destination(join(workDir, 'build.log')))
-  const host = await openHostRole(buildConfig, log)
+  const host = await openHostRole(buildConfig, openLog('warn'))
   try {
     const built = await buildAll(host, plans, config, say)
     const others = own.filter(({ name }) => !built.some((template) => template.name === name))
