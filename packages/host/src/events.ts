@@ -1,6 +1,6 @@
 import type { Paused } from './kept-snapshots.ts'
 import type { EndReason } from './sandbox-states.ts'
-import type { SandboxView } from './sandboxes.ts'
+import type { SandboxView } from './sandbox-view.ts'
 
 export type SandboxEvent =
   | { kind: 'synced' }

@@ -8,7 +8,9 @@ import type { JournalEntry } from './journal.ts'
 import type { KeepRequest } from './keeper.ts'
 import { type KeptSnapshot, type KeptSnapshots, type Paused, pausedOf } from './kept-snapshots.ts'
 import type { NetworkPolicy } from './network/policy.ts'
+import { RecentIds } from './recent-ids.ts'
 import { assertMove, type EndReason, type SandboxState } from './sandbox-states.ts'
+import type { SandboxView } from './sandbox-view.ts'
 import type { Started, StartRequest } from './start.ts'
 import { type Clock, EndTimers, systemClock } from './timers.ts'
 
@@ -16,16 +18,6 @@ import { type Clock, EndTimers, systemClock } from './timers.ts'
  * The running sandboxes of this machine, and the only writer of their states. Each sandbox goes through its
  * transitions one at a time; a kill is accepted in every state and joins one that is under way.
  */
-
-export interface SandboxView {
-  readonly sandboxId: string
-  readonly state: SandboxState
-  readonly address: string
-  readonly startedAtMs: number
-  readonly endAtMs: number
-  readonly snapshotId: string
-  readonly engine: string
-}
 
 export interface SandboxesParts {
   /** Makes a cell that answers, or throws and leaves nothing. */
@@ -71,7 +63,7 @@ export class Sandboxes {
   readonly #clock: Clock
   readonly #timers: EndTimers
   readonly #sandboxes = new Map<string, Sandbox>()
-  readonly #endedIds = new Set<string>()
+  readonly #endedIds = new RecentIds(REMEMBERED_ENDS)
   readonly #releasing = new Set<Promise<void>>()
   #closing = false
 
@@ -139,7 +131,7 @@ export class Sandboxes {
     const pause = this.#parts.kept.pauseOf(sandboxId)
     if (pause) {
       await this.#parts.kept.delete(pause.id)
-      this.#rememberEnd(sandboxId)
+      this.#endedIds.add(sandboxId)
     } else if (!sandbox && !this.#endedIds.has(sandboxId)) throw notHere(sandboxId)
   }
 
@@ -379,15 +371,7 @@ export class Sandboxes {
   #forget(sandbox: Sandbox): void {
     this.#move(sandbox, 'gone')
     this.#sandboxes.delete(sandbox.id)
-    this.#rememberEnd(sandbox.id)
-  }
-
-  #rememberEnd(sandboxId: string): void {
-    this.#endedIds.add(sandboxId)
-    for (const oldest of this.#endedIds) {
-      if (this.#endedIds.size <= REMEMBERED_ENDS) break
-      this.#endedIds.delete(oldest)
-    }
+    this.#endedIds.add(sandbox.id)
   }
 
   #move(sandbox: Sandbox, to: SandboxState): void {

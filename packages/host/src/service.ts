@@ -26,7 +26,8 @@ import type { KeptSnapshots, Paused } from './kept-snapshots.ts'
 import { askedLimits } from './limits.ts'
 import type { Metrics, SandboxUsage } from './metrics.ts'
 import { parseNetworkPolicy } from './network/policy.ts'
-import type { Sandboxes, SandboxView } from './sandboxes.ts'
+import type { SandboxView } from './sandbox-view.ts'
+import type { Sandboxes } from './sandboxes.ts'
 import type { StartRequest as StartCommand } from './start.ts'
 
 /** The Connect service of this machine: translates between wire and rooms, and errors to codes. No policy here. */

@@ -125,6 +125,37 @@ test('a snapshot keeps what the upper held and does not follow it', async () => 
   expect(existsSync(copy.path)).toBe(false)
 })
 
+test('a clone starts with what its base holds, counts it against the cap, and outlives it', async () => {
+  const base = store.take(32)
+  fill(join(base.path, 'upper', 'file'), 20)
+  const copy = await store.snapshot(base)
+  const clone = await store.clone(copy, 32)
+  expect(store.list()).not.toContain(clone.id)
+  store.recorded(clone)
+  expect(store.list()).toContain(clone.id)
+  store.release(copy)
+  store.release(base)
+  expect(fill(join(clone.path, 'upper', 'little'), 8)).toBeUndefined()
+  expect(fill(join(clone.path, 'upper', 'much'), 16)).toBeDefined()
+  expect(store.usageBytes(clone)).toBeGreaterThan(20 * 1024 * 1024)
+  store.release(clone)
+  await store.settled()
+})
+
+test('what was deleted before a clone is made is not counted, round after round', async () => {
+  let upper = store.take(32)
+  for (let round = 0; round < 5; round++) {
+    const file = join(upper.path, 'upper', 'file')
+    expect(fill(file, 20)).toBeUndefined()
+    rmSync(file)
+    const next = await store.clone(upper, 32)
+    store.release(upper)
+    upper = next
+  }
+  store.release(upper)
+  await store.settled()
+})
+
 test('a store opened again finds the uppers of the one before and sweeps what nobody knows', async () => {
   const [kept, lost] = [store.take(16), store.take(16)]
   writeFileSync(join(kept.path, 'upper', 'file'), 'kept')

@@ -15,6 +15,9 @@ export interface ExternalMounts {
   devicesPath: string
 }
 
+/** Files that are open but deleted are kept up to this size each, with the memory. */
+const GHOST_LIMIT_BYTES = 1024 ** 3
+
 /**
  * Common to dump and restore. The network namespace is the caller's, so it is in no image; connections are closed,
  * since nobody is at their other end any more; files that were deleted while open are linked again.
@@ -55,7 +58,7 @@ export function dumpCommand(options: DumpOptions): ShimCommand {
       ...[options.criu.path, 'dump', ...COMMON],
       ...['-t', String(options.initPid), '-D', options.memoryDir, '-o', options.logPath],
       ...['--external', 'mnt[/sys]:sys', '--external', 'mnt[/dev]:dev'],
-      ...['--freeze-cgroup', options.freezerPath],
+      ...['--freeze-cgroup', options.freezerPath, '--ghost-limit', String(GHOST_LIMIT_BYTES)],
       ...(options.leaveRunning ? ['--leave-running'] : []),
     ],
   }
