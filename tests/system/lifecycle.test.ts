@@ -32,10 +32,13 @@ const output = async (sandbox: Sandbox, command: string): Promise<string> =>
 const bootId = (sandbox: Sandbox) => output(sandbox, 'cat /proc/sys/kernel/random/boot_id')
 const stateOf = async (id: string): Promise<string> => (await Sandbox.getInfo(id)).state
 
-/** A server on port 8000 that says what it was started with. */
+/**
+ * A server on port 8000 that says what it was started with. No stream to it stays open: the client asks after the
+ * health of a sandbox whose stream broke, which would wake it.
+ */
 async function serve(sandbox: Sandbox, text: string): Promise<void> {
   await sandbox.files.write('/home/user/www/index.html', text)
-  await sandbox.commands.run('python3 -m http.server -d /home/user/www 8000', { background: true })
+  await sandbox.commands.run('setsid -f python3 -m http.server -d /home/user/www 8000 >/dev/null 2>&1')
   await expect
     .poll(() => fetch(`https://${sandbox.getHost(8000)}/`).then((answer) => answer.status))
     .toBe(200)
