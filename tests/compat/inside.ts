@@ -12,7 +12,10 @@ import { openInternet } from './internet.ts'
 import { DOMAIN, RESOLVER, type RunPlan } from './plan.ts'
 import { readResults, suiteCommand } from './suites.ts'
 
-const SERVER_INDEX = 8
+/** Groups of the kernel and ids are the machine's: not the names that other tests use. */
+const INSTANCE = `cm${process.pid.toString(36).slice(-4)}`
+const UID_BASE = 0x5a000000
+const SERVER_INDEX = 9
 const MAX_SUITE_MS = 60 * 60_000
 
 const plan = JSON.parse(process.argv[2] ?? '{}') as RunPlan
@@ -23,6 +26,9 @@ writeFileSync(trusted, `${bundle}\n${certificates.internetCa}`)
 
 const internet = await openInternet(certificates)
 const server = createTestServer(SERVER_INDEX, {
+  E2B_INSTANCE: INSTANCE,
+  E2B_RUN_DIR: `/run/e2b-${INSTANCE}`,
+  E2B_UID_BASE: String(UID_BASE),
   E2B_IMAGES_DIR: join(plan.workDir, 'images'),
   E2B_DOMAIN: DOMAIN,
   E2B_HTTPS_PORT: '443',
