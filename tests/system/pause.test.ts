@@ -86,6 +86,17 @@ describe('pause and resume', () => {
     await host.client.stop({ sandboxId: 'round' })
   })
 
+  it('keeps open files that were deleted, also those that have other names', async () => {
+    let address = await host.run('deleted')
+    const hold = `cd /root; echo one > a; ln a b; echo two > c
+      setsid -f sh -c 'exec 3<a 4<c; rm a c /usr/share/common-licenses/GPL-3; touch held; exec sleep 1000'
+      until [ -e held ]; do sleep 0.05; done`
+    await shell(address, hold)
+    address = await resume('deleted', (await pause('deleted')).snapshotId)
+    expect(await shell(address, 'cd /proc/$(pgrep -x sleep)/fd; cat 3 4; ls /root')).toBe('one\ntwo\nb\nheld')
+    await host.client.stop({ sandboxId: 'deleted' })
+  })
+
   it('of files alone boots anew', async () => {
     let address = await host.run('files')
     await startCounter(address)

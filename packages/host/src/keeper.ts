@@ -3,7 +3,6 @@ import type { Cell } from './cells.ts'
 import { HostError } from './host-error.ts'
 import type { KeptDraft, KeptSnapshot, KeptSnapshots } from './kept-snapshots.ts'
 import type { UpperSource } from './parts.ts'
-import type { Upper } from './storage/uppers.ts'
 
 /**
  * Makes snapshots of running sandboxes: asks the agent to prepare, holds the sandbox still, writes its memory, keeps
@@ -24,7 +23,7 @@ export interface KeepRequest {
 
 export interface KeeperParts {
   kept: KeptSnapshots
-  uppers: Pick<UpperSource, 'snapshot' | 'recorded' | 'release' | 'usageBytes'>
+  uppers: Pick<UpperSource, 'snapshot' | 'nameCopy' | 'recorded' | 'release' | 'usageBytes'>
   /** Bytes free where snapshots are written. */
   freeBytes: () => number
   log: Logger
@@ -82,14 +81,16 @@ export class Keeper {
     agentUnresponsive: boolean,
   ): Promise<KeptSnapshot> {
     const { kept, uppers, log } = this.#parts
-    let copy: Upper | undefined
+    let copy = request.memory ? uppers.nameCopy(cell.upper) : undefined
     let published: KeptSnapshot | undefined
     try {
       await cell.capture({
         memoryDir: request.memory ? draft.memoryDir : undefined,
         leaveRunning: !request.isPause,
+        ...(copy ? { upperCopyPath: copy.path } : {}),
         whileStill: async ({ sizeBytes }) => {
-          if (!request.isPause) copy = await uppers.snapshot(cell.upper)
+          if (copy) copy = { ...copy, inheritedBytes: uppers.usageBytes(cell.upper) }
+          else if (!request.isPause) copy = await uppers.snapshot(cell.upper)
           request.signal.throwIfAborted()
           const snapshot: KeptSnapshot = {
             version: 1,
@@ -98,6 +99,7 @@ export class Keeper {
             isPause: request.isPause,
             layers: cell.layers.map(({ digest }) => digest),
             upper: copy ?? cell.upper,
+            ofUpperId: cell.upper.id,
             limits: cell.limits,
             config: cell.config,
             memory: request.memory ? { hostClass: cell.hostClass, sizeBytes } : undefined,

@@ -35,6 +35,8 @@ export interface KeptSnapshot {
   readonly layers: readonly string[]
   /** Nothing runs on it; it ends with the snapshot. */
   readonly upper: Upper
+  /** The upper that the sandbox ran on: this run of it, and no other, was kept. */
+  readonly ofUpperId: string
   readonly limits: Limits
   readonly config: SnapshotConfig
   /** Undefined when only files were kept. */
@@ -98,6 +100,11 @@ export class KeptSnapshots {
 
   paused(): Paused[] {
     return [...this.#known.values()].filter(({ isPause }) => isPause).map(pausedOf)
+  }
+
+  /** True when the sandbox that ran on this upper was paused: it runs no more, whatever the journal says. */
+  isPaused(upperId: string): boolean {
+    return [...this.#known.values()].some(({ isPause, ofUpperId }) => isPause && ofUpperId === upperId)
   }
 
   /** Uppers that must stay. */

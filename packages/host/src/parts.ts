@@ -24,6 +24,8 @@ export interface UpperSource {
   clone(base: Upper, capMib: number): Promise<Upper>
   /** A read-only copy of one as it is now. Nobody's until `recorded`. */
   snapshot(upper: Upper): Promise<Upper>
+  /** Names a copy that somebody else makes at its path. Nobody's until `recorded`. */
+  nameCopy(upper: Upper): Upper
   /** The journal or a snapshot names it from now on. */
   recorded(upper: Upper): void
   usageBytes(upper: Upper): number

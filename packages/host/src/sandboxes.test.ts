@@ -70,9 +70,11 @@ function partsOver(kernel: Kernel, dir: string, step: Step): CellParts {
       await step('engine.started')
       return instance
     },
-    async capture(instance, { leaveRunning, whileStill }) {
+    async capture(instance, { leaveRunning, upperCopyPath, whileStill }) {
       await step('engine.capture')
       if (!kernel.instances.has(instance.slot.index)) throw new Error('nothing to capture')
+      if (upperCopyPath) kernel.uppers.add(upperCopyPath)
+      await step('engine.copied')
       await whileStill?.({ sizeBytes: 1 })
       await step('engine.captured')
       if (!leaveRunning) kernel.instances.get(instance.slot.index)?.exit({ status: -9, outOfMemory: false })
@@ -127,6 +129,10 @@ function partsOver(kernel: Kernel, dir: string, step: Step): CellParts {
       async snapshot(upper) {
         await step('uppers.snapshot')
         return this.take(upper.capMib)
+      },
+      nameCopy({ capMib }) {
+        const id = `u${kernel.nextUpper++}`
+        return { id, path: id, capMib }
       },
       recorded: () => {},
       usageBytes: () => 0,

@@ -157,7 +157,7 @@ export class Sandboxes {
         throw new HostError('failed', `sandbox '${sandboxId}' was killed while it was pausing`)
       }
       const paused = pausedOf(snapshot)
-      this.#releaseLater(sandbox, { keepUpper: true })
+      this.#releaseLater(sandbox, { keepUpper: snapshot.upper.id === cell.upper.id })
       this.#move(sandbox, 'gone')
       this.#sandboxes.delete(sandboxId)
       this.events.publish({ kind: 'ended', sandboxId, reason: 'paused', atMs: paused.pausedAtMs, paused })

@@ -109,6 +109,7 @@ function cellParts(): CellParts {
       take: (capMib) => ({ id: 'u', path: dir, capMib }),
       clone: async (base, capMib) => ({ ...base, id: 'copy', capMib }),
       snapshot: async (upper) => upper,
+      nameCopy: (upper) => upper,
       recorded: () => {},
       usageBytes: () => 0,
       release: () => {},

@@ -47,13 +47,14 @@ async function settleEntry(parts: SweepParts, entry: JournalEntry): Promise<bool
 
 async function adopt(parts: SweepParts, entry: JournalEntry): Promise<boolean> {
   const cell = await adoptCell(parts.cells, entry)
-  // A snapshot names its upper: the pause was complete when the last daemon ended, only letting go was not.
+  // The pause was complete when the last daemon ended, only letting go was not.
+  const isPaused = parts.kept.isPaused(entry.upper.id)
   const keepUpper = parts.kept.upperIds().has(entry.upper.id)
   if (!cell) {
     giveBack(parts.cells, entry.slot, keepUpper ? undefined : entry.upper)
     return false
   }
-  if (keepUpper || !entry.isReady || entry.occupant === 'build') {
+  if (isPaused || !entry.isReady || entry.occupant === 'build') {
     await cell.release({ keepUpper })
     return false
   }

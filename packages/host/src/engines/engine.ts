@@ -65,6 +65,8 @@ export interface CaptureTarget {
   /** Undefined keeps no memory: the instance only stands still meanwhile. */
   memoryDir: string | undefined
   leaveRunning: boolean
+  /** With memory: where a read-only copy of the instance's upper is made that fits it. */
+  upperCopyPath?: string
   /**
    * Runs when the memory is written and nothing has moved since: the moment to keep the files as well. When it throws
    * the instance goes on, whatever `leaveRunning` says.

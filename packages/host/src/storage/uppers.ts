@@ -129,6 +129,13 @@ export class UpperStore {
     return { id, path, capMib: upper.capMib, inheritedBytes: this.usageBytes(upper) }
   }
 
+  /** Names a copy that somebody else makes, read-only, at its path. Nobody's until `recorded`; released like any. */
+  nameCopy(upper: Upper): Upper {
+    const id = newId()
+    this.#unrecorded.add(id)
+    return { id, path: join(this.mountPoint, id), capMib: upper.capMib }
+  }
+
   /** A writable copy of an upper that nothing runs on, whose cap counts what it starts with. Else as `snapshot`. */
   async clone(base: Upper, capMib: number): Promise<Upper> {
     const { id, path } = await this.#copy(base, { readOnly: false })

@@ -1,4 +1,5 @@
 import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import type { ShimCommand } from './shim.ts'
 
 /** A CRIU that passed its own check, as `criu/build.ts` answers it. */
@@ -45,13 +46,19 @@ export interface DumpOptions {
   freezerPath: string
   leaveRunning: boolean
   runDir: string
+  /** Copied when the memory is written; both are paths of subvolumes. */
+  upperCopy: { from: string; to: string } | undefined
 }
 
+const KEEP_UPPER = join(import.meta.dirname, '../../../native/keep-upper.sh')
+
 export function dumpCommand(options: DumpOptions): ShimCommand {
+  const { upperCopy } = options
   return {
     netns: options.netnsPath,
     environment: {
       CRIU_RUN_DIR: options.runDir,
+      ...(upperCopy ? { E2B_UPPER: upperCopy.from, E2B_UPPER_COPY: upperCopy.to } : {}),
       ...(existsSync(options.cowImagesPath) ? { CRIU_COW_IMAGES: options.cowImagesPath } : {}),
     },
     program: [
@@ -60,6 +67,7 @@ export function dumpCommand(options: DumpOptions): ShimCommand {
       ...['--external', 'mnt[/sys]:sys', '--external', 'mnt[/dev]:dev'],
       ...['--freeze-cgroup', options.freezerPath, '--ghost-limit', String(GHOST_LIMIT_BYTES)],
       ...(options.leaveRunning ? ['--leave-running'] : []),
+      ...(upperCopy ? ['--action-script', KEEP_UPPER] : []),
     ],
   }
 }

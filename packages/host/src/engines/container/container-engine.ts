@@ -34,7 +34,7 @@ import {
 } from './instance.ts'
 import { HOLD_COMMAND, PROBE_SLOT, probeContainer } from './probe.ts'
 import { NEW_NETWORK, Shim, type ShimCommand, type StartedInit } from './shim.ts'
-import { freeingStopped } from './stopped-tasks.ts'
+import { freeingStopped, untraced } from './tracing.ts'
 
 /** Killing an init takes 5 to 20 ms; only a kernel in trouble takes this long. */
 const stopTimeoutMs = 5_000
@@ -149,8 +149,9 @@ export class ContainerEngine implements Engine {
     try {
       // While something may still fail the processes must be able to go on; else CRIU ends them.
       const leaveRunning = into.leaveRunning || into.whileStill !== undefined
+      const { memoryDir, upperCopyPath } = into
       const sizeBytes =
-        into.memoryDir === undefined ? 0 : await this.#dump(instance, into.memoryDir, leaveRunning)
+        memoryDir === undefined ? 0 : await this.#dump(instance, memoryDir, leaveRunning, upperCopyPath)
       await into.whileStill?.({ sizeBytes })
       // Frozen as they are: thawed with the signal pending, no process runs one more instruction of its own.
       if (!into.leaveRunning) await cgroup.killAll()
@@ -162,7 +163,12 @@ export class ContainerEngine implements Engine {
   }
 
   /** Answers the bytes written. */
-  async #dump(instance: Instance, memoryDir: string, leaveRunning: boolean): Promise<number> {
+  async #dump(
+    instance: Instance,
+    memoryDir: string,
+    leaveRunning: boolean,
+    upperCopyPath: string | undefined,
+  ): Promise<number> {
     const { criu, runDir, shimPath } = this.#options
     if (!criu) throw new Error('there is no CRIU on this machine: memory cannot be captured')
     const files = instanceFiles(this.#slotDir(instance.slot))
@@ -178,6 +184,7 @@ export class ContainerEngine implements Engine {
       cowImagesPath: files.cowImages,
       freezerPath: this.#freezerPath(instance.slot),
       leaveRunning,
+      upperCopy: upperCopyPath === undefined ? undefined : { from: instance.upper.path, to: upperCopyPath },
     })
     const status = await freeingStopped(this.#cgroup(instance.slot), new Shim(shimPath).run(command))
     if (status !== 0) throw new Error(`memory could not be captured: ${logTail(files.log)}`)
@@ -220,6 +227,7 @@ export class ContainerEngine implements Engine {
     // A rename may have been cut between the two records; the pid says that it is the same sandbox.
     if (started.sandboxId !== entry.sandboxId && started.pid !== entry.initPid) return undefined
     await userNamespaceFor(entry.slot.uidBase)
+    await untraced(started.pid)
     return this.#instance(entry.sandboxId, entry.slot, entry.upper, started)
   }
 

@@ -1,7 +1,9 @@
 import { readFileSync } from 'node:fs'
 import type { Cgroup } from '../../linux/cgroup.ts'
+import { settled } from '../../linux/cgroup-files.ts'
 
 const lookEveryMs = 5
+const dumpEndsWithinMs = 60_000
 /** Where the kernel holds a task that a signal stopped. */
 const STOPPED_IN = 'do_signal_stop'
 
@@ -23,9 +25,16 @@ export async function freeingStopped<T>(cgroup: Cgroup, dump: Promise<T>): Promi
   }
 }
 
+/** Waits until nobody traces the process: a dump that an earlier daemon began comes to its end. Throws after 60 s. */
+export async function untraced(pid: number): Promise<void> {
+  if (await settled(() => !isTraced(pid), dumpEndsWithinMs)) return
+  throw new Error(`process ${pid} is still being traced after ${dumpEndsWithinMs} ms`)
+}
+
 const isWaitedFor = (pid: number): boolean =>
-  /^State:\tD/m.test(readIfThere(`/proc/${pid}/status`)) &&
-  !/^TracerPid:\t0$/m.test(readIfThere(`/proc/${pid}/status`))
+  isTraced(pid) && /^State:\tD/m.test(readIfThere(`/proc/${pid}/status`))
+
+const isTraced = (pid: number): boolean => /^TracerPid:\t[1-9]/m.test(readIfThere(`/proc/${pid}/status`))
 
 function readIfThere(path: string): string {
   try {
