@@ -21,13 +21,28 @@ test('the code interpreter pins every Python package and ends as its user', () =
   const { steps, from } = codeInterpreterTemplate()
   expect(from).toEqual({ template: 'base' })
   expect(steps.findLast((step) => step.type === 'USER')?.args).toEqual(['user'])
-  const [, encoded] = /echo (\S+) .*requirements\.txt/.exec(steps[1]?.args[0] ?? '') ?? []
+  const [, encoded] =
+    /echo (\S+) .*requirements\.txt/.exec(
+      steps.find((step) => step.args[0]?.includes("> '/opt/e2b/requirements.txt'"))?.args[0] ?? '',
+    ) ?? []
   const lines = Buffer.from(encoded ?? '', 'base64')
     .toString()
     .split('\n')
     .filter((line) => /^\w/.test(line))
   expect(lines.length).toBeGreaterThan(10)
   expect(lines.filter((line) => !/^[\w-]+==[\w.]+$/.test(line))).toEqual([])
+})
+
+test('the code interpreter has a kernelspec for each of its languages', () => {
+  const commands = codeInterpreterTemplate().steps.map((step) => step.args[0] ?? '')
+  for (const name of ['javascript', 'typescript', 'bash', 'r', 'java']) {
+    const path = `/usr/local/share/jupyter/kernels/${name}/kernel.json`
+    const encoded = commands.map((command) => new RegExp(`echo (\\S+) [^&]*> '${path}'`).exec(command)?.[1])
+    const spec: { argv: string[] } = JSON.parse(
+      Buffer.from(encoded.find((text) => text !== undefined) ?? '', 'base64').toString(),
+    )
+    expect(spec.argv).toContain('{connection_file}')
+  }
 })
 
 test('only certificates that the system lacks are added', async () => {

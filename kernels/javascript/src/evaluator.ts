@@ -3,6 +3,7 @@
  * declare again. The inspector is used on this very thread; no debugger is enabled, so code runs at full speed.
  */
 import { type Runtime, Session } from 'node:inspector'
+import { promiseHooks } from 'node:v8'
 
 /** `line` and `column` (from 1) are where V8 met the error, which a syntax error itself does not tell. */
 export type Outcome = { value: unknown } | { thrown: unknown; line: number; column: number }
@@ -11,6 +12,11 @@ const GROUP = 'cell'
 
 export class Evaluator {
   readonly #session = new Session()
+  /**
+   * The promises of cells that have not ended. V8 tells the end of such a promise also when it is collected as
+   * garbage, and calls JavaScript while it collects, which ends the process: they must not be collected.
+   */
+  readonly #unsettled = new Set<Promise<unknown>>()
   #received: unknown
   /** V8's handle of the function that takes a value from it. */
   readonly #receiver: Promise<string>
@@ -57,9 +63,18 @@ export class Evaluator {
     parameters: Runtime.EvaluateParameterType & { replMode?: boolean },
   ): Promise<Runtime.EvaluateReturnType | undefined> {
     return new Promise((resolve) => {
-      this.#session.post('Runtime.evaluate', parameters, (error, reply) =>
-        resolve(error === null ? reply : undefined),
-      )
+      let promise: Promise<unknown> | undefined
+      // The first promise that is made is the one of the cell as a whole.
+      const stop = promiseHooks.onInit((made) => {
+        promise = made
+        this.#unsettled.add(made)
+        stop()
+      })
+      this.#session.post('Runtime.evaluate', parameters, (error, reply) => {
+        if (promise !== undefined) this.#unsettled.delete(promise)
+        resolve(error === null ? reply : undefined)
+      })
+      stop()
     })
   }
 

@@ -38,7 +38,6 @@ export async function pythonEnvironment(): Promise<string> {
   if (!existsSync(complete) || readFileSync(complete, 'utf8') !== PACKAGES.join(' ')) {
     await run('python3', ['-m', 'venv', venv])
     await run(join(venv, 'bin/pip'), ['install', '--quiet', ...PACKAGES])
-    await run(join(venv, 'bin/python'), ['-m', 'bash_kernel.install', '--sys-prefix'])
     writeFileSync(complete, PACKAGES.join(' '))
   }
   return join(venv, 'bin/python')
@@ -129,12 +128,14 @@ export class TestingSandbox {
     })
   }
 
-  /** The template's kernels of JavaScript and TypeScript, run from their source by this test's Node. */
+  /** The template's kernels that need no more than this test's Node and Python. */
   #installKernels(): void {
-    for (const name of ['javascript', 'typescript']) {
+    for (const name of ['javascript', 'typescript', 'bash']) {
       const spec = readFileSync(join(TEMPLATE_FILES, `kernels/${name}/kernel.json`), 'utf8')
         .replace('/usr/local/bin/node', process.execPath)
         .replace('/.e2b/javascript-kernel.mjs', join(REPOSITORY, 'kernels/javascript/src/main.ts'))
+        .replace('/usr/bin/python3', this.#python)
+        .replace('/opt/e2b/start_bash_kernel.py', join(TEMPLATE_FILES, 'start_bash_kernel.py'))
       const target = join(this.#jupyterPath, 'kernels', name)
       mkdirSync(target, { recursive: true })
       writeFileSync(join(target, 'kernel.json'), spec)

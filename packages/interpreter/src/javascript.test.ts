@@ -1,0 +1,137 @@
+/** Cells of JavaScript, TypeScript and Bash, from the service down to the template's kernels. */
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { type Line, TestingSandbox } from './testing-sandbox.ts'
+
+let sandbox: TestingSandbox
+beforeAll(async () => {
+  sandbox = await TestingSandbox.start()
+}, 300_000)
+afterAll(() => sandbox?.stop())
+
+const one = (lines: Line[], type: string): Line | undefined => lines.find((line) => line.type === type)
+const run = (code: string, fields = {}): Promise<Line[]> =>
+  sandbox.execute(code, { language: 'javascript', ...fields })
+const value = async (code: string, fields = {}): Promise<unknown> => {
+  const lines = await run(code, fields)
+  expect(one(lines, 'error')).toBeUndefined()
+  return one(lines, 'result')?.text
+}
+
+describe('a cell of JavaScript', () => {
+  test('gives its value, awaited', async () => {
+    expect(await run('await Promise.resolve("Hello World!")')).toEqual([
+      { type: 'number_of_executions', execution_count: expect.any(Number) },
+      { type: 'result', text: 'Hello World!', extra: {}, is_main_result: true },
+      { type: 'end_of_execution' },
+    ])
+    expect(await value('undefined')).toBeUndefined()
+    expect(await value('null')).toBe('null')
+    expect(await value('12n')).toBe('12n')
+  })
+
+  test('may declare again what an earlier one declared', async () => {
+    await run('const a = 1; let b = 2; class C { x = 1 }; function f() { return a }')
+    expect(await value('const a = 10; let b = 3; class C { x = 2 }; a + b + new C().x')).toBe('15')
+    expect(await value('a')).toBe('10')
+  })
+
+  test('imports and requires what Node has and what npm installed', async () => {
+    const directory = join(sandbox.home, 'node_modules/own')
+    mkdirSync(directory, { recursive: true })
+    writeFileSync(join(directory, 'package.json'), '{"name":"own","type":"module","exports":"./own.js"}')
+    writeFileSync(join(directory, 'own.js'), 'export const name = "own"; export default 7')
+    writeFileSync(
+      join(sandbox.home, 'local.cjs'),
+      'const late = "kept"; module.exports = Object.assign({}, { late })',
+    )
+    expect(await value('import seven, { name } from "own"; name + seven')).toBe('own7')
+    expect(await value('require("own").name')).toBe('own')
+    expect(await value('import { late } from "./local.cjs"; late')).toBe('kept')
+    expect(await value('(await import("node:fs")).readFileSync === require("fs").readFileSync')).toBe('true')
+    expect(one(await run('import { nothing } from "own"'), 'error')?.value).toContain('nothing')
+  })
+
+  test('tells errors with the frames of the cell alone', async () => {
+    const error = one(await run('function f() { null.x }\nf()'), 'error')
+    expect(error).toMatchObject({ name: 'TypeError', value: expect.stringContaining('null') })
+    expect(String(error?.traceback).split('\n').length).toBe(3)
+    const wrong = one(await run('\nlet x y'), 'error')
+    expect(wrong).toMatchObject({ name: 'SyntaxError', traceback: expect.stringContaining(':2:7\nlet x y') })
+  })
+
+  test('shows rich results', async () => {
+    const lines = await run('display.html("<b>x</b>"); ({ "image/png": new Uint8Array([1, 2, 3]) })')
+    expect(lines.filter((line) => line.type === 'result')).toEqual([
+      { type: 'result', html: '<b>x</b>', extra: {}, is_main_result: false },
+      { type: 'result', png: 'AQID', extra: {}, is_main_result: true },
+    ])
+    expect(one(await run('({ a: [1] })'), 'result')).toMatchObject({ json: { a: [1] } })
+  })
+
+  test('is over when the promise of its last value is, and prints until then', async () => {
+    const lines = await run(
+      '(async () => { await new Promise((r) => setTimeout(r, 50)); console.log("late") })()',
+    )
+    expect(one(lines, 'stdout')?.text).toBe('late\n')
+  })
+
+  test('leaves the kernel alive whatever it throws or exits', async () => {
+    await run('const kept = 1')
+    expect(one(await run('process.exit(3)'), 'error')).toMatchObject({ name: 'SystemExit', value: '3' })
+    const late = await run(
+      'setTimeout(() => { throw new Error("late") }, 5); await new Promise((r) => setTimeout(r, 50))',
+    )
+    expect(one(late, 'stderr')?.text).toContain('Error: late')
+    expect(await value('kept')).toBe('1')
+  })
+
+  test('prints while it does not yield, ten megabytes in order', async () => {
+    const lines = await run('for (let i = 0; i < 100; i++) console.log(String(i).padStart(99999, "."))')
+    const text = lines.map((line) => (line.type === 'stdout' ? line.text : '')).join('')
+    expect(text.length).toBe(100 * 100_000)
+    expect(text.endsWith('99\n')).toBe(true)
+  })
+
+  test.each([
+    ['a loop', 'while (true) {}'],
+    ['a loop after an await', 'await 1; while (true) {}'],
+    ['a promise that nobody settles', 'await new Promise(() => {})'],
+    ['a child program', 'require("child_process").execSync("sleep 100")'],
+  ])('%s is interrupted when the client leaves; state stays', async (_name, code) => {
+    await run('const before = 5')
+    const left = new AbortController()
+    await sandbox.post('/execute', { code, language: 'javascript' }, left.signal)
+    await delay(200)
+    left.abort()
+    const start = Date.now()
+    expect(await value('before')).toBe('5')
+    expect(Date.now() - start).toBeLessThan(1000)
+  })
+
+  test('gets variables for one execution, and its own random numbers in a copy', async () => {
+    expect(await value('process.env.ONCE', { env_vars: { ONCE: 'x' } })).toBe('x')
+    expect(await value('process.env.ONCE ?? "gone"')).toBe('gone')
+    expect(await value('process.cwd()')).toBe(sandbox.home)
+    sandbox.variables = { SHARED: 'all' }
+    writeFileSync(sandbox.generationFile, JSON.stringify({ generation: 'copy' }))
+    expect(await value('process.env.SHARED')).toBe('all')
+  })
+})
+
+test('TypeScript: types, enums, generic calls', async () => {
+  const code =
+    'enum E { A, B }\nfunction id<T>(x: T): T { return x }\nconst m: string = id<string>("x"); m + E.B'
+  expect(await value(code, { language: 'ts' })).toBe('x1')
+})
+
+test('Bash: a variable of one execution leaves none behind, and an own one as it was', async () => {
+  const bash = async (code: string, fields = {}): Promise<unknown> =>
+    one(await sandbox.execute(code, { language: 'bash', ...fields }), 'stdout')?.text
+  await bash('OWN=kept')
+  expect(await bash('echo "$OWN $NEW"', { env_vars: { OWN: 'once', NEW: "it's" } })).toBe("once it's\n")
+  expect(await bash('echo "$OWN ${NEW-gone}"')).toBe('kept gone\n')
+  expect(await bash('env | grep -c ^OWN=')).toBe('0\n')
+})
