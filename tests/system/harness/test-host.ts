@@ -109,6 +109,7 @@ export class TestHost {
     })
     await once(teardown, 'exit')
     rmSync(this.stateDir, { recursive: true, force: true })
+    rmSync(this.runDir, { recursive: true, force: true })
   }
 }
 
