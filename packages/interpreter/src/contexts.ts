@@ -172,8 +172,14 @@ export class Contexts {
     for (const language of [required, ...others]) {
       if (language === undefined || !installed.has(languageFor(language).kernelName)) continue
       if (this.#defaults.has(language)) continue
-      const context = await this.create(language)
-      this.#defaults.set(language, Promise.resolve(context))
+      try {
+        const context = await this.create(language)
+        this.#defaults.set(language, Promise.resolve(context))
+      } catch (error) {
+        // A broken kernel of another language takes the required one not along; its first use tells the error.
+        if (language === required) throw error
+        process.stderr.write(`the kernel of ${language} does not start: ${String(error)}\n`)
+      }
     }
   }
 }
