@@ -1,3 +1,4 @@
+import { isBuiltin } from 'node:module'
 import { rolldown } from 'rolldown'
 
 const KOFFI = '\0koffi'
@@ -8,7 +9,10 @@ const koffi = createRequire(import.meta.url)('./koffi.node')
 export default koffi
 `
 
-/** Bundles a program with everything it imports into one ES module, which expects `koffi.node` beside it. */
+/**
+ * Bundles a program with everything it imports into one ES module, which expects `koffi.node` beside it.
+ * @throws Error when an import is not installed: it would be left for the sandbox, which has no packages
+ */
 export async function bundleProgram(entryFile: string): Promise<string> {
   const build = await rolldown({
     input: entryFile,
@@ -26,6 +30,8 @@ export async function bundleProgram(entryFile: string): Promise<string> {
     const { output } = await build.generate({ format: 'esm', minify: true, codeSplitting: false })
     const [chunk, ...others] = output
     if (others.length > 0) throw new Error(`${entryFile}: expected one file, got ${output.length}`)
+    const missing = [...chunk.imports, ...chunk.dynamicImports].filter((name) => !isBuiltin(name))
+    if (missing.length > 0) throw new Error(`${entryFile}: not installed here: ${missing.join(', ')}`)
     return chunk.code
   } finally {
     await build.close()
