@@ -1,3 +1,6 @@
+import { rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { ALL_TRAFFIC, type CommandExitError, Sandbox, type SandboxOpts } from 'e2b'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { openTestInternet, type TestInternet } from '../../packages/host/src/network/testing/test-internet.ts'
@@ -21,12 +24,15 @@ const names = {
 let server: TestServer
 let internet: TestInternet
 let sandbox: Sandbox | undefined
+const internetCa = join(tmpdir(), 'tst8-internet.pem')
 
 beforeAll(async () => {
   const addresses = [cloudflare, google, quad9, inner]
   internet = await openTestInternet({ name: 'tst8net', link: '203.0.113', addresses, names })
+  writeFileSync(internetCa, internet.cert)
   server = createTestServer(8, {
     E2B_POOL_MAX: '0',
+    NODE_EXTRA_CA_CERTS: internetCa,
     E2B_DNS_UPSTREAMS: google,
     E2B_ADDRESS_RANGE: `${range}.0/24`,
   })
@@ -40,6 +46,7 @@ afterEach(async () => {
 afterAll(async () => {
   await server.dispose()
   await internet.close()
+  rmSync(internetCa)
   useTestServer()
 })
 
@@ -139,6 +146,20 @@ describe('egress', () => {
     expect(await reach(from, `https://${cloudflare}`)).toEqual([cloudflare])
     expect(internet.lines.slice(before)).toContain(`socks ${cloudflare}:443`)
     expect(JSON.stringify((await from.getInfo()).network)).not.toContain('secret')
+  })
+
+  it('sets the headers of rules on HTTPS requests, which the sandbox trusts', async () => {
+    const rules = (value: string) => ({ 'one.example': [{ transform: { headers: { 'X-Key': value } } }] })
+    const from = await create({ network: { rules: rules('first') } })
+    const key = async (): Promise<unknown> => {
+      const { stdout } = await from.commands.run('curl -s -m 5 https://one.example')
+      return (JSON.parse(stdout) as { headers: Record<string, string> }).headers['x-key']
+    }
+    expect(await key()).toBe('first')
+    await from.updateNetwork({ rules: rules('second') })
+    expect(await key()).toBe('second')
+    await from.updateNetwork({})
+    expect(await reach(from, 'https://one.example', 'https://two.example')).toEqual([cloudflare, quad9])
   })
 
   it('refuses settings that cannot be', async () => {
