@@ -132,24 +132,26 @@ export async function ensureTemplates(
   const plans = [trustingBase(certificates), httpbin(process.env.GOPROXY)].map((definition) =>
     planned(definition, base.snapshotId, agentLayer.digest),
   )
-  const known = readPublishedTemplates({ imagesDir })
-  const isCurrent = plans.every(
-    ({ snapshotId }) =>
-      known.some((each) => each.snapshotId === snapshotId) && isBuilt({ imagesDir }, snapshotId),
+  const known = plans.map(({ snapshotId }) =>
+    readPublishedTemplates({ imagesDir }).find((each) => each.snapshotId === snapshotId),
   )
-  if (isCurrent) return imagesDir
-
-  const stateDir = join(workDir, 'build')
-  mkdirSync(stateDir, { recursive: true })
-  const buildConfig = { ...config, ...BUILD_HOST, imagesDir, stateDir, runDir: '/run/e2b-cmpset' }
-  const host = await openHostRole(buildConfig, openLog('warn'))
-  try {
-    const built = await buildAll(host, plans, config, say)
-    const others = own.filter(({ name }) => !built.some((template) => template.name === name))
-    writeFileSync(publishedTemplatesPath({ imagesDir }), JSON.stringify([...built, ...others], null, 2))
-  } finally {
-    await host.host.close({ keepSandboxes: false })
-    rmSync(stateDir, { recursive: true, force: true })
-  }
+  const isCurrent = plans.every(({ snapshotId }, at) => known[at] && isBuilt({ imagesDir }, snapshotId))
+  const derived = isCurrent ? known.filter((each) => each !== undefined) : await buildDerived()
+  // The others are taken over as the machine has them now.
+  const others = own.filter(({ name }) => !derived.some((template) => template.name === name))
+  writeFileSync(publishedTemplatesPath({ imagesDir }), JSON.stringify([...derived, ...others], null, 2))
   return imagesDir
+
+  async function buildDerived(): Promise<PublishedTemplate[]> {
+    const stateDir = join(workDir, 'build')
+    mkdirSync(stateDir, { recursive: true })
+    const buildConfig = { ...config, ...BUILD_HOST, imagesDir, stateDir, runDir: '/run/e2b-cmpset' }
+    const host = await openHostRole(buildConfig, openLog('warn'))
+    try {
+      return await buildAll(host, plans, config, say)
+    } finally {
+      await host.host.close({ keepSandboxes: false })
+      rmSync(stateDir, { recursive: true, force: true })
+    }
+  }
 }
