@@ -79,6 +79,8 @@ test('loading again starts only what is new', async () => {
   await supervisor.load()
   expect(pidOf('main')).toBe(before)
   expect(isRunning(pidOf('third'))).toBe(true)
+  process.kill(before, 'SIGKILL')
+  await expect.poll(() => pidOf('main') !== before && isRunning(pidOf('main')), { timeout: 5000 }).toBe(true)
 })
 
 test('a new agent replaces what the one before left running', async () => {

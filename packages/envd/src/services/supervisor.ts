@@ -58,7 +58,7 @@ export class ServiceSupervisor {
   }
 
   async #start(service: ServiceDefinition): Promise<void> {
-    if (this.#closed || !this.#definitions.includes(service)) return
+    if (this.#closed) return
     try {
       this.#killLeftover(service.name)
       const process = await this.#launch(service)
@@ -100,7 +100,12 @@ export class ServiceSupervisor {
   }
 
   #restartLater(service: ServiceDefinition): void {
-    if (!this.#closed) setTimeout(() => void this.#start(service), RESTART_DELAY_MS)
+    if (this.#closed) return
+    setTimeout(() => {
+      // As the file says it now: it may have been read again meanwhile.
+      const current = this.#definitions.find(({ name }) => name === service.name)
+      if (current) void this.#start(current)
+    }, RESTART_DELAY_MS)
   }
 
   /** An agent that was started again finds the services of the one before it, whose end it would not see. */
