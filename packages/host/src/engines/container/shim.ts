@@ -6,6 +6,10 @@ const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 /** In place of a network namespace's path: an empty one that nobody else has. */
 export const NEW_NETWORK = 'new'
 
+/** A start takes tens of milliseconds, a dump a second for each half GiB; past these bounds something hangs. */
+const START_WITHIN_MS = 60_000
+const RUN_WITHIN_MS = 180_000
+
 /** See the protocol at the top of native/shim.c. */
 export interface ShimCommand {
   id?: string
@@ -70,7 +74,7 @@ export class Shim {
   /** Runs a program that leaves a sandbox behind. Answers when its init runs. @throws ShimError */
   async start(command: ShimCommand): Promise<StartedInit> {
     this.#send(command)
-    const answer = await this.#answer()
+    const answer = await this.#answerWithin(START_WITHIN_MS)
     const match = /^started (\d+) (\d+)$/.exec(answer)
     if (!match) throw new ShimError(answer)
     return { pid: Number(match[1]), startTime: Number(match[2]) }
@@ -79,7 +83,7 @@ export class Shim {
   /** Runs a program to its end. Answers its exit status. @throws ShimError when it could not be run */
   async run(command: ShimCommand): Promise<number> {
     this.#send(command)
-    const answer = await this.#answer()
+    const answer = await this.#answerWithin(RUN_WITHIN_MS)
     const match = /^done (-?\d+)$/.exec(answer)
     if (!match) throw new ShimError(answer)
     return Number(match[1])
@@ -110,6 +114,22 @@ export class Shim {
     this.#child.stdin?.write(commandText(command))
   }
 
+  /** A program that hangs is ended with the shim and everything in its session; a sandbox has sessions of its own. */
+  async #answerWithin(limitMs: number): Promise<string> {
+    let isLate = false
+    const timer = setTimeout(() => {
+      isLate = true
+      killSession(this.#child.pid)
+    }, limitMs)
+    try {
+      return await this.#answer()
+    } catch (error) {
+      throw isLate ? new ShimError(`the program did not end within ${limitMs} ms`) : error
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+
   async #answer(): Promise<string> {
     for (;;) {
       const answer = this.#answers.shift()
@@ -138,6 +158,14 @@ export class Shim {
   #wake(): void {
     this.#arrived.resolve()
     this.#arrived = Promise.withResolvers<void>()
+  }
+}
+
+function killSession(pid: number | undefined): void {
+  try {
+    if (pid !== undefined) process.kill(-pid, 'SIGKILL')
+  } catch {
+    // It ended at this moment.
   }
 }
 
