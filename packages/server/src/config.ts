@@ -111,6 +111,12 @@ const settings = {
     '',
     'Resolvers; default those of /etc/resolv.conf',
   ),
+  adminToken: text(
+    'E2B_ADMIN_TOKEN',
+    '--admin-token',
+    '',
+    "Opens the operator's routes to X-Admin-Token; empty = closed",
+  ),
   logLevel: oneOf('E2B_LOG_LEVEL', '--log-level', ['info', 'debug', 'warn', 'error'], 'Log level'),
 } as const
 

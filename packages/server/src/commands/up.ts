@@ -51,6 +51,7 @@ async function openServer(config: Config, log: Logger): Promise<Server> {
     hosts: [host],
     limits: { maxSandboxes: config.teamSandboxes, maxHours: config.teamMaxHours },
     logger: log.child({ role: 'api' }),
+    ...(config.adminToken ? { adminToken: config.adminToken } : {}),
   })
   await api.app.listen({ host: '127.0.0.1', port: config.apiPort })
   const edge = await openEdge(config, api, log)
