@@ -30,7 +30,10 @@ export async function bundleProgram(entryFile: string): Promise<string> {
     const { output } = await build.generate({ format: 'esm', minify: true, codeSplitting: false })
     const [chunk, ...others] = output
     if (others.length > 0) throw new Error(`${entryFile}: expected one file, got ${output.length}`)
-    const missing = [...chunk.imports, ...chunk.dynamicImports].filter((name) => !isBuiltin(name))
+    // A module that is imported late lies in the same file.
+    const missing = [...chunk.imports, ...chunk.dynamicImports].filter(
+      (name) => !isBuiltin(name) && name !== chunk.fileName,
+    )
     if (missing.length > 0) throw new Error(`${entryFile}: not installed here: ${missing.join(', ')}`)
     return chunk.code
   } finally {

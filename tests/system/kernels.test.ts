@@ -1,0 +1,117 @@
+import { Sandbox } from '@e2b/code-interpreter'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+
+let sandbox: Sandbox
+beforeAll(async () => {
+  sandbox = await Sandbox.create()
+})
+afterAll(() => sandbox?.kill())
+
+/** What a language prints, how it reads the variable `ONCE`, and code that needs a second and more. */
+const LANGUAGES = {
+  python: {
+    hello: 'print("hi")',
+    read: 'import os; os.environ.get("ONCE", "none")',
+    cwd: 'import os; os.getcwd()',
+  },
+  javascript: { hello: 'console.log("hi")', read: 'process.env.ONCE ?? "none"', cwd: 'process.cwd()' },
+  typescript: {
+    hello: 'const h: string = "hi"; console.log(h)',
+    read: 'process.env.ONCE ?? "none"',
+    cwd: 'process.cwd()',
+  },
+  bash: { hello: 'echo hi', read: 'echo ${ONCE:-none}', cwd: 'pwd' },
+  r: { hello: 'cat("hi\\n")', read: 'cat(Sys.getenv("ONCE", "none"))', cwd: 'cat(getwd())' },
+  java: {
+    hello: 'System.out.println("hi");',
+    read: 'System.getProperty("ONCE", "none")',
+    cwd: 'System.getProperty("user.dir")',
+  },
+}
+
+describe.each(Object.entries(LANGUAGES))('%s', (language, { hello, read, cwd }) => {
+  const answer = async (code: string, envs = {}): Promise<string> => {
+    const { error, results, logs } = await sandbox.runCode(code, { language, envs })
+    expect(error).toBeUndefined()
+    return (results[0]?.text ?? logs.stdout.join('')).trim()
+  }
+
+  it('runs in the home directory', async () => {
+    expect(await answer(hello)).toBe('hi')
+    expect(await answer(cwd)).toBe('/home/user')
+  })
+
+  it('has a variable for one execution', async () => {
+    expect(await answer(read, { ONCE: 'x' })).toBe('x')
+    expect(await answer(read)).toBe('none')
+  })
+})
+
+/** A kernel's own states, which are older than the clones. */
+const JAVASCRIPT_SOURCES = {
+  'Math.random': 'Math.random()',
+  randomUUID: 'crypto.randomUUID()',
+  randomBytes: 'require("crypto").randomBytes(8).toString("hex")',
+  getRandomValues: 'crypto.getRandomValues(new Uint32Array(2)).join()',
+}
+
+it.each(Object.entries(JAVASCRIPT_SOURCES))(
+  'two clones differ in the JavaScript kernel: %s',
+  async (_name, code) => {
+    const clones = await Promise.all([Sandbox.create(), Sandbox.create()])
+    const texts = await Promise.all(
+      clones.map(async (clone) => (await clone.runCode(code, { language: 'js' })).text),
+    )
+    await Promise.all(clones.map((clone) => clone.kill()))
+    expect(texts[0]).toBeTruthy()
+    expect(texts[0]).not.toBe(texts[1])
+  },
+)
+
+it('npm packages are there for the running JavaScript kernel, pip packages for Python', async () => {
+  await sandbox.commands.run('npm install --silent is-odd@3.0.1 && pip install --quiet cowsay==6.1', {
+    timeoutMs: 60_000,
+  })
+  const javascript = await sandbox.runCode('import isOdd from "is-odd"; isOdd(3)', { language: 'js' })
+  expect([javascript.error, javascript.text]).toEqual([undefined, 'true'])
+  const python = await sandbox.runCode('import cowsay; cowsay.__name__')
+  expect([python.error, python.text]).toEqual([undefined, 'cowsay'])
+}, 90_000)
+
+it.each([
+  ['Python', 'python', 'ipykernel_launcher', '1 + 1'],
+  ['JavaScript', 'js', 'javascript-kernel', '1 + 1'],
+])('a killed kernel of %s is told and comes back', async (_name, language, program, code) => {
+  const running = sandbox.runCode(
+    language === 'js' ? 'await new Promise(() => {})' : 'import time; time.sleep(60)',
+    {
+      language,
+    },
+  )
+  await new Promise((resolve) => setTimeout(resolve, 500))
+  await sandbox.commands.run(`pkill -9 -f ${program.replace(/.$/, '[$&]')} || true`)
+  expect((await running).error?.name).toBe('ContextRestarting')
+  expect((await sandbox.runCode(code, { language })).text).toBe('2')
+})
+
+it('a kernel that takes all memory is ended, and the user is told', async () => {
+  const { error } = await sandbox.runCode('x = b"x" * (8 << 30)')
+  expect(error?.name).toMatch(/ContextRestarting|MemoryError/)
+  expect((await sandbox.runCode('1 + 1')).text).toBe('2')
+})
+
+it.each([
+  ['Jupyter Server', 'jupyter_server'],
+  ['the interpreter', 'interpreter.mjs'],
+])('%s recovers when it is killed', async (_name, program) => {
+  await sandbox.commands.run(`pkill -9 -f ${program.replace(/.$/, '[$&]')}`, { user: 'root' })
+  let text: string | undefined
+  for (let attempt = 0; text === undefined && attempt < 60; attempt += 1) {
+    await new Promise((resolve) => setTimeout(resolve, 250))
+    text = await sandbox.runCode('1 + 1').then(
+      (execution) => execution.text,
+      () => undefined,
+    )
+  }
+  expect(text).toBe('2')
+})
