@@ -14,6 +14,9 @@ import { installPythonClients } from './python-clients.ts'
 import { firstObstacle } from './requirements.ts'
 import { takeSetupLock } from './setup-lock.ts'
 
+/** One for the machine: the host that builds has one name, whatever state directory it builds for. */
+const LOCK_PATH = '/run/lock/e2b-setup.lock'
+
 /** What the tasks hand to each other. */
 interface SetupContext {
   criu?: Runtime['criu']
@@ -129,7 +132,7 @@ export async function setup(config: Config): Promise<void> {
   if (obstacle) throw new ConfigError(obstacle)
   const logs = join(config.stateDir, 'logs')
   mkdirSync(logs, { recursive: true })
-  const unlock = await takeSetupLock(join(config.stateDir, 'setup.lock'))
+  const unlock = await takeSetupLock(LOCK_PATH)
   try {
     await new Listr<SetupContext, 'default' | 'simple'>(tasks(config, logs), {
       concurrent: false,
