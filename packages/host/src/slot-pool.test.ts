@@ -24,13 +24,13 @@ const readied: number[] = []
 const restored = Promise.withResolvers<void>()
 let pool: SlotPool
 
-function makePool(readyCount: number): SlotPool {
+function makePool(readyCount: number, maxSlots = 3): SlotPool {
   return new SlotPool({
     naming,
     network: new NetworkSlots(naming),
     cgroups: new CgroupRoot({ instance }),
     readyCount,
-    maxSlots: 3,
+    maxSlots,
     onReady: async (slot) => {
       readied.push(slot.index)
     },
@@ -100,6 +100,29 @@ test('a claim waits for a slot that is being cleaned', async () => {
   const slots = [await pool.claim(), await pool.claim(), await pool.claim()]
   pool.release(slots[1]!)
   expect(await pool.claim()).toEqual(slots[1])
+})
+
+test('after a burst only some slots stay ready, the others are removed and can be made again', async () => {
+  await pool.stop({ destroy: true })
+  pool = makePool(1, 7)
+  await pool.start()
+  const slots: Slot[] = []
+  for (let count = 0; count < 6; count++) slots.push(await pool.claim())
+  const exits = slots.map((slot) => once(sleeperIn(slot), 'exit'))
+  for (const slot of slots) pool.release(slot)
+  await Promise.all(exits)
+  await pool.idle()
+  expect(pool.counts).toEqual({ ready: 4, inUse: 0, busy: 0 })
+  const left = slots.filter((slot) => existsSync(slot.netnsPath))
+  expect(left.length).toBe(3)
+  for (const slot of slots) {
+    const isLeft = left.includes(slot)
+    expect(existsSync(slotDir(naming, slot.index))).toBe(isLeft)
+    expect(slot.cgroupPaths.some((path) => existsSync(path))).toBe(isLeft)
+  }
+  const links = readdirSync('/sys/class/net').filter((name) => name.startsWith(instance))
+  expect(links.length).toBe(4)
+  for (let count = 0; count < 7; count++) expect(existsSync((await pool.claim()).netnsPath)).toBe(true)
 })
 
 test('a firewall table that somebody removed is put back', { timeout: 10_000 }, async () => {

@@ -43,6 +43,8 @@ export class NoSlotError extends Error {
 
 const claimTimeoutMs = 10_000
 const rulesCheckMs = 2_000
+/** Slots beyond this many times `readyCount` are not kept after a burst: the next burst as large is as fast. */
+const spareFactor = 4
 
 interface Waiter {
   resolve: (slot: Slot) => void
@@ -220,8 +222,10 @@ export class SlotPool {
 
   async #makeReady(index: number): Promise<void> {
     try {
-      if (this.#made.has(index)) await this.#recycle(index)
-      else await this.#make(index)
+      if (this.#made.has(index)) {
+        if (this.#hasSpare()) return await this.#retire(index)
+        await this.#recycle(index)
+      } else await this.#make(index)
       const slot = this.slot(index)
       await this.#options.onReady?.(slot)
       this.#busy.delete(index)
@@ -233,6 +237,26 @@ export class SlotPool {
       this.#options.onError(index, error)
       this.#refill()
     }
+  }
+
+  #hasSpare(): boolean {
+    return this.#waiters.length === 0 && this.#ready.length >= spareFactor * this.#options.readyCount
+  }
+
+  /** Removes a slot whose occupant is gone, since enough others are ready. */
+  async #retire(index: number): Promise<void> {
+    const { network, cgroups, naming } = this.#options
+    await cgroups.cgroup(String(index)).remove()
+    this.#clearDirectory(index)
+    network.forgetFlows(index)
+    this.#options.onCleaned?.(this.slot(index))
+    await network.destroy(index)
+    unmountTree(slotDir(naming, index))
+    rmSync(slotDir(naming, index), { recursive: true, force: true })
+    await releaseUserNamespace(slotUidBase(naming, index))
+    this.#made.delete(index)
+    this.#busy.delete(index)
+    this.#refill()
   }
 
   #hand(slot: Slot): void {
