@@ -43,7 +43,12 @@ function installDependencies() {
 
 installDependencies()
 const [command, ...rest] = process.argv.slice(2)
-const entries = { test: 'tests/run.ts', 'test:compat': 'tests/compat/run.ts', bench: 'bench/run.ts' }
+const entries = {
+  test: 'tests/run.ts',
+  'test:compat': 'tests/compat/run.ts',
+  'test:chaos': 'tests/chaos/run.ts',
+  bench: 'bench/run.ts',
+}
 const main = join(root, entries[command] ?? 'packages/server/src/main.ts')
 if (entries[command]) process.argv = [...process.argv.slice(0, 2), ...rest]
 if (major >= 24) {
