@@ -101,7 +101,8 @@ describe('the group as a whole', () => {
     group.create()
     group.setLimits(limits)
     const child = await sleeper(group)
-    expect(group.usage().pids).toBe(4)
+    // Its children start while the group is looked at.
+    await expect.poll(() => group.usage().pids).toBe(4)
     await group.freeze()
     group.thaw()
     await group.freeze()
