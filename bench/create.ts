@@ -1,11 +1,10 @@
-import { readFileSync } from 'node:fs'
-import { getCACertificates, setDefaultCACertificates } from 'node:tls'
 import { loadConfig } from '../packages/server/src/config.ts'
 import { readPublishedTemplates } from '../packages/server/src/tenancy.ts'
 import { type AliveReport, measureAlive } from './alive.ts'
 import { type BenchServer, openBenchServer } from './bench-server.ts'
 import { createReport } from './create-report.ts'
 import { type BootTimes, type RestoreTimes, withFloor } from './floor.ts'
+import { trustCertificatesOf } from './official-client.ts'
 import { step } from './progress.ts'
 import { untilQuiet } from './quiet.ts'
 import { describeMachine } from './report.ts'
@@ -98,8 +97,7 @@ async function onServer<T>(
   const title = poolSize > 0 ? `with a pool of ${poolSize}` : 'without a pool'
   const bench = await openBenchServer(0, poolSize)
   try {
-    const bundle = bench.server.clientEnv.NODE_EXTRA_CA_CERTS!
-    setDefaultCACertificates([...getCACertificates('default'), readFileSync(bundle, 'utf8')])
+    trustCertificatesOf(bench)
     const starts = new Map<number, StartTimes>()
     // The first start of a server reads the snapshot and fills the pool.
     await measureStarts(bench, { atOnce: 1, rounds: 3, poolSize: 0 })

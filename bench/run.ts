@@ -1,13 +1,17 @@
 import { join } from 'node:path'
 import { benchCreate } from './create.ts'
 import { benchCycles } from './cycles.ts'
+import { benchInterpreter } from './interpreter.ts'
 import { writeInto } from './report.ts'
+import { benchSandbox } from './sandbox.ts'
 
 /** `npm run bench -- <name> [--json] [--write]`: measures on this machine, prints markdown or JSON. */
 
 const USAGE = `npm run bench -- <name> [options]
 
   create          start times against a bare restore, throughput, memory (about 3 minutes)
+  sandbox         exec, PTY, watch, transfers, pause, memory against the bare tools (about 3 minutes)
+  interpreter     code against Jupyter's own ways on the same kernel (about 2 minutes)
   cycles [count]  creates and kills, 300 by default: what is left, and whether the server's memory is flat
 
   --json   print what was measured instead of a table
@@ -18,6 +22,15 @@ Needs root and a machine that 'npm run quickstart' has set up. Runs beside a ser
 
 const readme = join(import.meta.dirname, 'README.md')
 
+type Bench = (count: number) => Promise<{ markdown: string; results: object }>
+
+const benches: ReadonlyMap<string, Bench> = new Map<string, Bench>([
+  ['create', benchCreate],
+  ['sandbox', benchSandbox],
+  ['interpreter', benchInterpreter],
+  ['cycles', benchCycles],
+])
+
 function printable(_key: string, value: unknown): unknown {
   return value instanceof Map ? Object.fromEntries(value) : value
 }
@@ -26,11 +39,12 @@ async function main(words: readonly string[]): Promise<number> {
   const [name, ...rest] = words.filter((word) => !word.startsWith('--'))
   const count = Number(rest[0] ?? 300)
   const isHelp = words.includes('--help')
-  if (isHelp || (name !== 'create' && name !== 'cycles') || !Number.isInteger(count) || count < 3) {
+  const bench = benches.get(name ?? '')
+  if (isHelp || name === undefined || bench === undefined || !Number.isInteger(count) || count < 3) {
     process.stdout.write(`${USAGE}\n`)
     return isHelp ? 0 : 2
   }
-  const { markdown, results } = name === 'create' ? await benchCreate() : await benchCycles(count)
+  const { markdown, results } = await bench(count)
   process.stdout.write(`${words.includes('--json') ? JSON.stringify(results, printable, 2) : markdown}\n`)
   if (words.includes('--write')) writeInto(readme, name, markdown)
   return 'isClean' in results && !results.isClean ? 1 : 0

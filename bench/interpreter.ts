@@ -1,0 +1,158 @@
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { type BenchServer, openBenchServer } from './bench-server.ts'
+import { interpreterReport } from './interpreter-report.ts'
+import { createOfficial, type OfficialSandbox, trustCertificatesOf } from './official-client.ts'
+import { step } from './progress.ts'
+import { untilQuiet } from './quiet.ts'
+import { describeLoad, describeMachine } from './report.ts'
+import { type Series, sideBySide } from './side-by-side.ts'
+import { measureStarts, type StartTimes } from './starts.ts'
+
+/** Milliseconds of each round, by the way in which one and the same kernel was driven inside the sandbox. */
+export interface ByWay {
+  readonly raw: readonly number[]
+  readonly websocket: readonly number[]
+  readonly service: readonly number[]
+}
+
+interface ProbeTimes {
+  readonly sum: { readonly end: ByWay; readonly result: ByWay }
+  readonly prints: ByWay
+  readonly flushed: ByWay
+}
+
+interface ParallelTimes {
+  readonly count: number
+  readonly createdMs: number
+  /** A second of sleep in one, and in all at once. */
+  readonly oneSleepMs: number
+  readonly allSleepMs: number
+  /** `1+1` in all at once, until the last has answered. */
+  readonly allSumMs: number
+}
+
+/** Everything that one run of `bench interpreter` has measured. */
+export interface InterpreterResults {
+  readonly machine: string
+  readonly probe: ProbeTimes
+  /** From outside: the thin client and the official one, through the edge. */
+  readonly outside: readonly Series[]
+  readonly outsidePrints: readonly Series[]
+  readonly parallel: ParallelTimes
+  readonly fresh: StartTimes
+  readonly pooled: StartTimes
+}
+
+const SUM_ROUNDS = 300
+const PRINT_ROUNDS = 10
+/** Ten thousand messages take the kernel seconds. */
+const FLUSHED_ROUNDS = 3
+export const PRINTS = 10_000
+const CONTEXTS = 20
+const START_ROUNDS = 15
+const POOL_SIZE = 3
+
+/** Measures the code interpreter against what it drives. About two minutes. */
+export async function benchInterpreter(): Promise<{ markdown: string; results: InterpreterResults }> {
+  const machine = describeMachine()
+  const fresh = await onServer(0, async (bench) => {
+    const probed = await measureSandbox(bench)
+    const starts = await measureResults(bench, 0)
+    return { ...probed, fresh: starts }
+  })
+  const pooled = await onServer(POOL_SIZE, (bench) => measureResults(bench, POOL_SIZE))
+  const results = { machine: `${machine}; ${describeLoad()}`, ...fresh, pooled }
+  return { markdown: interpreterReport(results), results }
+}
+
+async function onServer<T>(poolSize: number, measure: (bench: BenchServer) => Promise<T>): Promise<T> {
+  const bench = await openBenchServer(1, poolSize)
+  try {
+    trustCertificatesOf(bench)
+    return await measure(bench)
+  } finally {
+    await bench.close()
+  }
+}
+
+async function measureResults(bench: BenchServer, poolSize: number): Promise<StartTimes> {
+  await measureStarts(bench, { atOnce: 1, rounds: 2, poolSize: 0 })
+  await untilQuiet()
+  step(`Create to first result, ${poolSize > 0 ? `with a pool of ${poolSize}` : 'without a pool'}`)
+  return measureStarts(bench, { atOnce: 1, rounds: START_ROUNDS, poolSize })
+}
+
+async function measureSandbox(
+  bench: BenchServer,
+): Promise<Pick<InterpreterResults, 'probe' | 'outside' | 'outsidePrints' | 'parallel'>> {
+  const official = await createOfficial(bench)
+  const { sandbox } = official
+  try {
+    await untilQuiet()
+    step('1+1 and prints inside the sandbox, in three ways')
+    const probe = await measureWays(official)
+    await untilQuiet()
+    step('1+1 and prints from outside')
+    const thin = { id: sandbox.sandboxId, accessToken: official.accessToken }
+    const outside = await sideBySide(SUM_ROUNDS / 3, {
+      'plain HTTP through the edge': () => bench.client.runCode(thin, '1+1'),
+      'official client over TLS': () => sandbox.runCode('1+1'),
+    })
+    const code = `for i in range(${PRINTS}): print(i, flush=True)`
+    const outsidePrints = await sideBySide(FLUSHED_ROUNDS, {
+      'plain HTTP through the edge': () => bench.client.runCode(thin, code),
+      'official client over TLS': async () => {
+        const { logs } = await sandbox.runCode(code)
+        if (!logs.stdout.join('').endsWith(`${PRINTS - 1}\n`)) throw new Error('prints are missing')
+      },
+    })
+    await untilQuiet()
+    step(`${CONTEXTS} contexts in parallel`)
+    const parallel = await measureParallel(official)
+    return { probe, outside, outsidePrints, parallel }
+  } finally {
+    await sandbox.kill()
+  }
+}
+
+async function measureWays({ sandbox, accessToken }: OfficialSandbox): Promise<ProbeTimes> {
+  const context = await sandbox.createCodeContext()
+  await sandbox.files.write(
+    '/tmp/probe.py',
+    readFileSync(join(import.meta.dirname, 'interpreter-probe.py'), 'utf8'),
+  )
+  const words = [context.id, SUM_ROUNDS, PRINT_ROUNDS, FLUSHED_ROUNDS, PRINTS, accessToken ?? 'none']
+  const { stdout } = await sandbox.commands.run(`python3 /tmp/probe.py ${words.join(' ')}`, {
+    timeoutMs: 180_000,
+  })
+  await sandbox.removeCodeContext(context.id)
+  return JSON.parse(stdout) as ProbeTimes
+}
+
+async function measureParallel({ sandbox }: OfficialSandbox): Promise<ParallelTimes> {
+  let startedMs = performance.now()
+  const lap = (): number => {
+    const tookMs = performance.now() - startedMs
+    startedMs = performance.now()
+    return tookMs
+  }
+  const contexts = await Promise.all(Array.from({ length: CONTEXTS }, () => sandbox.createCodeContext()))
+  const createdMs = lap()
+  const inAll = async (code: string, of: typeof contexts): Promise<number> => {
+    lap()
+    const answers = await Promise.all(of.map((context) => sandbox.runCode(code, { context })))
+    const tookMs = lap()
+    if (answers.some(({ text }) => text !== '2')) throw new Error('a context has not answered')
+    return tookMs
+  }
+  await inAll('1+1', contexts)
+  const sleep = 'import time; time.sleep(1); 1+1'
+  return {
+    count: CONTEXTS,
+    createdMs,
+    oneSleepMs: await inAll(sleep, contexts.slice(0, 1)),
+    allSleepMs: await inAll(sleep, contexts),
+    allSumMs: await inAll('1+1', contexts),
+  }
+}
