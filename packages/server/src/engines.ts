@@ -85,6 +85,7 @@ export async function probeEngines(
     return [{ name: engine.name, report: await engine.probe() }]
   } finally {
     await uppers.close()
+    await cgroups.remove()
     unmountTree(runDir)
   }
 }
