@@ -3,7 +3,6 @@ import type { Engine, EngineReport } from './engines/engine.ts'
 import { HostError } from './host-error.ts'
 import type { JournalEntry } from './journal.ts'
 import { CgroupRoot } from './linux/cgroup.ts'
-import { unmountTree } from './linux/mount-table.ts'
 import { DnsForwarder, type DnsUpstream, machineResolvers } from './network/dns.ts'
 import { EgressAuthority } from './network/egress-authority.ts'
 import { EgressProxyServer } from './network/egress-proxy.ts'
@@ -11,7 +10,7 @@ import { HeaderTransforms } from './network/header-transforms.ts'
 import { NetworkSlots } from './network/network-slots.ts'
 import type { Egress } from './network/policy.ts'
 import type { HostOptions } from './options.ts'
-import { lockInstance, prepareRunDir } from './run-dir.ts'
+import { lockInstance, prepareRunDir, removeRunDir } from './run-dir.ts'
 import { SlotPool } from './slot-pool.ts'
 import { type Slot, slotUidBase } from './slots.ts'
 import { LayerStore } from './storage/layers.ts'
@@ -131,7 +130,7 @@ async function openParts(options: HostOptions, openEngine: OpenEngine, unlock: (
       await uppers.settled().catch((error: unknown) => log.error({ event: 'uppers.kept', err: error }))
       if (destroy) {
         await uppers.close()
-        unmountTree(runDir)
+        removeRunDir(runDir)
       }
       unlock()
     },

@@ -1,8 +1,9 @@
-import { closeSync, mkdirSync, openSync, statfsSync } from 'node:fs'
+import { closeSync, mkdirSync, openSync, rmdirSync, statfsSync } from 'node:fs'
 import { join } from 'node:path'
 import { HostError } from './host-error.ts'
 import { tryLock } from './linux/file-lock.ts'
 import { MS_NODEV, MS_NOSUID, mount } from './linux/mount.ts'
+import { unmountTree } from './linux/mount-table.ts'
 
 const TMPFS_MAGIC = 0x0102_1994
 
@@ -11,6 +12,16 @@ export function prepareRunDir(runDir: string): void {
   mkdirSync(runDir, { recursive: true, mode: 0o755 })
   if (statfsSync(runDir).type === TMPFS_MAGIC) return
   mount('tmpfs', runDir, 'tmpfs', MS_NOSUID | MS_NODEV, 'mode=0755,size=256m')
+}
+
+/** Undoes `prepareRunDir` with every mount below. A directory that lay on a tmpfs before keeps what others put there. */
+export function removeRunDir(runDir: string): void {
+  unmountTree(runDir)
+  try {
+    rmdirSync(runDir)
+  } catch {
+    // Somebody else's files are in it, or a mount still in use: it stays.
+  }
 }
 
 /**

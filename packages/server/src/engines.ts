@@ -3,9 +3,8 @@ import { join } from 'node:path'
 import { ContainerEngine } from '@sandbox/host/engines/container/container-engine'
 import type { EngineReport } from '@sandbox/host/engines/engine'
 import { CgroupRoot } from '@sandbox/host/linux/cgroup'
-import { unmountTree } from '@sandbox/host/linux/mount-table'
 import type { EngineParts, OpenedEngine } from '@sandbox/host/machine'
-import { prepareRunDir } from '@sandbox/host/run-dir'
+import { prepareRunDir, removeRunDir } from '@sandbox/host/run-dir'
 import { LayerStore } from '@sandbox/host/storage/layers'
 import { UpperStore } from '@sandbox/host/storage/uppers'
 import type { Logger } from 'pino'
@@ -86,6 +85,6 @@ export async function probeEngines(
   } finally {
     await uppers.close()
     await cgroups.remove()
-    unmountTree(runDir)
+    removeRunDir(runDir)
   }
 }
