@@ -76,7 +76,8 @@ const agentTask = (config: Config): Task =>
     const built = await buildAgentLayer({ outDir, cacheDir: join(config.stateDir, 'cache') })
     const store = new LayerStore({
       layersDir: join(config.imagesDir, 'layers'),
-      mountsDir: join(config.runDir, 'layers'),
+      // Nothing is mounted here: the store only imports.
+      mountsDir: join(config.stateDir, 'cache', 'layer-mounts'),
     })
     const known = readRuntime(config)?.agentLayer
     if (known?.inputs === built.digestInputs && store.get(known.digest)) {
