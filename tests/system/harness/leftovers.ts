@@ -21,7 +21,9 @@ export interface Inventory {
 }
 
 const lines = (command: string, args: string[]): string[] =>
-  execFileSync(command, args, { encoding: 'utf8' }).split('\n').filter(Boolean)
+  execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] })
+    .split('\n')
+    .filter(Boolean)
 
 /** Processes in a user namespace other than this one, whose root id lies in the instance's range. */
 function sandboxProcesses(instance: string): number {
