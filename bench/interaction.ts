@@ -19,8 +19,8 @@ const SETTLE_MS = 1_000
 
 export async function measureExec(sandbox: Sandbox): Promise<Comparison> {
   const series = await sideBySide(EXEC_ROUNDS, {
-    '`bash -l -c true` on the host': async () => {
-      await once(spawn('/bin/bash', ['-l', '-c', 'true'], { stdio: 'ignore' }), 'exit')
+    '`bash -c true` on the host': async () => {
+      await once(spawn('/bin/bash', ['-c', 'true'], { stdio: 'ignore' }), 'exit')
     },
     '`commands.run`': () => sandbox.commands.run('true'),
   })

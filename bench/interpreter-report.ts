@@ -12,8 +12,7 @@ export function interpreterReport(results: InterpreterResults): string {
     comparisonTable([
       compare('`1+1` to the result', probe.sum.result),
       compare('`1+1` to the end', probe.sum.end, outside),
-      compare(prints, probe.prints),
-      compare(`${prints}, each flushed`, probe.flushed, outsidePrints),
+      compare(prints, probe.prints, outsidePrints),
       {
         title: 'Create to first result',
         series: [
