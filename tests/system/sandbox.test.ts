@@ -74,6 +74,18 @@ describe('running code', () => {
   })
 })
 
+describe('output', () => {
+  it('arrives whole and in order, however fast it is flushed', async () => {
+    const sandbox = await CodeSandbox.create()
+    const printed = await sandbox.runCode('for i in range(10_000): print(i, flush=True)', {
+      timeoutMs: 50_000,
+    })
+    const lines = printed.logs.stdout.join('').trimEnd().split('\n')
+    expect(lines).toEqual(Array.from({ length: 10_000 }, (_, index) => String(index)))
+    await sandbox.kill()
+  })
+})
+
 describe('refusals', () => {
   it('answers 401 to a wrong key', async () => {
     const response = await apiRequest('/v2/sandboxes', { key: `e2b_${'0'.repeat(40)}` })

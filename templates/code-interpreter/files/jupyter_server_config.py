@@ -30,3 +30,18 @@ c.MappingKernelManager.buffer_offline_messages = False
 # A kernel that died is noticed within a second.
 c.KernelRestarter.time_to_dead = 1.0
 c.KernelRestarter.random_ports_until_alive = False
+
+# ZeroMQ drops what does not fit into 1,000 waiting messages, the end of an execution included: no bound on what is
+# received, the memory limit of the sandbox is the bound.
+import zmq  # noqa: E402
+
+_make_socket = zmq.Context.socket
+
+
+def _socket_without_bound(context, *args, **options):
+    socket = _make_socket(context, *args, **options)
+    socket.rcvhwm = 0
+    return socket
+
+
+zmq.Context.socket = _socket_without_bound
