@@ -30,7 +30,10 @@ function rootfsOptions(config: Config): Omit<BaseRootfsOptions, 'outDir'> {
 
 /** What the root file system depends on, as one name: our recipe and the operator's settings. */
 function rootfsKey(options: Omit<BaseRootfsOptions, 'outDir'>): string {
-  const hash = createHash('sha256').update(JSON.stringify(options))
+  // Where the checkout lies must not matter, which Node it brings must.
+  const { nodePackageDir, ...settings } = options
+  const hash = createHash('sha256').update(JSON.stringify(settings))
+  hash.update(readFileSync(join(nodePackageDir, 'package.json')))
   for (const name of TEMPLATE_SOURCES) {
     hash.update(readFileSync(join(import.meta.dirname, '../../../../templates/base', name)))
   }
