@@ -4,7 +4,7 @@
  * directory for temporary files.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -183,7 +183,20 @@ export class TestingSandbox {
     const exited = new Promise((resolve) => this.#jupyter?.once('exit', resolve))
     this.#jupyter?.kill('SIGTERM')
     await exited
+    this.#endOrphans()
     rmSync(this.directory, { recursive: true, force: true, maxRetries: 5 })
+  }
+
+  /** Kernels of a Jupyter Server that was killed live on; their connection file tells whose they were. */
+  #endOrphans(): void {
+    for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
+      try {
+        const command = readFileSync(`/proc/${pid}/cmdline`, 'utf8')
+        if (command.includes(`${this.directory}/`)) process.kill(Number(pid), 'SIGKILL')
+      } catch {
+        // It ended while it was looked at.
+      }
+    }
   }
 }
 
