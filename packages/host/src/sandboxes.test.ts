@@ -5,18 +5,15 @@ import { setTimeout as delay } from 'node:timers/promises'
 import fc from 'fast-check'
 import { pino } from 'pino'
 import { afterAll, expect, test } from 'vitest'
-import { Admission } from './admission.ts'
 import { type CellParts, type CellPlan, openCell } from './cells.ts'
-import type { Engine, Instance, InstanceExit } from './engines/engine.ts'
 import type { SandboxEvent } from './events.ts'
 import { HostError } from './host-error.ts'
 import { Journal } from './journal.ts'
 import { Keeper } from './keeper.ts'
 import { KeptSnapshots } from './kept-snapshots.ts'
 import { Sandboxes } from './sandboxes.ts'
-import type { Slot } from './slots.ts'
+import { Kernel, partsOver, type Step } from './simulated-kernel.ts'
 import type { StartRequest } from './start.ts'
-import type { Upper } from './storage/uppers.ts'
 import { sweepAtStart } from './sweep.ts'
 
 /**
@@ -30,121 +27,6 @@ const dirs: string[] = []
 afterAll(() => {
   for (const dir of dirs) rmSync(dir, { recursive: true, force: true })
 })
-
-/** What exists whether or not a daemon lives. */
-class Kernel {
-  readonly instances = new Map<number, { instance: Instance; exit: (exit: InstanceExit) => void }>()
-  readonly uppers = new Set<string>()
-  readonly slotsInUse = new Set<number>()
-  nextUpper = 0
-  nextPid = 1
-}
-
-type Step = (label: string) => Promise<void>
-
-/** Parts of one daemon over a kernel; every operation passes through `step`, which may reorder or never return. */
-function partsOver(kernel: Kernel, dir: string, step: Step): CellParts {
-  const slotAt = (index: number): Slot => ({
-    index,
-    netnsPath: '',
-    address: `127.0.0.${index + 2}`,
-    uidBase: index,
-    cgroupPaths: [],
-    sysfsPath: '',
-  })
-  const engine: Engine = {
-    name: 'container',
-    probe: async () => ({ usable: true, version: '1', detail: '', remedy: '' }),
-    hostClass: () => 'test',
-    async start({ sandboxId, slot, upper }) {
-      await step('engine.start')
-      expect(kernel.instances.has(slot.index)).toBe(false)
-      expect(kernel.uppers.has(upper.id)).toBe(true)
-      const { promise, resolve } = Promise.withResolvers<InstanceExit>()
-      const instance = { sandboxId, slot, upper, initPid: kernel.nextPid++, exited: promise }
-      const exit = (how: InstanceExit): void => {
-        kernel.instances.delete(slot.index)
-        resolve(how)
-      }
-      kernel.instances.set(slot.index, { instance, exit })
-      await step('engine.started')
-      return instance
-    },
-    async capture(instance, { leaveRunning, upperCopyPath, whileStill }) {
-      await step('engine.capture')
-      if (!kernel.instances.has(instance.slot.index)) throw new Error('nothing to capture')
-      if (upperCopyPath) kernel.uppers.add(upperCopyPath)
-      await step('engine.copied')
-      await whileStill?.({ sizeBytes: 1 })
-      await step('engine.captured')
-      if (!leaveRunning) kernel.instances.get(instance.slot.index)?.exit({ status: -9, outOfMemory: false })
-      return { sizeBytes: 1 }
-    },
-    freeze: () => step('engine.freeze'),
-    thaw: () => step('engine.thaw'),
-    rename: async (instance, sandboxId) => ({ ...instance, sandboxId }),
-    async stop({ slot }) {
-      await step('engine.stop')
-      kernel.instances.get(slot.index)?.exit({ status: -9, outOfMemory: false })
-    },
-    async adopt({ slot }) {
-      await step('engine.adopt')
-      return kernel.instances.get(slot.index)?.instance
-    },
-    usage: async () => ({ cpuUsec: 0, memoryBytes: 0, memoryCacheBytes: 0, pids: 1, oomKills: 0 }),
-  }
-  return {
-    admission: new Admission({ maxSandboxes: 6, memoryOvercommit: 100, memoryReserveMib: 1 }, () => ({
-      totalMib: 1000,
-      availableMib: 1000,
-    })),
-    engine,
-    journal: new Journal(dir, 'boot'),
-    slots: {
-      async claim() {
-        await step('slots.claim')
-        let index = 0
-        while (kernel.slotsInUse.has(index)) index++
-        kernel.slotsInUse.add(index)
-        return slotAt(index)
-      },
-      setPolicy: () => {},
-      replacePolicy: async () => {},
-      release: (slot) => {
-        expect(kernel.instances.has(slot.index)).toBe(false)
-        kernel.slotsInUse.delete(slot.index)
-      },
-    },
-    uppers: {
-      take(capMib) {
-        const id = `u${kernel.nextUpper++}`
-        kernel.uppers.add(id)
-        return { id, path: '', capMib }
-      },
-      async clone(base, capMib) {
-        await step('uppers.clone')
-        expect(kernel.uppers.has(base.id)).toBe(true)
-        return this.take(capMib)
-      },
-      async snapshot(upper) {
-        await step('uppers.snapshot')
-        return this.take(upper.capMib)
-      },
-      nameCopy({ capMib }) {
-        const id = `u${kernel.nextUpper++}`
-        return { id, path: id, capMib }
-      },
-      recorded: () => {},
-      usageBytes: () => 0,
-      release(upper: Upper) {
-        kernel.uppers.delete(upper.id)
-      },
-    },
-    nowMs: () => 0,
-    // Nobody listens there: agents are silent here.
-    agentPort: 1,
-  }
-}
 
 /** Timers never fire by themselves here: ends are an action of the simulation. */
 const stoppedClock = { nowMs: () => 0, after: () => () => {} }

@@ -155,7 +155,7 @@ function resolverOf(servers: readonly string[]): Resolver {
 const serverText = (address: string, port: number): string =>
   isIPv4(address) ? `${address}:${port}` : `[${address}]:${port}`
 
-/** Never falls back to plain: any failure ends the connection. */
+/** Never falls back to plain: a failure of TLS ends the connection. */
 async function secured(tcp: Socket, host: string, tls: NonNullable<EgressProxy['tls']>): Promise<Socket> {
   const name = tls.serverName ?? host
   const socket = connectTls({

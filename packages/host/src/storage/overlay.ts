@@ -80,7 +80,7 @@ export function unmountRoot(dir: string): void {
 
 /** The kernel refuses an upper that was mounted volatile before, as it cannot know that the machine has not crashed. */
 function forgetVolatileMount(upper: Upper): void {
-  rmSync(join(upper.path, 'work/work/incompat'), { recursive: true, force: true })
+  rmSync(join(upper.path, 'work', 'work', 'incompat'), { recursive: true, force: true })
 }
 
 function attach(source: string, name: string, usernsFd: number, readOnly: boolean, attached: string[]): void {
