@@ -5,6 +5,8 @@ import type { SandboxView } from './sandbox-view.ts'
 export type SandboxEvent =
   | { kind: 'synced' }
   | { kind: 'started'; sandbox: SandboxView }
+  | { kind: 'pausing'; sandboxId: string }
+  | { kind: 'pauseFailed'; sandboxId: string; reason: string; retryAtMs: number | undefined }
   | { kind: 'ended'; sandboxId: string; reason: EndReason; atMs: number; paused?: Paused }
 
 /** A subscriber that lags behind by more than this is cut off: it must list again and watch anew. */

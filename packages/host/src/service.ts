@@ -170,6 +170,15 @@ function eventOf(event: SandboxEvent): HostEvent {
       return create(HostEventSchema, { event: { case: 'synced', value: {} } })
     case 'started':
       return create(HostEventSchema, { event: { case: 'started', value: statusOf(event.sandbox) } })
+    case 'pausing':
+      return create(HostEventSchema, { event: { case: 'pausing', value: { sandboxId: event.sandboxId } } })
+    case 'pauseFailed': {
+      const { sandboxId, reason, retryAtMs } = event
+      const retryAt = retryAtMs === undefined ? {} : { retryAt: timestampFromMs(retryAtMs) }
+      return create(HostEventSchema, {
+        event: { case: 'pauseFailed', value: { sandboxId, reason, ...retryAt } },
+      })
+    }
     case 'ended': {
       const { sandboxId, reason, atMs, paused } = event
       const value = {

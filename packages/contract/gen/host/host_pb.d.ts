@@ -682,6 +682,18 @@ export declare type HostEvent = Message<"host.HostEvent"> & {
      */
     value: HostEvent_Ended;
     case: "ended";
+  } | {
+    /**
+     * @generated from field: host.HostEvent.Pausing pausing = 4;
+     */
+    value: HostEvent_Pausing;
+    case: "pausing";
+  } | {
+    /**
+     * @generated from field: host.HostEvent.PauseFailed pause_failed = 5;
+     */
+    value: HostEvent_PauseFailed;
+    case: "pauseFailed";
   } | { case: undefined; value?: undefined };
 };
 
@@ -737,6 +749,122 @@ export declare type HostEvent_Ended = Message<"host.HostEvent.Ended"> & {
  * Use `create(HostEvent_EndedSchema)` to create a new message.
  */
 export declare const HostEvent_EndedSchema: GenMessage<HostEvent_Ended>;
+
+/**
+ * A pause has begun, whoever asked for it. `ended` or `pause_failed` follows.
+ *
+ * @generated from message host.HostEvent.Pausing
+ */
+export declare type HostEvent_Pausing = Message<"host.HostEvent.Pausing"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+};
+
+/**
+ * Describes the message host.HostEvent.Pausing.
+ * Use `create(HostEvent_PausingSchema)` to create a new message.
+ */
+export declare const HostEvent_PausingSchema: GenMessage<HostEvent_Pausing>;
+
+/**
+ * The sandbox goes on.
+ *
+ * @generated from message host.HostEvent.PauseFailed
+ */
+export declare type HostEvent_PauseFailed = Message<"host.HostEvent.PauseFailed"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: string reason = 2;
+   */
+  reason: string;
+
+  /**
+   * Of a pause at the end of its time: when it is tried again.
+   *
+   * @generated from field: google.protobuf.Timestamp retry_at = 3;
+   */
+  retryAt?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message host.HostEvent.PauseFailed.
+ * Use `create(HostEvent_PauseFailedSchema)` to create a new message.
+ */
+export declare const HostEvent_PauseFailedSchema: GenMessage<HostEvent_PauseFailed>;
+
+/**
+ * @generated from message host.CollectLogsRequest
+ */
+export declare type CollectLogsRequest = Message<"host.CollectLogsRequest"> & {
+};
+
+/**
+ * Describes the message host.CollectLogsRequest.
+ * Use `create(CollectLogsRequestSchema)` to create a new message.
+ */
+export declare const CollectLogsRequestSchema: GenMessage<CollectLogsRequest>;
+
+/**
+ * @generated from message host.SandboxLogBatch
+ */
+export declare type SandboxLogBatch = Message<"host.SandboxLogBatch"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: repeated host.SandboxLogLine lines = 2;
+   */
+  lines: SandboxLogLine[];
+};
+
+/**
+ * Describes the message host.SandboxLogBatch.
+ * Use `create(SandboxLogBatchSchema)` to create a new message.
+ */
+export declare const SandboxLogBatchSchema: GenMessage<SandboxLogBatch>;
+
+/**
+ * What a guest wrote; only its size is vouched for.
+ *
+ * @generated from message host.SandboxLogLine
+ */
+export declare type SandboxLogLine = Message<"host.SandboxLogLine"> & {
+  /**
+   * @generated from field: google.protobuf.Timestamp at = 1;
+   */
+  at?: Timestamp | undefined;
+
+  /**
+   * debug, info, warn, error
+   *
+   * @generated from field: string level = 2;
+   */
+  level: string;
+
+  /**
+   * @generated from field: string message = 3;
+   */
+  message: string;
+
+  /**
+   * @generated from field: map<string, string> fields = 4;
+   */
+  fields: { [key: string]: string };
+};
+
+/**
+ * Describes the message host.SandboxLogLine.
+ * Use `create(SandboxLogLineSchema)` to create a new message.
+ */
+export declare const SandboxLogLineSchema: GenMessage<SandboxLogLine>;
 
 /**
  * @generated from message host.StatusRequest
@@ -1192,6 +1320,17 @@ export declare const Host: GenService<{
     methodKind: "server_streaming";
     input: typeof WatchRequestSchema;
     output: typeof HostEventSchema;
+  },
+  /**
+   * What the agents of the sandboxes report, as it comes. Each batch goes to one collector; while there is none the
+   * newest are kept, within a bound.
+   *
+   * @generated from rpc host.Host.CollectLogs
+   */
+  collectLogs: {
+    methodKind: "server_streaming";
+    input: typeof CollectLogsRequestSchema;
+    output: typeof SandboxLogBatchSchema;
   },
   /**
    * Capacity, engines, warm snapshots: what placement decides on.
