@@ -9,7 +9,7 @@ import { type Machine, openMachine } from '@sandbox/host/machine'
 import { bringServicesUp } from '@sandbox/host/services-up'
 import { type SnapshotManifest, type SnapshotMemory, SnapshotStore } from '@sandbox/host/snapshots'
 import { type Config, loadConfig } from '../packages/server/src/config.ts'
-import { openContainerEngine } from '../packages/server/src/engines.ts'
+import { openContainerEngine } from '../packages/server/src/engines/container.ts'
 import { hostOptions } from '../packages/server/src/host-role.ts'
 import { openLog } from '../packages/server/src/log.ts'
 import { type Runtime, requireRuntime } from '../packages/server/src/runtime.ts'
@@ -74,7 +74,7 @@ async function withMachine<T>(
   measure: (machine: Machine) => Promise<T>,
 ): Promise<T> {
   const options = hostOptions(config, openLog('error'))
-  const machine = await openMachine(options, (parts) => openContainerEngine(runtime, parts))
+  const machine = await openMachine(options, async (parts) => [openContainerEngine(runtime, parts)])
   try {
     await machine.start([], new Set())
     return await measure(machine)
@@ -96,8 +96,8 @@ export class FloorBench {
   }
 
   static async open(config: Config, machine: Machine, snapshotId: string): Promise<FloorBench> {
-    const store = new SnapshotStore(join(config.imagesDir, 'snapshots'), machine.engine.hostClass(), 'bench')
-    const memory = await store.memory(snapshotId)
+    const store = new SnapshotStore(join(config.imagesDir, 'snapshots'), machine.engines.hostClasses, 'bench')
+    const memory = await store.memory(snapshotId, machine.engines.for(undefined).hostClass())
     if (!memory) throw new Error("the template has no memory for this machine: run 'npm run quickstart'")
     const bench = new FloorBench(machine, await store.manifest(snapshotId), memory)
     // The first one reads the images from the disk.
@@ -114,7 +114,8 @@ export class FloorBench {
   }
 
   async #once(layerDigests: readonly string[], memoryDir: string | undefined): Promise<BootTimes> {
-    const { engine, slots, uppers, layers } = this.#machine
+    const { slots, uppers, layers } = this.#machine
+    const engine = this.#machine.engines.for(undefined)
     const { config } = this.#manifest
     const slot = await slots.claim()
     const upper = uppers.take(config.limits.diskMib)

@@ -1,12 +1,14 @@
 import { newUuid, randomName } from '@sandbox/contract/ids'
-import { type Cell, type CellParts, openCell } from './cells.ts'
+import { type Cell, type CellParts, type CellPlan, openCell } from './cells.ts'
 import { cloneIdentity } from './clone-identity.ts'
+import type { Engine } from './engines/engine.ts'
 import { HostError } from './host-error.ts'
 import { layerStack, withWritten } from './layer-stack.ts'
 import { openPolicy } from './network/policy.ts'
 import type { LayerSource } from './parts.ts'
 import { bringServicesUp, type ServicesUpOptions } from './services-up.ts'
 import type { SnapshotManifest, SnapshotStore } from './snapshots.ts'
+import type { Layer } from './storage/layers.ts'
 
 /** Boots a snapshot's files once, waits until everything answers, and keeps its memory for all later starts. */
 
@@ -30,29 +32,31 @@ export async function captureMemory(
   options: ServicesUpOptions = {},
 ): Promise<void> {
   const layers = layerStack(parts.layers, manifest.layers)
-  const cell = await openCell(parts.cells, bootPlan(manifest, layers), {}, options.signal)
+  const engine = parts.cells.engines.for(manifest.config.isolation)
+  const cell = await openCell(parts.cells, bootPlan(manifest, engine, layers), {}, options.signal)
   const draft = await parts.store.draftMemory()
   try {
     await makeReady(cell, manifest, options)
     options.onLine?.('info', 'Capturing memory')
-    const { sizeBytes } = await parts.cells.engine.capture(cell.instance, {
+    const { sizeBytes } = await cell.capture({
       memoryDir: draft.dir,
       leaveRunning: false,
     })
     await cell.stop()
-    const digests = await withWritten(parts.layers, manifest.layers, cell.upper)
-    await parts.store.publishMemory(manifest.id, draft, { layers: digests, sizeBytes })
+    const digests =
+      engine.writtenIn === 'upper'
+        ? await withWritten(parts.layers, manifest.layers, cell.upper)
+        : manifest.layers
+    await parts.store.publishMemory(manifest.id, engine.hostClass(), draft, { layers: digests, sizeBytes })
   } finally {
     await parts.store.dropDraft(draft)
     await cell.release()
   }
 }
 
-const bootPlan = (
-  manifest: SnapshotManifest,
-  layers: Parameters<typeof openCell>[1]['layers'],
-): Parameters<typeof openCell>[1] => ({
+const bootPlan = (manifest: SnapshotManifest, engine: Engine, layers: readonly Layer[]): CellPlan => ({
   occupant: 'build',
+  engine,
   sandboxId: `b${randomName(20)}`,
   snapshotId: manifest.id,
   templateId: '',

@@ -9,6 +9,7 @@ import type {
   Limits,
   Usage,
 } from './engines/engine.ts'
+import type { Engines } from './engines/engines.ts'
 import { HostError } from './host-error.ts'
 import type { Journal, JournalEntry, Occupant } from './journal.ts'
 import type { NetworkPolicy } from './network/policy.ts'
@@ -26,6 +27,7 @@ import type { Upper } from './storage/uppers.ts'
 
 export interface CellPlan {
   occupant: Occupant
+  engine: Engine
   sandboxId: string
   snapshotId: string
   templateId: string
@@ -54,7 +56,7 @@ export type Phases = Record<string, number>
 
 export interface CellParts {
   admission: Admission
-  engine: Engine
+  engines: Engines
   journal: Journal
   slots: SlotSource
   uppers: UpperSource
@@ -73,6 +75,7 @@ export class Cell {
   readonly limits: Limits
   readonly agent: AgentClient
   readonly exited: Promise<InstanceExit>
+  readonly engine: Engine
   readonly #parts: CellParts
   readonly #reservation: Reservation
   #plan: Plan
@@ -81,6 +84,7 @@ export class Cell {
   #released: Promise<void> | undefined
 
   constructor(parts: CellParts, plan: Plan, instance: Instance, upper: Upper, reservation: Reservation) {
+    this.engine = parts.engines.for(plan.engine)
     this.#parts = parts
     this.#plan = plan
     this.#instance = instance
@@ -109,22 +113,17 @@ export class Cell {
     return this.#plan.layers
   }
 
-  /** What its memory fits when it is captured. */
-  get hostClass(): string {
-    return this.#parts.engine.hostClass()
-  }
-
   get config(): SnapshotConfig {
     return this.#plan.config
   }
 
   /** Keeps memory, files or both while it stands still; see `Engine.capture`. */
   capture(into: CaptureTarget): Promise<CapturedState> {
-    return this.#parts.engine.capture(this.#instance, into)
+    return this.engine.capture(this.#instance, into)
   }
 
   usage(): Promise<Usage> {
-    return this.#parts.engine.usage(this.#instance)
+    return this.engine.usage(this.#instance)
   }
 
   /** Fails at once when the sandbox ends while something waits for it. */
@@ -137,19 +136,19 @@ export class Cell {
   }
 
   freeze(): Promise<void> {
-    return this.#parts.engine.freeze(this.#instance)
+    return this.engine.freeze(this.#instance)
   }
 
   thaw(): Promise<void> {
-    return this.#parts.engine.thaw(this.#instance)
+    return this.engine.thaw(this.#instance)
   }
 
   /** Makes a pooled cell a user's: its journal entry first, in one rename, then its name inside. */
   async assign(plan: CellPlan): Promise<void> {
-    this.#plan = planOf(plan, this.#parts)
+    this.#plan = planOf(plan, this.#parts.nowMs())
     this.writeJournal()
     this.#parts.slots.setPolicy(this.slot, plan.network)
-    this.#instance = await this.#parts.engine.rename(this.#instance, plan.sandboxId)
+    this.#instance = await this.engine.rename(this.#instance, plan.sandboxId)
   }
 
   /** From here on the next daemon adopts it instead of undoing its start. */
@@ -203,7 +202,7 @@ export class Cell {
   stop(): Promise<void> {
     this.#stopped ??= (async () => {
       this.agent.close()
-      await this.#parts.engine.stop(this.#instance)
+      await this.engine.stop(this.#instance)
     })()
     return this.#stopped
   }
@@ -243,12 +242,12 @@ export async function openCell(
       : takeUpper(parts, diskMib)
     measure('upper')
     signal?.throwIfAborted()
-    const base = planOf(plan, parts)
+    const base = planOf(plan, parts.nowMs())
     parts.journal.write({ ...base, slot: made.slot, upper: made.upper, initPid: undefined })
     parts.uppers.recorded(made.upper)
     measure('journal')
     parts.slots.setPolicy(made.slot, plan.network)
-    const instance = await parts.engine.start({
+    const instance = await plan.engine.start({
       sandboxId: plan.sandboxId,
       slot: made.slot,
       layers: plan.layers,
@@ -259,7 +258,7 @@ export async function openCell(
     })
     measure('engine')
     if (signal?.aborted) {
-      await parts.engine.stop(instance)
+      await plan.engine.stop(instance)
       signal.throwIfAborted()
     }
     const cell = new Cell(parts, base, instance, made.upper, reservation)
@@ -287,7 +286,7 @@ function noRoom(error: unknown): never {
 
 /** A cell that an earlier daemon opened and that still runs. */
 export async function adoptCell(parts: CellParts, entry: JournalEntry): Promise<Cell | undefined> {
-  const instance = await parts.engine.adopt(entry)
+  const instance = await parts.engines.for(entry.engine).adopt(entry)
   if (!instance) return undefined
   return new Cell(parts, entry, instance, entry.upper, parts.admission.recognise(entry.limits))
 }
@@ -315,12 +314,12 @@ export function phaseClock(phases: Phases): (name: string) => void {
   }
 }
 
-const planOf = (plan: CellPlan, parts: CellParts): Plan => ({
+const planOf = (plan: CellPlan, startedAtMs: number): Plan => ({
   occupant: plan.occupant,
   sandboxId: plan.sandboxId,
   snapshotId: plan.snapshotId,
   templateId: plan.templateId,
-  engine: parts.engine.name,
+  engine: plan.engine.name,
   layers: plan.layers,
   limits: plan.limits,
   endAtMs: plan.endAtMs,
@@ -330,5 +329,5 @@ const planOf = (plan: CellPlan, parts: CellParts): Plan => ({
   consumesSnapshot: plan.consumesSnapshot ?? false,
   pauseMemory: plan.pauseMemory ?? true,
   isReady: false,
-  startedAtMs: parts.nowMs(),
+  startedAtMs,
 })

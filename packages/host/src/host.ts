@@ -8,13 +8,13 @@ import { Builder } from './builds/builder.ts'
 import { StepCache } from './builds/step-cache.ts'
 import { captureMemory } from './capture.ts'
 import type { Cell, CellParts } from './cells.ts'
-import type { Engine, EngineReport } from './engines/engine.ts'
+import type { Engines } from './engines/engines.ts'
 import { Foreground } from './foreground.ts'
 import { Journal, type JournalEntry, readBootId } from './journal.ts'
 import { Keeper } from './keeper.ts'
 import { KeptSnapshots } from './kept-snapshots.ts'
 import { fileSystemOf } from './linux/file-system.ts'
-import { type Machine, type OpenEngine, openMachine } from './machine.ts'
+import { type Machine, type OpenEngines, openMachine } from './machine.ts'
 import { Metrics } from './metrics.ts'
 import type { HostOptions } from './options.ts'
 import { Pool } from './pool.ts'
@@ -42,25 +42,25 @@ const UPKEEP_EVERY_MS = 30_000
  * Opens a host and starts it.
  * @throws HostError exists when another daemon runs this instance; whatever the machine refuses
  */
-export async function createHost(options: HostOptions, openEngine: OpenEngine): Promise<Host> {
-  const machine = await openMachine(options, openEngine)
-  const { engine, slots, uppers, layers, report, egressAuthorityPem } = machine
+export async function createHost(options: HostOptions, openEngines: OpenEngines): Promise<Host> {
+  const machine = await openMachine(options, openEngines)
+  const { engines, slots, uppers, layers, egressAuthorityPem } = machine
   const journal = new Journal(join(options.stateDir, 'journal'), readBootId())
   const store = new SnapshotStore(
     join(options.imagesDir, 'snapshots'),
-    engine.hostClass(),
+    engines.hostClasses,
     `${options.hostId}-${options.instance}`,
   )
-  const kept = new KeptSnapshots(join(options.stateDir, 'snapshots'), engine.hostClass(), uppers)
+  const kept = new KeptSnapshots(join(options.stateDir, 'snapshots'), engines, uppers)
   const admission = new Admission(options)
   const nowMs = (): number => Date.now()
-  const cells: CellParts = { admission, engine, journal, slots, uppers, nowMs, egressAuthorityPem }
+  const cells: CellParts = { admission, engines, journal, slots, uppers, nowMs, egressAuthorityPem }
   const captureParts = { cells, layers, store }
   const foreground = new Foreground()
   const snapshots = new WarmSnapshots({
     store,
     layers,
-    canRestore: machine.canRestore,
+    engines,
     captureMemory: (manifest) => captureMemory(captureParts, manifest),
   })
   const { log } = options
@@ -77,14 +77,12 @@ export async function createHost(options: HostOptions, openEngine: OpenEngine): 
     start: (request, phases, signal) => starter.start(request, phases, signal),
     keep: (sandboxId, cell, request) => keeper.keep(sandboxId, cell, request),
     kept,
-    engineName: engine.name,
     log,
   })
   const { agentVersion, maxBuilds, defaultLimits } = options
   const cache = new StepCache(join(options.imagesDir, 'build-steps'))
-  const { canRestore } = machine
-  const builder = new Builder({ ...captureParts, cache, canRestore, agentVersion, maxBuilds, log })
-  const status = (): MachineStatus => machineStatus(options, engine, report, store)
+  const builder = new Builder({ ...captureParts, cache, agentVersion, maxBuilds, log })
+  const status = (): MachineStatus => machineStatus(options, engines, store)
 
   const metrics = new Metrics({ cells: () => sandboxes.cells(), uppers })
   let upkeep: NodeJS.Timeout | undefined
@@ -109,7 +107,8 @@ export async function createHost(options: HostOptions, openEngine: OpenEngine): 
         event: 'host.start',
         ...swept,
         tookMs: Math.round(performance.now() - startMs),
-        engine: report,
+        engines: engines.reports,
+        engine: engines.for(undefined).name,
       })
     },
     async close({ keepSandboxes }) {
@@ -156,12 +155,7 @@ async function runUpkeep(parts: UpkeepParts): Promise<void> {
   }
 }
 
-function machineStatus(
-  options: HostOptions,
-  engine: Engine,
-  report: EngineReport,
-  store: SnapshotStore,
-): MachineStatus {
+function machineStatus(options: HostOptions, engines: Engines, store: SnapshotStore): MachineStatus {
   const { totalMib, availableMib } = readMachineMemory()
   return {
     hostId: options.hostId,
@@ -169,7 +163,7 @@ function machineStatus(
     memoryAvailableBytes: availableMib * 2 ** 20,
     cpuCount: cpus().length,
     sandboxCapacity: options.maxSandboxes,
-    engines: [{ name: engine.name, ...report }],
+    engines: engines.reports.map(({ name, report }) => ({ name, ...report })),
     warmSnapshotIds: store.warmIds(),
   }
 }

@@ -2,7 +2,8 @@ import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import { mkdir, open, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { randomName } from '@sandbox/contract/ids'
-import type { Limits } from './engines/engine.ts'
+import type { EngineName, Limits } from './engines/engine.ts'
+import type { Engines } from './engines/engines.ts'
 import { HostError } from './host-error.ts'
 import { layerStack } from './layer-stack.ts'
 import type { LayerSource } from './parts.ts'
@@ -29,6 +30,8 @@ export interface KeptSnapshot {
   readonly version: 1
   readonly id: string
   readonly sandboxId: string
+  /** Whose memory and upper these are: no other engine can start them. */
+  readonly engine: EngineName
   /** True for a pause: the sandbox itself, not a copy of it. */
   readonly isPause: boolean
   /** Digests, bottom to top. */
@@ -61,14 +64,14 @@ const DRAFTS = '.drafts'
 
 export class KeptSnapshots {
   readonly #dir: string
-  readonly #hostClass: string
+  readonly #engines: Engines
   readonly #uppers: KeptUppers
   readonly #known = new Map<string, KeptSnapshot>()
 
   /** Reads what is there. @param dir of this instance alone, made if missing */
-  constructor(dir: string, hostClass: string, uppers: KeptUppers) {
+  constructor(dir: string, engines: Engines, uppers: KeptUppers) {
     this.#dir = dir
-    this.#hostClass = hostClass
+    this.#engines = engines
     this.#uppers = uppers
     mkdirSync(join(dir, DRAFTS), { recursive: true, mode: 0o700 })
     for (const id of readdirSync(dir)) {
@@ -165,8 +168,9 @@ export class KeptSnapshots {
    */
   ready(snapshot: KeptSnapshot, withMemory: boolean, layers: LayerSource): ReadySnapshot {
     const { id, config, limits, memory } = snapshot
+    const engine = this.#engines.for(snapshot.engine)
     const usesMemory = withMemory && memory !== undefined
-    if (usesMemory && memory.hostClass !== this.#hostClass) {
+    if (usesMemory && memory.hostClass !== engine.hostClass()) {
       throw new HostError(
         'wrongState',
         `the memory of snapshot '${id}' was captured by another engine, kernel or agent and does not fit this host ` +
@@ -175,6 +179,7 @@ export class KeptSnapshots {
     }
     return {
       id,
+      engine,
       config,
       limits,
       layers: layerStack(layers, snapshot.layers),

@@ -1,6 +1,6 @@
 import { join } from 'node:path'
-import type { Engine, EngineReport } from './engines/engine.ts'
-import { HostError } from './host-error.ts'
+import type { Engine } from './engines/engine.ts'
+import { Engines, probeEach } from './engines/engines.ts'
 import type { JournalEntry } from './journal.ts'
 import { CgroupRoot } from './linux/cgroup.ts'
 import { DnsForwarder, type DnsUpstream, machineResolvers } from './network/dns.ts'
@@ -26,21 +26,12 @@ export interface EngineParts {
   spareUidBase: number
 }
 
-/** An engine and what it wants to know of slots: to start ahead what belongs to one. */
-export interface OpenedEngine {
-  engine: Engine
-  onSlotReady?: (slot: Slot) => Promise<void>
-  /** False where every start boots. */
-  canRestore: boolean
-}
-
-export type OpenEngine = (parts: EngineParts) => Promise<OpenedEngine>
+/** The installed engines, strongest first. */
+export type OpenEngines = (parts: EngineParts) => Promise<readonly Engine[]>
 
 /** The parts of the host that hold kernel objects, opened for one instance. */
 export interface Machine {
-  readonly engine: Engine
-  readonly report: EngineReport
-  readonly canRestore: boolean
+  readonly engines: Engines
   readonly slots: SlotPool
   readonly uppers: UpperStore
   readonly layers: LayerStore
@@ -53,17 +44,21 @@ export interface Machine {
 }
 
 /** @throws HostError exists, or unsupported with what the machine lacks */
-export async function openMachine(options: HostOptions, openEngine: OpenEngine): Promise<Machine> {
+export async function openMachine(options: HostOptions, openEngines: OpenEngines): Promise<Machine> {
   const unlock = lockInstance(options.stateDir)
   try {
-    return await openParts(options, openEngine, unlock)
+    return await openParts(options, openEngines, unlock)
   } catch (error) {
     unlock()
     throw error
   }
 }
 
-async function openParts(options: HostOptions, openEngine: OpenEngine, unlock: () => void): Promise<Machine> {
+async function openParts(
+  options: HostOptions,
+  openEngines: OpenEngines,
+  unlock: () => void,
+): Promise<Machine> {
   const { instance, runDir, stateDir, imagesDir, log } = options
   prepareRunDir(runDir)
   const naming = { instance, runDir, addressRange: options.addressRange, uidBase: options.uidBase }
@@ -75,10 +70,8 @@ async function openParts(options: HostOptions, openEngine: OpenEngine, unlock: (
     sizeMib: options.uppersMib,
   })
   const spareUidBase = slotUidBase(naming, options.maxSandboxes)
-  const opened = await openEngine({ runDir, layers, uppers, cgroups, spareUidBase })
-  const { engine, onSlotReady, canRestore } = opened
-  const report = await engine.probe()
-  if (!report.usable) throw new HostError('unsupported', `${engine.name}: ${report.detail}. ${report.remedy}`)
+  const installed = await openEngines({ runDir, layers, uppers, cgroups, spareUidBase })
+  const engines = new Engines(await probeEach(installed), options.isolation)
   const network = new NetworkSlots(naming)
   const upstreams =
     options.dnsUpstreams.length > 0 ? options.dnsUpstreams.map(upstreamOf) : machineResolvers()
@@ -106,13 +99,13 @@ async function openParts(options: HostOptions, openEngine: OpenEngine, unlock: (
     cgroups,
     readyCount: options.slotsReady,
     maxSlots: options.maxSandboxes,
-    ...(onSlotReady ? { onReady: onSlotReady } : {}),
+    onReady: async (slot) => {
+      for (const engine of engines.all) await engine.prepare(slot)
+    },
     onError: (slot, error) => log.error({ event: 'slot.failed', slot, err: error }),
   })
   return {
-    engine,
-    report,
-    canRestore,
+    engines,
     slots,
     uppers,
     layers,

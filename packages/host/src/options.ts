@@ -1,5 +1,5 @@
 import type { Logger } from 'pino'
-import type { Limits } from './engines/engine.ts'
+import type { EngineName, Limits } from './engines/engine.ts'
 
 /** Everything the host is told. Names and ranges keep several instances on one machine apart. */
 export interface HostOptions {
@@ -17,6 +17,8 @@ export interface HostOptions {
   addressRange: string
   /** First host uid given to sandboxes; 65,536 a slot. */
   uidBase: number
+  /** Engine of sandboxes whose template names none; undefined takes the strongest usable one. */
+  isolation: EngineName | undefined
   /** Sandboxes at once, pooled ones and builds included. */
   maxSandboxes: number
   /** Network slots kept ready. */

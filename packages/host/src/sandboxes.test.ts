@@ -47,11 +47,12 @@ interface Daemon {
 }
 
 function daemonOver(cells: CellParts, dir: string): Daemon {
-  const kept = new KeptSnapshots(`${dir}-kept`, 'test', cells.uppers)
+  const kept = new KeptSnapshots(`${dir}-kept`, cells.engines, cells.uppers)
   const keeper = new Keeper({ kept, uppers: cells.uppers, freeBytes: () => 2 ** 40, log })
   const start = async (request: StartRequest, phases: Record<string, number>, signal: AbortSignal) => {
     const plan: CellPlan = {
       occupant: 'sandbox',
+      engine: cells.engines.for(undefined),
       sandboxId: request.sandboxId,
       snapshotId: request.snapshotId,
       templateId: '',
@@ -71,7 +72,7 @@ function daemonOver(cells: CellParts, dir: string): Daemon {
     return { cell, fromPool: false }
   }
   const keep: Keeper['keep'] = (id, cell, what) => keeper.keep(id, cell, what)
-  const sandboxes = new Sandboxes({ start, keep, kept, engineName: 'container', log, clock: stoppedClock })
+  const sandboxes = new Sandboxes({ start, keep, kept, log, clock: stoppedClock })
   return { sandboxes, kept }
 }
 

@@ -9,6 +9,7 @@ import type { KeepRequest } from './keeper.ts'
 import { type KeptSnapshot, type KeptSnapshots, type Paused, pausedOf } from './kept-snapshots.ts'
 import type { NetworkPolicy } from './network/policy.ts'
 import { RecentIds } from './recent-ids.ts'
+import { newRecord, pauseRetryMs, type SandboxRecord } from './sandbox-record.ts'
 import { assertMove, type EndReason, type SandboxState } from './sandbox-states.ts'
 import type { SandboxView } from './sandbox-view.ts'
 import type { Started, StartRequest } from './start.ts'
@@ -25,25 +26,8 @@ export interface SandboxesParts {
   /** Makes a snapshot, or throws and the sandbox goes on. */
   keep: (sandboxId: string, cell: Cell, request: KeepRequest) => Promise<KeptSnapshot>
   kept: Pick<KeptSnapshots, 'pauseOf' | 'delete'>
-  engineName: string
   log: Logger
   clock?: Clock
-}
-
-interface Sandbox {
-  readonly id: string
-  readonly snapshotId: string
-  readonly onEnd: 'kill' | 'pause'
-  readonly pauseMemory: boolean
-  readonly abort: AbortController
-  state: SandboxState
-  cell: Cell | undefined
-  endAtMs: number
-  /** Settles when the start or the snapshot under way has, whatever came of it. */
-  settled: Promise<void>
-  /** How its processes ended by themselves. */
-  exit: InstanceExit | undefined
-  ended: Promise<void> | undefined
 }
 
 export interface PauseOptions {
@@ -52,8 +36,6 @@ export interface PauseOptions {
   needsAgent: boolean
 }
 
-/** A pause at the end of a life that fails is tried again after this; the sandbox lives on meanwhile. */
-const REPEAT_PAUSE_MS = 10_000
 /** How many ended sandboxes are remembered, so that a repeated stop is not an error. */
 const REMEMBERED_ENDS = 10_000
 
@@ -62,7 +44,7 @@ export class Sandboxes {
   readonly #parts: SandboxesParts
   readonly #clock: Clock
   readonly #timers: EndTimers
-  readonly #sandboxes = new Map<string, Sandbox>()
+  readonly #sandboxes = new Map<string, SandboxRecord>()
   readonly #endedIds = new RecentIds(REMEMBERED_ENDS)
   readonly #releasing = new Set<Promise<void>>()
   #closing = false
@@ -80,19 +62,16 @@ export class Sandboxes {
       throw new HostError('exists', `sandbox '${request.sandboxId}' exists already`)
     }
     const settle = Promise.withResolvers<void>()
-    const sandbox: Sandbox = {
-      id: request.sandboxId,
-      snapshotId: request.snapshotId,
-      onEnd: request.onEnd,
-      pauseMemory: request.pauseMemory ?? true,
-      abort: new AbortController(),
-      state: 'starting',
+    const { sandboxId: id, snapshotId, onEnd, pauseMemory = true, endAtMs } = request
+    const sandbox = newRecord({
+      id,
+      snapshotId,
+      onEnd,
+      pauseMemory,
+      endAtMs,
       cell: undefined,
-      endAtMs: request.endAtMs,
       settled: settle.promise,
-      exit: undefined,
-      ended: undefined,
-    }
+    })
     this.#endedIds.delete(sandbox.id)
     this.#sandboxes.set(sandbox.id, sandbox)
     try {
@@ -104,19 +83,9 @@ export class Sandboxes {
 
   /** Takes in a sandbox that an earlier daemon started and that still runs. */
   adopt(entry: JournalEntry, cell: Cell): void {
-    const sandbox: Sandbox = {
-      id: entry.sandboxId,
-      snapshotId: entry.snapshotId,
-      onEnd: entry.onEnd,
-      pauseMemory: entry.pauseMemory,
-      abort: new AbortController(),
-      state: 'starting',
-      cell,
-      endAtMs: entry.endAtMs ?? this.#clock.nowMs(),
-      settled: Promise.resolve(),
-      exit: undefined,
-      ended: undefined,
-    }
+    const { sandboxId: id, snapshotId, onEnd, pauseMemory, endAtMs = this.#clock.nowMs() } = entry
+    const settled = Promise.resolve()
+    const sandbox = newRecord({ id, snapshotId, onEnd, pauseMemory, endAtMs, cell, settled })
     this.#sandboxes.set(sandbox.id, sandbox)
     this.#run(sandbox, cell)
   }
@@ -141,9 +110,20 @@ export class Sandboxes {
    */
   async pause(sandboxId: string, options: PauseOptions): Promise<Paused> {
     const { sandbox, cell } = this.#still(sandboxId)
+    try {
+      return await this.#pause(sandbox, cell, options)
+    } catch (error) {
+      this.#pauseFailed(sandbox, error)
+      throw error
+    }
+  }
+
+  #pause(sandbox: SandboxRecord, cell: Cell, options: PauseOptions): Promise<Paused> {
+    const { id: sandboxId } = sandbox
     const { memory, needsAgent } = options
     const id = `p${randomName(20)}`
     this.#timers.clear(sandboxId)
+    this.events.publish({ kind: 'pausing', sandboxId })
     return this.#whileKept(sandbox, 'pausing', async (signal) => {
       const snapshot = await this.#parts.keep(sandboxId, cell, {
         id,
@@ -182,6 +162,7 @@ export class Sandboxes {
     const { sandbox, cell } = this.#running(sandboxId)
     if (extendOnly && endAtMs <= sandbox.endAtMs) return sandbox.endAtMs
     sandbox.endAtMs = endAtMs
+    sandbox.pauseFailures = 0
     cell.moveEnd(endAtMs)
     this.#timers.set(sandboxId, endAtMs)
     return endAtMs
@@ -220,7 +201,7 @@ export class Sandboxes {
   }
 
   /** One that nothing else is being done with. */
-  #still(sandboxId: string): { sandbox: Sandbox; cell: Cell } {
+  #still(sandboxId: string): { sandbox: SandboxRecord; cell: Cell } {
     const sandbox = this.#sandboxes.get(sandboxId)
     if (!sandbox) throw notHere(sandboxId)
     const { state, cell } = sandbox
@@ -230,7 +211,7 @@ export class Sandboxes {
 
   /** What came meanwhile is looked at afterwards: an end of its own, or of its time. A kill gives the work up. */
   async #whileKept<T>(
-    sandbox: Sandbox,
+    sandbox: SandboxRecord,
     state: 'pausing' | 'snapshotting',
     work: (signal: AbortSignal) => Promise<T>,
   ): Promise<T> {
@@ -249,7 +230,7 @@ export class Sandboxes {
     }
   }
 
-  #running(sandboxId: string): { sandbox: Sandbox; cell: Cell } {
+  #running(sandboxId: string): { sandbox: SandboxRecord; cell: Cell } {
     const sandbox = this.#sandboxes.get(sandboxId)
     if (!sandbox) throw notHere(sandboxId)
     const { state, cell } = sandbox
@@ -257,7 +238,10 @@ export class Sandboxes {
     return { sandbox, cell }
   }
 
-  async #bringUp(sandbox: Sandbox, request: StartRequest): Promise<{ view: SandboxView; fromPool: boolean }> {
+  async #bringUp(
+    sandbox: SandboxRecord,
+    request: StartRequest,
+  ): Promise<{ view: SandboxView; fromPool: boolean }> {
     const startMs = performance.now()
     const phases: Phases = {}
     const line = { event: 'sandbox.start', sandboxId: sandbox.id, snapshotId: sandbox.snapshotId, phases }
@@ -282,14 +266,14 @@ export class Sandboxes {
     }
   }
 
-  #run(sandbox: Sandbox, cell: Cell): void {
+  #run(sandbox: SandboxRecord, cell: Cell): void {
     this.#move(sandbox, 'running')
     this.#timers.set(sandbox.id, sandbox.endAtMs)
     cell.exited.then((exit) => this.#onExit(sandbox, exit))
     this.events.publish({ kind: 'started', sandbox: this.#view(sandbox) })
   }
 
-  #onExit(sandbox: Sandbox, exit: InstanceExit): void {
+  #onExit(sandbox: SandboxRecord, exit: InstanceExit): void {
     sandbox.exit = exit
     if (sandbox.ended || sandbox.state !== 'running') return
     this.#endLater(sandbox, exit.outOfMemory ? 'out_of_memory' : 'exited')
@@ -301,30 +285,38 @@ export class Sandboxes {
     // A snapshot under way comes back to it.
     if (sandbox?.state !== 'running') return
     if (sandbox.onEnd === 'kill') this.#endLater(sandbox, 'timeout')
-    else this.#pauseLater(sandbox)
+    else if (sandbox.cell) this.#pauseLater(sandbox, sandbox.cell)
   }
 
   /** Nobody is there to decide otherwise: an agent that does not answer is kept as it is. */
-  #pauseLater(sandbox: Sandbox): void {
-    const { id: sandboxId } = sandbox
-    this.pause(sandboxId, { memory: sandbox.pauseMemory, needsAgent: false }).catch((error: unknown) => {
+  #pauseLater(sandbox: SandboxRecord, cell: Cell): void {
+    const { id: sandboxId, pauseMemory: memory } = sandbox
+    this.#pause(sandbox, cell, { memory, needsAgent: false }).catch((error: unknown) => {
       this.#parts.log.error({ event: 'sandbox.pause', sandboxId, err: error })
-      if (sandbox.state === 'running') this.#timers.set(sandboxId, this.#clock.nowMs() + REPEAT_PAUSE_MS)
+      this.#pauseFailed(sandbox, error, this.#clock.nowMs() + pauseRetryMs(++sandbox.pauseFailures))
     })
   }
 
-  #endLater(sandbox: Sandbox, reason: EndReason): void {
+  /** One that ended meanwhile has its end told instead. */
+  #pauseFailed({ id: sandboxId, state }: SandboxRecord, error: unknown, retryAtMs?: number): void {
+    if (state !== 'running') return
+    if (retryAtMs !== undefined) this.#timers.set(sandboxId, retryAtMs)
+    const reason = error instanceof Error ? error.message : String(error)
+    this.events.publish({ kind: 'pauseFailed', sandboxId, reason, retryAtMs })
+  }
+
+  #endLater(sandbox: SandboxRecord, reason: EndReason): void {
     this.#end(sandbox, reason).catch((error: unknown) => {
       this.#parts.log.error({ event: 'sandbox.end', sandboxId: sandbox.id, reason, err: error })
     })
   }
 
-  #end(sandbox: Sandbox, reason: EndReason): Promise<void> {
+  #end(sandbox: SandboxRecord, reason: EndReason): Promise<void> {
     sandbox.ended ??= this.#takeDown(sandbox, reason)
     return sandbox.ended
   }
 
-  async #takeDown(sandbox: Sandbox, reason: EndReason): Promise<void> {
+  async #takeDown(sandbox: SandboxRecord, reason: EndReason): Promise<void> {
     const startMs = performance.now()
     const before = sandbox.state
     const wasStarting = before === 'starting'
@@ -353,7 +345,7 @@ export class Sandboxes {
   }
 
   /** Slot and upper go back to their owners after the answer: recycling them is nobody's wait. */
-  #releaseLater(sandbox: Sandbox, options: { keepUpper?: boolean } = {}): void {
+  #releaseLater(sandbox: SandboxRecord, options: { keepUpper?: boolean } = {}): void {
     const { cell } = sandbox
     if (!cell) return
     const releasing = cell.release(options).catch((error: unknown) => {
@@ -368,18 +360,18 @@ export class Sandboxes {
     releasing.finally(() => this.#releasing.delete(releasing))
   }
 
-  #forget(sandbox: Sandbox): void {
+  #forget(sandbox: SandboxRecord): void {
     this.#move(sandbox, 'gone')
     this.#sandboxes.delete(sandbox.id)
     this.#endedIds.add(sandbox.id)
   }
 
-  #move(sandbox: Sandbox, to: SandboxState): void {
+  #move(sandbox: SandboxRecord, to: SandboxState): void {
     assertMove(sandbox.id, sandbox.state, to)
     sandbox.state = to
   }
 
-  #view(sandbox: Sandbox): SandboxView {
+  #view(sandbox: SandboxRecord): SandboxView {
     return {
       sandboxId: sandbox.id,
       state: sandbox.state,
@@ -387,7 +379,7 @@ export class Sandboxes {
       startedAtMs: sandbox.cell?.startedAtMs ?? 0,
       endAtMs: sandbox.endAtMs,
       snapshotId: sandbox.snapshotId,
-      engine: this.#parts.engineName,
+      engine: sandbox.cell?.engine.name ?? '',
     }
   }
 }

@@ -2,11 +2,14 @@ import { expect } from 'vitest'
 import { Admission } from './admission.ts'
 import type { CellParts } from './cells.ts'
 import type { Engine, Instance, InstanceExit } from './engines/engine.ts'
+import { Engines } from './engines/engines.ts'
 import { Journal } from './journal.ts'
 import type { Slot } from './slots.ts'
 import type { Upper } from './storage/uppers.ts'
 
 /** A machine for simulations of the state machine: what exists in it outlives the daemons that act on it. */
+
+const usable = { usable: true, version: '1', detail: '', remedy: '' }
 
 /** What exists whether or not a daemon lives. */
 export class Kernel {
@@ -31,7 +34,10 @@ export function partsOver(kernel: Kernel, dir: string, step: Step): CellParts {
   })
   const engine: Engine = {
     name: 'container',
-    probe: async () => ({ usable: true, version: '1', detail: '', remedy: '' }),
+    canCapture: true,
+    writtenIn: 'upper',
+    probe: async () => usable,
+    prepare: async () => {},
     hostClass: () => 'test',
     async start({ sandboxId, slot, upper }) {
       await step('engine.start')
@@ -75,7 +81,7 @@ export function partsOver(kernel: Kernel, dir: string, step: Step): CellParts {
       totalMib: 1000,
       availableMib: 1000,
     })),
-    engine,
+    engines: new Engines([{ engine, report: usable }]),
     journal: new Journal(dir, 'boot'),
     slots: {
       async claim() {

@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readdirSync } from 'node:fs'
 import { mkdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { randomName } from '@sandbox/contract/ids'
-import type { Limits } from './engines/engine.ts'
+import type { EngineName, Limits } from './engines/engine.ts'
 import { HostError } from './host-error.ts'
 
 /**
@@ -28,6 +28,8 @@ export interface SnapshotConfig {
   /** Asked, in order, right before memory is captured; a refused connection means there is nobody to ask. */
   readonly beforeCapture: readonly HttpHook[]
   readonly limits: Limits
+  /** Engine that the template asks for; without one the machine's own. */
+  readonly isolation?: EngineName
 }
 
 export interface SnapshotManifest {
@@ -61,19 +63,21 @@ export interface MemoryDraft {
 export class SnapshotStore {
   readonly #dir: string
   readonly #draftDir: string
-  readonly #hostClassDir: string
+  readonly #hostClasses: readonly string[]
   readonly #manifests = new Map<string, SnapshotManifest>()
+  /** By the folder of the memory, as the times of last use. */
   readonly #memories = new Map<string, SnapshotMemory>()
   readonly #lastUsedMs = new Map<string, number>()
 
   /**
    * @param dir made if missing
+   * @param hostClasses those of this host's engines: memory of others is not its business
    * @param owner names this daemon among those that share `dir`: drafts of that name are its own
    */
-  constructor(dir: string, hostClass: string, owner: string) {
+  constructor(dir: string, hostClasses: readonly string[], owner: string) {
     this.#dir = dir
     this.#draftDir = join(dir, '.drafts', fileName(owner))
-    this.#hostClassDir = fileName(hostClass)
+    this.#hostClasses = hostClasses
     mkdirSync(this.#draftDir, { recursive: true, mode: 0o700 })
   }
 
@@ -102,20 +106,20 @@ export class SnapshotStore {
     await rename(draft, join(this.#dir, manifest.id, 'manifest.json'))
   }
 
-  /** The memory of this snapshot that fits this host, if it has been captured. */
-  async memory(id: string): Promise<SnapshotMemory | undefined> {
-    const known = this.#memories.get(id)
+  /** The memory of this snapshot that fits a class of host, if it has been captured. */
+  async memory(id: string, hostClass: string): Promise<SnapshotMemory | undefined> {
+    const root = this.#memoryRoot(id, hostClass)
+    const known = this.#memories.get(root)
     if (known) {
-      this.#lastUsedMs.set(id, Date.now())
+      this.#lastUsedMs.set(root, Date.now())
       return known
     }
-    const root = this.#memoryRoot(id)
     const text = await readIfThere(join(root, 'memory.json'))
     if (text === undefined) return undefined
     const stored = JSON.parse(text) as Omit<SnapshotMemory, 'dir'>
     const memory = { ...stored, dir: join(root, 'images') }
-    this.#memories.set(id, memory)
-    this.#lastUsedMs.set(id, Date.now())
+    this.#memories.set(root, memory)
+    this.#lastUsedMs.set(root, Date.now())
     return memory
   }
 
@@ -126,10 +130,15 @@ export class SnapshotStore {
     return { root, dir }
   }
 
-  async publishMemory(id: string, draft: MemoryDraft, memory: Omit<SnapshotMemory, 'dir'>): Promise<void> {
+  async publishMemory(
+    id: string,
+    hostClass: string,
+    draft: MemoryDraft,
+    memory: Omit<SnapshotMemory, 'dir'>,
+  ): Promise<void> {
     await writeFile(join(draft.root, 'memory.json'), `${JSON.stringify(memory, null, 2)}\n`)
     await mkdir(join(this.#dir, id, 'memory'), { recursive: true })
-    await renameUnlessThere(draft.root, this.#memoryRoot(id))
+    await renameUnlessThere(draft.root, this.#memoryRoot(id, hostClass))
   }
 
   async dropDraft(draft: MemoryDraft): Promise<void> {
@@ -155,7 +164,7 @@ export class SnapshotStore {
 
   /** Ids of snapshots whose memory fits this host: they start warm. */
   warmIds(): string[] {
-    return this.ids().filter((id) => existsSync(join(this.#memoryRoot(id), 'memory.json')))
+    return [...new Set(this.#held().map(({ id }) => id))]
   }
 
   ids(): string[] {
@@ -163,20 +172,21 @@ export class SnapshotStore {
   }
 
   /**
-   * Drops the least recently used memory of this host class until all of it is within `boundBytes`. Files and
+   * Drops the least recently used memory of this host's engines until all of it is within `boundBytes`. Files and
    * manifests stay: memory is made again when it is asked for.
    * @returns ids whose memory was dropped
    */
   async evict(boundBytes: number, inUse: ReadonlySet<string>): Promise<string[]> {
-    const held: { id: string; sizeBytes: number; usedMs: number }[] = []
-    for (const id of this.warmIds()) held.push({ id, ...(await this.#sizeAndUse(id)) })
+    const held = await Promise.all(
+      this.#held().map(async (one) => ({ ...one, ...(await this.#sizeAndUse(one)) })),
+    )
     held.sort((a, b) => a.usedMs - b.usedMs)
     let total = held.reduce((sum, one) => sum + one.sizeBytes, 0)
     const dropped: string[] = []
     for (const one of held) {
       if (total <= boundBytes) break
       if (inUse.has(one.id)) continue
-      await this.dropMemory(one.id)
+      await this.dropMemory(one.id, one.hostClass)
       dropped.push(one.id)
       total -= one.sizeBytes
     }
@@ -184,32 +194,47 @@ export class SnapshotStore {
   }
 
   /** Forgets memory that turned out not to restore. Sandboxes that run from it keep their mapped pages. */
-  async dropMemory(id: string): Promise<void> {
-    this.#memories.delete(id)
+  async dropMemory(id: string, hostClass: string): Promise<void> {
+    const root = this.#memoryRoot(id, hostClass)
+    this.#memories.delete(root)
+    this.#lastUsedMs.delete(root)
     const grave = join(this.#draftDir, randomName(16))
-    await rename(this.#memoryRoot(id), grave).catch(ignoreMissing)
+    await rename(root, grave).catch(ignoreMissing)
     await rm(grave, { recursive: true, force: true })
   }
 
   /** Writes the time of last use where the next daemon finds it. */
   async keepUse(): Promise<void> {
-    for (const [id, usedMs] of this.#lastUsedMs) {
-      await utimes(join(this.#memoryRoot(id), 'memory.json'), usedMs / 1000, usedMs / 1000).catch(
-        ignoreMissing,
-      )
+    for (const [root, usedMs] of this.#lastUsedMs) {
+      await utimes(join(root, 'memory.json'), usedMs / 1000, usedMs / 1000).catch(ignoreMissing)
     }
   }
 
-  async #sizeAndUse(id: string): Promise<{ sizeBytes: number; usedMs: number }> {
-    const path = join(this.#memoryRoot(id), 'memory.json')
-    const [text, found] = await Promise.all([readFile(path, 'utf8'), stat(path)])
-    const { sizeBytes } = JSON.parse(text) as SnapshotMemory
-    return { sizeBytes, usedMs: Math.max(found.mtimeMs, this.#lastUsedMs.get(id) ?? 0) }
+  #held(): Held[] {
+    return this.ids().flatMap((id) =>
+      this.#hostClasses
+        .filter((hostClass) => existsSync(join(this.#memoryRoot(id, hostClass), 'memory.json')))
+        .map((hostClass) => ({ id, hostClass })),
+    )
   }
 
-  #memoryRoot(id: string): string {
-    return join(this.#dir, id, 'memory', this.#hostClassDir)
+  async #sizeAndUse({ id, hostClass }: Held): Promise<{ sizeBytes: number; usedMs: number }> {
+    const root = this.#memoryRoot(id, hostClass)
+    const path = join(root, 'memory.json')
+    const [text, found] = await Promise.all([readFile(path, 'utf8'), stat(path)])
+    const { sizeBytes } = JSON.parse(text) as SnapshotMemory
+    return { sizeBytes, usedMs: Math.max(found.mtimeMs, this.#lastUsedMs.get(root) ?? 0) }
   }
+
+  #memoryRoot(id: string, hostClass: string): string {
+    return join(this.#dir, id, 'memory', fileName(hostClass))
+  }
+}
+
+/** Memory that lies here. */
+interface Held {
+  id: string
+  hostClass: string
 }
 
 /** A host class as a folder name: itself if it is plain, else its hash. */

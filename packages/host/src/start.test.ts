@@ -8,6 +8,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest'
 import { Admission } from './admission.ts'
 import type { CellParts } from './cells.ts'
 import type { Engine, Instance } from './engines/engine.ts'
+import { Engines } from './engines/engines.ts'
 import { Foreground } from './foreground.ts'
 import { Journal } from './journal.ts'
 import { KeptSnapshots } from './kept-snapshots.ts'
@@ -34,6 +35,7 @@ const snapshot = {
   layers: [],
   memoryDir: '/memory',
 }
+const usable = { usable: true, version: '', detail: '', remedy: '' }
 /** Not the agent's own: something may listen on that everywhere. */
 const agentPort = 31_984
 const log = pino({ level: 'silent' })
@@ -75,7 +77,10 @@ async function agentAt(address: string): Promise<void> {
 function cellParts(): CellParts {
   const engine: Engine = {
     name: 'container',
-    probe: async () => ({ usable: true, version: '', detail: '', remedy: '' }),
+    canCapture: true,
+    writtenIn: 'upper',
+    probe: async () => usable,
+    prepare: async () => {},
     hostClass: () => 'test',
     async start({ sandboxId, slot, upper }): Promise<Instance> {
       await agentAt(slot.address)
@@ -94,7 +99,7 @@ function cellParts(): CellParts {
   const room = { maxSandboxes: 2, memoryOvercommit: 1, memoryReserveMib: 1 }
   return {
     admission: new Admission(room, () => memory),
-    engine,
+    engines: new Engines([{ engine, report: usable }]),
     journal: new Journal(join(dir, 'journal'), 'boot'),
     slots: {
       async claim() {
@@ -121,17 +126,18 @@ function cellParts(): CellParts {
 
 function starterOver(cells: CellParts): { starter: Starter; pool: Pool } {
   const foreground = new Foreground(5)
-  const open = () => openPooled(cells, snapshot, 'pooled')
+  const ready = { ...snapshot, engine: cells.engines.for(undefined) }
+  const open = () => openPooled(cells, ready, 'pooled')
   const pool = new Pool(
     { min: 0, max: 1, idleMs: 1_000 },
     { open, foreground, isMemoryTight: () => false, log },
   )
   const snapshots = {
-    ready: () => snapshot,
+    ready: () => ready,
     restored: () => {},
     failed: async () => {},
   } as unknown as WarmSnapshots
-  const kept = new KeptSnapshots(join(dir, 'kept'), 'test', cells.uppers)
+  const kept = new KeptSnapshots(join(dir, 'kept'), cells.engines, cells.uppers)
   const layers = { get: () => undefined } as unknown as LayerSource
   return { starter: new Starter({ cells, kept, layers, snapshots, pool, foreground, log }), pool }
 }

@@ -177,6 +177,7 @@ export class Starter {
 
 const planFor = (request: StartRequest, snapshot: ReadySnapshot): CellPlan => ({
   occupant: 'sandbox',
+  engine: snapshot.engine,
   sandboxId: request.sandboxId,
   snapshotId: snapshot.id,
   templateId: request.templateId,
@@ -200,6 +201,7 @@ export async function openPooled(
 ): Promise<Cell> {
   const plan: CellPlan = {
     occupant: 'pooled',
+    engine: snapshot.engine,
     sandboxId,
     snapshotId: snapshot.id,
     templateId: '',

@@ -1,4 +1,5 @@
-import type { Limits } from './engines/engine.ts'
+import type { Engine, Limits } from './engines/engine.ts'
+import type { Engines } from './engines/engines.ts'
 import { layerStack } from './layer-stack.ts'
 import type { LayerSource } from './parts.ts'
 import type { SnapshotConfig, SnapshotManifest, SnapshotStore } from './snapshots.ts'
@@ -8,6 +9,7 @@ import type { Upper } from './storage/uppers.ts'
 /** A snapshot with everything that a start needs, resolved on this machine. */
 export interface ReadySnapshot {
   readonly id: string
+  readonly engine: Engine
   readonly config: SnapshotConfig
   readonly limits: Limits
   /** Bottom to top. */
@@ -21,8 +23,7 @@ export interface ReadySnapshot {
 export interface WarmSnapshotsParts {
   store: SnapshotStore
   layers: LayerSource
-  /** False where starts always boot. */
-  canRestore: boolean
+  engines: Engines
   /** Boots the snapshot once, waits until it is ready, captures and publishes its memory. */
   captureMemory: (manifest: SnapshotManifest) => Promise<void>
 }
@@ -64,10 +65,11 @@ export class WarmSnapshots {
   async failed(id: string): Promise<void> {
     const failures = (this.#failures.get(id) ?? 0) + 1
     this.#failures.set(id, failures)
-    if (failures < FAILURES_UNTIL_REBUILD || !this.#ready.get(id)?.memoryDir) return
+    const ready = this.#ready.get(id)
+    if (failures < FAILURES_UNTIL_REBUILD || !ready?.memoryDir) return
     this.#failures.delete(id)
     this.forget(id)
-    await this.#parts.store.dropMemory(id)
+    await this.#parts.store.dropMemory(id, ready.engine.hostClass())
   }
 
   /** After its memory was dropped. */
@@ -76,16 +78,17 @@ export class WarmSnapshots {
   }
 
   async #resolve(id: string): Promise<ReadySnapshot> {
-    const { store, canRestore } = this.#parts
+    const { store, engines } = this.#parts
     const manifest = await store.manifest(id)
-    let memory = canRestore ? await store.memory(id) : undefined
-    if (!memory && canRestore) {
+    const engine = engines.for(manifest.config.isolation)
+    let memory = engine.canCapture ? await store.memory(id, engine.hostClass()) : undefined
+    if (!memory && engine.canCapture) {
       await this.#parts.captureMemory(manifest)
-      memory = await store.memory(id)
+      memory = await store.memory(id, engine.hostClass())
     }
     const layers = layerStack(this.#parts.layers, memory?.layers ?? manifest.layers)
     const { config } = manifest
-    const ready = { id, config, limits: config.limits, layers, memoryDir: memory?.dir }
+    const ready = { id, engine, config, limits: config.limits, layers, memoryDir: memory?.dir }
     this.#ready.set(id, ready)
     return ready
   }

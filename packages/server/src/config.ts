@@ -74,7 +74,12 @@ const settings = {
     1,
   ),
   databaseUrl: text('DATABASE_URL', '--database-url', '', 'PostgreSQL; default SQLite in <state-dir>'),
-  isolation: oneOf('E2B_ISOLATION', '--isolation', ['auto', 'container'], 'Engine; auto takes the strongest'),
+  isolation: oneOf(
+    'E2B_ISOLATION',
+    '--isolation',
+    ['auto', 'microvm', 'gvisor', 'container'],
+    'Engine; auto takes the strongest that boots',
+  ),
   maxSandboxes: integer('E2B_MAX_SANDBOXES', '--max-sandboxes', 500, 'Sandboxes at once on this machine', 1),
   poolMax: integer('E2B_POOL_MAX', '--pool-max', 4, 'Pre-started sandboxes per hot template; 0 = no pool'),
   poolMin: integer('E2B_POOL_MIN', '--pool-min', 0, 'Pre-started sandboxes per template that is always hot'),
@@ -95,6 +100,7 @@ const settings = {
     'Longest life of a sandbox, in hours',
     1,
   ),
+  teamSnapshots: integer('E2B_TEAM_SNAPSHOTS', '--team-snapshots', 500, 'Snapshots kept at once per team', 1),
   onShutdown: oneOf('E2B_ON_SHUTDOWN', '--on-shutdown', ['keep', 'kill'], 'Sandboxes at SIGTERM'),
   caBundle: text(
     'E2B_CA_BUNDLE',

@@ -5,7 +5,7 @@ import { createHost, type Host } from '@sandbox/host/host'
 import { type HostOptions, hostOptionDefaults } from '@sandbox/host/options'
 import type { Logger } from 'pino'
 import type { Config } from './config.ts'
-import { openConfiguredEngine } from './engines.ts'
+import { openInstalledEngines } from './engines/installed.ts'
 import { AGENT_VERSION, requireRuntime } from './runtime.ts'
 
 /** A host in this process, and the client that the control plane uses for it. */
@@ -28,6 +28,7 @@ export function hostOptions(config: Config, log: Logger): HostOptions {
     stateDir: config.stateDir,
     imagesDir: config.imagesDir,
     runDir: config.runDir,
+    isolation: config.isolation === 'auto' ? undefined : config.isolation,
     addressRange: config.addressRange,
     uidBase: config.uidBase,
     maxSandboxes: config.maxSandboxes,
@@ -45,7 +46,7 @@ export function hostOptions(config: Config, log: Logger): HostOptions {
 export async function openHostRole(config: Config, log: Logger): Promise<HostRole> {
   const runtime = requireRuntime(config)
   const options = hostOptions(config, log)
-  const host = await createHost(options, (parts) => openConfiguredEngine(config, runtime, parts))
+  const host = await createHost(options, (parts) => openInstalledEngines(config, runtime, parts))
   await host.start()
   const transport = createRouterTransport((router) => host.routes(router))
   return { host, id: options.hostId, client: createClient(HostService, transport) }

@@ -72,6 +72,7 @@ function planOf(request: BuildRequest, defaultLimits: Limits): BuildPlan {
     startCmd: request.startCmd,
     readyCmd: request.readyCmd,
     limits: { ...defaultLimits, ...askedLimits(request.resources) },
+    isolation: undefined,
     force: request.force,
   }
 }

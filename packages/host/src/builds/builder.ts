@@ -4,7 +4,7 @@ import type { CaptureParts } from '../capture.ts'
 import { captureMemory } from '../capture.ts'
 import { type Cell, type CellPlan, openCell } from '../cells.ts'
 import { cloneIdentity } from '../clone-identity.ts'
-import type { Limits } from '../engines/engine.ts'
+import type { EngineName, Limits } from '../engines/engine.ts'
 import { HostError } from '../host-error.ts'
 import { layerStack, withWritten } from '../layer-stack.ts'
 import { openPolicy } from '../network/policy.ts'
@@ -27,6 +27,8 @@ export interface BuildPlan {
   startCmd: string
   readyCmd: string
   limits: Limits
+  /** Engine whose memory is captured, and that all starts use; undefined leaves it to each machine. */
+  isolation: EngineName | undefined
   force: boolean
 }
 
@@ -45,7 +47,6 @@ export interface BuildResult {
 
 export interface BuilderParts extends CaptureParts {
   cache: StepCache
-  canRestore: boolean
   agentVersion: string
   maxBuilds: number
   log: Logger
@@ -131,6 +132,7 @@ export class Builder {
       readyCmd: plan.readyCmd || base.readyCmd,
       beforeCapture: BEFORE_CAPTURE,
       limits: plan.limits,
+      ...(plan.isolation ? { isolation: plan.isolation } : {}),
     }
     const { buildId: id } = plan
     const { agentVersion } = this.#parts
@@ -143,7 +145,8 @@ export class Builder {
       agentVersion,
     }
     // The manifest comes last: a build whose start command fails leaves no snapshot.
-    if (this.#parts.canRestore && !(await store.memory(id))) {
+    const engine = this.#parts.cells.engines.for(plan.isolation)
+    if (engine.canCapture && !(await store.memory(id, engine.hostClass()))) {
       const onLine = (level: 'info' | 'debug', message: string): void =>
         emit({ level, message, step: 'finalize' })
       await captureMemory(this.#parts, manifest, { signal, onLine })
@@ -224,6 +227,7 @@ export class Builder {
     const layers = layerStack(this.#parts.layers, from.layers)
     const cellPlan: CellPlan = {
       occupant: 'build',
+      engine: this.#parts.cells.engines.forFiles(plan.isolation),
       sandboxId: `b${randomName(20)}`,
       snapshotId: plan.buildId,
       templateId: '',

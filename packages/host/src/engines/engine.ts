@@ -5,6 +5,14 @@ import type { Upper } from '../storage/uppers.ts'
 /** What one kind of wall promises to the rest of the host. Nothing outside `engines/` asks which kind it is. */
 export interface Engine {
   readonly name: EngineName
+  /** False where this machine lacks what captures memory: every start boots then. */
+  readonly canCapture: boolean
+  /**
+   * Where what a sandbox wrote is found after a capture. `upper`: as a tree of files in `upper.path/upper`, in overlay's
+   * form with ids as the guest sees them, so that it becomes a layer. `memory`: `capture` keeps the written disk in
+   * `memoryDir`, and a start from it with an empty upper begins with that disk.
+   */
+  readonly writtenIn: 'upper' | 'memory'
   /** Really boots something; never trusts a device file. Ends within 10 s. */
   probe(): Promise<EngineReport>
   /**
@@ -12,6 +20,8 @@ export interface Engine {
    * Two hosts of one class can exchange memory snapshots.
    */
   hostClass(): string
+  /** Starts what the next sandbox of a slot will need, ahead of it. Idempotent. */
+  prepare(slot: Slot): Promise<void>
   /** Restores memory if `start.memoryDir` is given, else boots the layers cold. Answers when the init process runs. */
   start(start: EngineStart): Promise<Instance>
   /**

@@ -1,6 +1,5 @@
-import { pino } from 'pino'
 import type { Config } from '../config.ts'
-import { probeEngines } from '../engines.ts'
+import { probeEngines } from '../engines/installed.ts'
 import { readRuntime } from '../runtime.ts'
 import { missingPackages } from '../setup/packages.ts'
 import { checkRequirements, type Requirement } from '../setup/requirements.ts'
@@ -51,7 +50,7 @@ const criuWay = (kind: 'cow' | 'stock'): string =>
 async function engineFindings(config: Config): Promise<Finding[]> {
   const runtime = readRuntime(config)
   if (!runtime) return []
-  const reports = await probeEngines(config, runtime, pino({ level: 'silent' }))
+  const reports = await probeEngines(config, runtime)
   return reports.map(({ name, report }) => ({
     kind: 'engine',
     name,

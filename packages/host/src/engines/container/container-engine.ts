@@ -62,6 +62,7 @@ export interface ContainerEngineOptions {
 /** Sandboxes as containers: started by crun, or restored by CRIU from the memory of one that was. */
 export class ContainerEngine implements Engine {
   readonly name = 'container'
+  readonly writtenIn = 'upper'
   readonly #options: ContainerEngineOptions
   readonly #devicesPath: string
   readonly #shims = new Map<number, Shim>()
@@ -94,12 +95,15 @@ export class ContainerEngine implements Engine {
     }
   }
 
+  get canCapture(): boolean {
+    return this.#options.criu !== undefined
+  }
+
   hostClass(): string {
     return hostClass(this.#options.criu?.version, this.#options.agentLayer.digest)
   }
 
-  /** Starts what a slot's next sandbox will need, ahead of it. Idempotent. */
-  prepare(slot: Slot): void {
+  async prepare(slot: Slot): Promise<void> {
     if (this.#shims.get(slot.index)?.usable) return
     this.#shims.set(slot.index, new Shim(this.#options.shimPath))
   }

@@ -1,0 +1,59 @@
+import { expect, test } from 'vitest'
+import type { Engine, EngineName } from './engine.ts'
+import { Engines, probeEach } from './engines.ts'
+
+function engineNamed(
+  name: EngineName,
+  how: { usable?: boolean; writtenIn?: Engine['writtenIn'] } = {},
+): Engine {
+  const { usable = true, writtenIn = 'upper' } = how
+  return {
+    name,
+    canCapture: true,
+    writtenIn,
+    probe: async () => ({ usable, version: '1', detail: 'no device', remedy: 'Load the module' }),
+    hostClass: () => `${name}-class`,
+  } as Partial<Engine> as Engine
+}
+
+const opened = async (engines: Engine[], preferred?: EngineName): Promise<Engines> =>
+  new Engines(await probeEach(engines), preferred)
+
+test('the strongest usable one serves, and one that a template asks for', async () => {
+  const engines = await opened([
+    engineNamed('microvm', { usable: false }),
+    engineNamed('gvisor'),
+    engineNamed('container'),
+  ])
+  expect(engines.for(undefined).name).toBe('gvisor')
+  expect(engines.for('container').name).toBe('container')
+  expect(() => engines.for('microvm')).toThrow(
+    "engine 'microvm' is not usable on this host; it has gvisor, container",
+  )
+  expect(engines.hostClasses).toEqual(['gvisor-class', 'container-class'])
+})
+
+test('the operator names one, and is told what is missing when it does not boot', async () => {
+  const installed = [engineNamed('microvm', { usable: false }), engineNamed('container')]
+  expect((await opened(installed, 'container')).for(undefined).name).toBe('container')
+  await expect(opened(installed, 'microvm')).rejects.toThrow('microvm: no device. Load the module')
+  await expect(opened(installed, 'gvisor')).rejects.toThrow("engine 'gvisor' is not installed")
+})
+
+test('layers are built by the strongest engine whose writes are files', async () => {
+  const engines = await opened([engineNamed('microvm', { writtenIn: 'memory' }), engineNamed('container')])
+  expect(engines.for(undefined).name).toBe('microvm')
+  expect(engines.forFiles(undefined).name).toBe('container')
+})
+
+test('a probe that throws leaves the other engines to serve', async () => {
+  const broken: Engine = {
+    ...engineNamed('gvisor'),
+    probe: async () => {
+      throw new Error('no such file')
+    },
+  }
+  const engines = await opened([broken, engineNamed('container')])
+  expect(engines.for(undefined).name).toBe('container')
+  expect(engines.reports[0]?.report.detail).toBe('its probe failed: no such file')
+})

@@ -1,0 +1,54 @@
+import { join } from 'node:path'
+import type { Engine, EngineReport } from '@sandbox/host/engines/engine'
+import { probeEach } from '@sandbox/host/engines/engines'
+import { CgroupRoot } from '@sandbox/host/linux/cgroup'
+import type { EngineParts } from '@sandbox/host/machine'
+import { prepareRunDir, removeRunDir } from '@sandbox/host/run-dir'
+import { LayerStore } from '@sandbox/host/storage/layers'
+import { UpperStore } from '@sandbox/host/storage/uppers'
+import type { Config } from '../config.ts'
+import type { Runtime } from '../runtime.ts'
+import { openContainerEngine } from './container.ts'
+
+const MIB_PER_GIB = 1024
+
+/** The engines that are installed on this machine, strongest first. */
+export async function openInstalledEngines(
+  _config: Config,
+  runtime: Runtime,
+  parts: EngineParts,
+): Promise<Engine[]> {
+  return [openContainerEngine(runtime, parts)]
+}
+
+/** Names that no server uses, so that a probe can run beside one. */
+const PROBE_INSTANCE = 'e2bprb'
+
+/** Boots something in each installed engine; leaves nothing. */
+export async function probeEngines(
+  config: Config,
+  runtime: Runtime,
+): Promise<{ name: string; report: EngineReport }[]> {
+  const runDir = `${config.runDir}-probe`
+  prepareRunDir(runDir)
+  const layers = new LayerStore({
+    layersDir: join(config.imagesDir, 'layers'),
+    mountsDir: join(runDir, 'layers'),
+  })
+  const cgroups = new CgroupRoot({ instance: PROBE_INSTANCE })
+  const uppers = await UpperStore.open({
+    file: join(config.stateDir, 'probe.btrfs'),
+    mountPoint: join(runDir, 'uppers'),
+    sizeMib: MIB_PER_GIB,
+  })
+  try {
+    const spareUidBase = config.uidBase - 65_536
+    const parts = { runDir, layers, uppers, cgroups, spareUidBase }
+    const probed = await probeEach(await openInstalledEngines(config, runtime, parts))
+    return probed.map(({ engine, report }) => ({ name: engine.name, report }))
+  } finally {
+    await uppers.close()
+    await cgroups.remove()
+    removeRunDir(runDir)
+  }
+}
