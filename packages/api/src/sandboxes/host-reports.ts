@@ -1,5 +1,12 @@
 import { timestampFromMs, timestampMs } from '@bufbuild/protobuf/wkt'
-import type { HostEvent_Ended, PausedSandbox, SandboxStatus } from '@sandbox/contract/gen/host/host_pb'
+import {
+  type HostEvent,
+  type HostEvent_Ended,
+  type HostEvent_PauseFailed,
+  type PausedSandbox,
+  SandboxState,
+  type SandboxStatus,
+} from '@sandbox/contract/gen/host/host_pb'
 import type { SandboxRow } from '@sandbox/store/schema'
 import type { Store } from '@sandbox/store/store'
 import type { Logger } from 'pino'
@@ -8,6 +15,7 @@ import type { HostEndpoint } from '../options.ts'
 import type { Captures } from './capturing.ts'
 import { runningFromRow } from './entries.ts'
 import type { Pauses } from './pausing.ts'
+import { ReportedPauses } from './reported-pauses.ts'
 import type { Resumes } from './resuming.ts'
 import type { RunningSandbox, RunningSandboxes } from './running.ts'
 import { stopOn } from './starting.ts'
@@ -36,10 +44,12 @@ export class HostReports {
   readonly #parts: HostReportParts
   readonly #abort = new AbortController()
   readonly #orphanTimers = new Map<string, NodeJS.Timeout>()
+  readonly #reportedPauses: ReportedPauses
   #finished: Promise<void> | undefined
 
   constructor(host: HostEndpoint, parts: HostReportParts) {
     this.#host = host
+    this.#reportedPauses = new ReportedPauses(host.id, parts)
     this.#parts = { ...parts, logger: parts.logger.child({ hostId: host.id }) }
   }
 
@@ -56,6 +66,7 @@ export class HostReports {
     this.#abort.abort()
     for (const timer of this.#orphanTimers.values()) clearTimeout(timer)
     await this.#finished
+    this.#reportedPauses.close()
   }
 
   async #follow(onSynced: () => void): Promise<void> {
@@ -68,8 +79,7 @@ export class HostReports {
             await this.#compare()
             onSynced()
             retryMs = FIRST_RETRY_MS
-          } else if (event.case === 'started') await this.#started(event.value)
-          else if (event.case === 'ended') await this.#ended(event.value)
+          } else await this.#onEvent(event)
         }
       } catch (error) {
         if (!signal.aborted) this.#parts.logger.warn({ err: error }, 'watching the host failed, trying again')
@@ -79,18 +89,38 @@ export class HostReports {
     }
   }
 
+  async #onEvent(event: HostEvent['event']): Promise<void> {
+    switch (event.case) {
+      case 'started':
+        return this.#started(event.value)
+      case 'pausing':
+        return this.#reportedPauses.begin(event.value.sandboxId)
+      case 'pauseFailed':
+        return this.#pauseFailed(event.value)
+      case 'ended':
+        try {
+          await this.#ended(event.value)
+        } finally {
+          this.#reportedPauses.settle(event.value.sandboxId)
+        }
+    }
+  }
+
   /** Rows are read before the list: a sandbox recorded in between is then on neither side or on the list. */
   async #compare(): Promise<void> {
     const { store, running, captures, orphanGraceMs, logger } = this.#parts
     const rows = new Map((await store.sandboxes.listOnHost(this.#host.id)).map((row) => [row.id, row]))
     const { sandboxes, paused } = await this.#host.client.list({}, { timeoutMs: LIST_TIMEOUT_MS })
     const present = new Set([...sandboxes, ...paused].map(({ sandboxId }) => sandboxId))
+    const pausing = sandboxes.filter(({ state }) => state === SandboxState.PAUSING)
+    this.#reportedPauses.reopen(new Set(pausing.map(({ sandboxId }) => sandboxId)))
     for (const row of rows.values()) {
       if (present.has(row.id)) continue
       if (row.state !== 'paused') await this.#forget(row.id, 'lost')
       else if (!running.get(row.id)) await this.#forgetPaused(row)
     }
     for (const sandbox of sandboxes) await this.#adopt(sandbox, rows.get(sandbox.sandboxId))
+    for (const { sandboxId } of pausing) await this.#reportedPauses.begin(sandboxId)
     for (const sandbox of paused) await this.#comparePaused(sandbox, rows.get(sandbox.sandboxId))
     await captures.discardAbandoned(this.#host, orphanGraceMs)
     logger.info({ sandboxes: sandboxes.length, paused: paused.length }, 'host compared with the store')
@@ -104,7 +134,9 @@ export class HostReports {
     if (entry && entry.phase !== 'running') return
     const row = known ?? (await store.sandboxes.findById(id))
     if (row?.hostId === this.#host.id) {
-      if (row.state !== 'paused') await pauses.record(this.#host.id, paused, entry)
+      // A loss of power brought back the snapshot that a sandbox was resumed from, while the row says that it runs.
+      const undone = !entry?.address && known?.snapshotId === paused.snapshotId
+      if (row.state !== 'paused') await pauses.record(this.#host.id, paused, entry, { undone })
       return
     }
     logger.warn({ sandboxId: id }, 'paused sandbox without a row is removed')
@@ -130,7 +162,7 @@ export class HostReports {
     if (live.address !== sandbox.address) running.publish(live, this.#host.id, sandbox.address)
     // The row says what the user asked for.
     const reportedEnd = sandbox.endAt ? timestampMs(sandbox.endAt) : row.endAt
-    if (reportedEnd !== row.endAt) {
+    if (reportedEnd !== row.endAt && sandbox.state !== SandboxState.PAUSING) {
       await this.#host.client.setEnd(
         { sandboxId: row.id, endAt: timestampFromMs(row.endAt), extendOnly: false },
         { timeoutMs: LIST_TIMEOUT_MS },
@@ -175,6 +207,17 @@ export class HostReports {
     logger.warn({ sandboxId: id }, 'sandbox without a row is ended')
     // Not awaited: one that is hard to stop must not keep the others from being found.
     stopOn(this.#host, id).catch((error) => logger.error({ err: error, sandboxId: id }, 'orphan not ended'))
+  }
+
+  async #pauseFailed({ sandboxId, reason, retryAt }: HostEvent_PauseFailed): Promise<void> {
+    const { running, logger, logs } = this.#parts
+    if (!(await this.#reportedPauses.goOn(sandboxId))) return
+    logger.warn({ sandboxId, reason }, 'sandbox not paused at its end')
+    const teamId = running.get(sandboxId)?.teamId
+    if (!teamId || !retryAt) return
+    const again = new Date(timestampMs(retryAt)).toISOString()
+    const message = `Sandbox was not paused at the end of its time and goes on; next attempt at ${again}`
+    logs.append(sandboxId, teamId, 'error', message, { reason })
   }
 
   async #ended({ sandboxId, reason, paused }: HostEvent_Ended): Promise<void> {

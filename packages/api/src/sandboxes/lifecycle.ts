@@ -132,7 +132,9 @@ export class Lifecycle {
     const sandbox = entries.of(row)
     if (sandbox.phase === 'killing') throw sandboxNotFound(id)
     if (sandbox.phase !== 'running') throw sandboxTransitioning(id)
-    if (!(await this.#moveEnd(team, sandbox, timeoutSeconds, extendOnly))) throw sandboxNotFound(id)
+    const outcome = await this.#moveEnd(team, sandbox, timeoutSeconds, extendOnly)
+    if (outcome === 'changing') throw sandboxTransitioning(id)
+    if (outcome === 'gone') throw sandboxNotFound(id)
   }
 
   /**
@@ -234,26 +236,26 @@ export class Lifecycle {
     }
   }
 
-  /** Answers false when the sandbox just ended by itself and the report of that is still on its way. */
+  /** Answers false when the sandbox just ended or paused by itself and the report of that is still on its way. */
   async #extend(team: Team, sandbox: RunningSandbox, timeoutSeconds: number): Promise<boolean> {
-    if (await this.#moveEnd(team, sandbox, timeoutSeconds, true)) return true
+    if ((await this.#moveEnd(team, sandbox, timeoutSeconds, true)) === 'moved') return true
     await new Promise((resolve) => setTimeout(resolve, END_REPORT_MS))
     return false
   }
 
-  /** Answers false when the sandbox does not run on its host. */
+  /** `gone` when the sandbox does not run on its host, `changing` when something is being done with it there. */
   async #moveEnd(
     team: Team,
     sandbox: RunningSandbox,
     timeoutSeconds: number,
     extendOnly: boolean,
-  ): Promise<boolean> {
+  ): Promise<'moved' | 'gone' | 'changing'> {
     const { entries, store } = this.#parts
     const latest = sandbox.startedAt + entries.limitsOf(team).maxHours * 3600_000
     const now = Date.now()
     if (latest <= now) throw new ApiError('badRequest', 'Max instance length exceeded')
     const wanted = Math.min(now + timeoutSeconds * 1000, latest)
-    if (extendOnly && wanted <= sandbox.endAt) return true
+    if (extendOnly && wanted <= sandbox.endAt) return 'moved'
     try {
       const answer = await entries
         .hostOf(sandbox)
@@ -263,7 +265,9 @@ export class Lifecycle {
         )
       sandbox.endAt = answer.endAt ? timestampMs(answer.endAt) : wanted
     } catch (cause) {
-      if (ConnectError.from(cause).code === Code.NotFound) return false
+      const { code } = ConnectError.from(cause)
+      if (code === Code.NotFound) return 'gone'
+      if (code === Code.FailedPrecondition) return 'changing'
       throw new ApiError(
         'busy',
         'The host of the sandbox does not answer: its end was not changed, try again.',
@@ -271,6 +275,6 @@ export class Lifecycle {
       )
     }
     await store.sandboxes.setEnd(sandbox.id, sandbox.endAt)
-    return true
+    return 'moved'
   }
 }

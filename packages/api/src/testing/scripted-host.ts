@@ -80,6 +80,22 @@ export class ScriptedHost {
     return paused
   }
 
+  /** Begins to pause a sandbox, as the end of its time does; `pause` or `failPause` follows. */
+  beginPause(sandboxId: string): void {
+    const status = this.sandboxes.get(sandboxId)
+    if (!status) return
+    status.state = SandboxState.PAUSING
+    this.#emit({ case: 'pausing', value: { sandboxId } })
+  }
+
+  /** Lets a sandbox go on that was to be paused. */
+  failPause(sandboxId: string, reason: string, retryAtMs: number): void {
+    const status = this.sandboxes.get(sandboxId)
+    if (!status) return
+    status.state = SandboxState.RUNNING
+    this.#emit({ case: 'pauseFailed', value: { sandboxId, reason, retryAt: timestampFromMs(retryAtMs) } })
+  }
+
   /** Tells watchers that a sandbox was started. */
   report(status: SandboxStatus): void {
     this.#emit({ case: 'started', value: status })
@@ -158,6 +174,7 @@ export class ScriptedHost {
       setEnd: ({ sandboxId, endAt, extendOnly }) => {
         const status = this.sandboxes.get(sandboxId)
         if (!status) throw new ConnectError('unknown', Code.NotFound)
+        if (status.state !== SandboxState.RUNNING) throw new ConnectError('pausing', Code.FailedPrecondition)
         if (!extendOnly || timestampMs(endAt!) > timestampMs(status.endAt!)) status.endAt = endAt!
         this.#arm(status)
         return { endAt: status.endAt! }
