@@ -30,6 +30,8 @@ export interface TemplateDefinition {
   readyCmd?: string
   cpuCount: number
   memoryMib: number
+  /** Engine that its sandboxes run on; without one each machine's own. */
+  isolation?: 'container' | 'gvisor' | 'microvm'
 }
 
 const DEFAULT_RESOURCES = { cpuCount: 2, memoryMib: 1024 }

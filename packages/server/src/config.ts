@@ -1,5 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { ENGINE_NAMES } from '@sandbox/host/engines/engine'
 
 /**
  * All configuration, in one place. Each setting has a default, and is read from the configuration file,
@@ -77,7 +78,7 @@ const settings = {
   isolation: oneOf(
     'E2B_ISOLATION',
     '--isolation',
-    ['auto', 'microvm', 'gvisor', 'container'],
+    ['auto', ...ENGINE_NAMES],
     'Engine; auto takes the strongest that boots',
   ),
   maxSandboxes: integer('E2B_MAX_SANDBOXES', '--max-sandboxes', 500, 'Sandboxes at once on this machine', 1),

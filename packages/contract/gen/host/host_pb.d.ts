@@ -1058,6 +1058,14 @@ export declare type BuildRequest = Message<"host.BuildRequest"> & {
    * @generated from field: bool force = 9;
    */
   force: boolean;
+
+  /**
+   * Engine that sandboxes of this snapshot run on (container, gvisor, microvm); empty leaves it to each machine.
+   * Errors: unimplemented (this host has no such engine).
+   *
+   * @generated from field: string isolation = 10;
+   */
+  isolation: string;
 };
 
 /**

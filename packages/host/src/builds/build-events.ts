@@ -3,7 +3,7 @@ import { timestampFromMs } from '@bufbuild/protobuf/wkt'
 import { Code, ConnectError } from '@connectrpc/connect'
 import { type BuildEvent, BuildEventSchema, type BuildRequest } from '@sandbox/contract/gen/host/host_pb'
 import { connectError } from '../connect-error.ts'
-import type { Limits } from '../engines/engine.ts'
+import { ENGINE_NAMES, type EngineName, type Limits } from '../engines/engine.ts'
 import { askedLimits } from '../limits.ts'
 import type { BuildBase, Builder, BuildPlan } from './builder.ts'
 
@@ -72,9 +72,16 @@ function planOf(request: BuildRequest, defaultLimits: Limits): BuildPlan {
     startCmd: request.startCmd,
     readyCmd: request.readyCmd,
     limits: { ...defaultLimits, ...askedLimits(request.resources) },
-    isolation: undefined,
+    isolation: isolationOf(request.isolation),
     force: request.force,
   }
+}
+
+function isolationOf(name: string): EngineName | undefined {
+  if (name === '') return undefined
+  const known = ENGINE_NAMES.find((each) => each === name)
+  if (known) return known
+  throw new ConnectError(`isolation '${name}' must be one of ${ENGINE_NAMES.join(', ')}`, Code.InvalidArgument)
 }
 
 function baseOf(from: BuildRequest['from']): BuildBase {

@@ -41,7 +41,9 @@ export interface Engine {
   usage(instance: Instance): Promise<Usage>
 }
 
-export type EngineName = 'container' | 'gvisor' | 'microvm'
+/** Strongest wall first. */
+export const ENGINE_NAMES = ['microvm', 'gvisor', 'container'] as const
+export type EngineName = (typeof ENGINE_NAMES)[number]
 
 export interface EngineReport {
   usable: boolean

@@ -77,6 +77,7 @@ export async function buildTemplate(
     startCmd: definition.startCmd ?? '',
     readyCmd: definition.readyCmd ?? '',
     resources: { ...resources, pids: 0 },
+    isolation: definition.isolation ?? '',
   }
   for await (const { event } of host.client.build(request)) {
     if (event.case === 'log') onLine(`${definition.name} [${event.value.step}] ${event.value.message}`)
