@@ -81,7 +81,10 @@ function isolationOf(name: string): EngineName | undefined {
   if (name === '') return undefined
   const known = ENGINE_NAMES.find((each) => each === name)
   if (known) return known
-  throw new ConnectError(`isolation '${name}' must be one of ${ENGINE_NAMES.join(', ')}`, Code.InvalidArgument)
+  throw new ConnectError(
+    `isolation '${name}' must be one of ${ENGINE_NAMES.join(', ')}`,
+    Code.InvalidArgument,
+  )
 }
 
 function baseOf(from: BuildRequest['from']): BuildBase {
