@@ -22,6 +22,10 @@ function isIdentityRejected(accepted: readonly Weighted[]): boolean {
   return accepted.some(({ name, quality }) => name === '*' && quality === 0)
 }
 
+/** False when the client refuses the bytes as they are. */
+export const acceptsIdentity = (acceptEncoding: string | undefined): boolean =>
+  !isIdentityRejected(acceptEncoding ? parse(acceptEncoding) : [])
+
 /**
  * The encoding of a download for an Accept-Encoding header. A request for a range or with a condition gets the
  * bytes as they are.

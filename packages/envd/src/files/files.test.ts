@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process'
-import { createHash } from 'node:crypto'
+import { createHash, randomBytes } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { request } from 'node:http'
 import { join } from 'node:path'
@@ -164,6 +164,20 @@ test('downloads: gzip, ranges, conditions, refused encodings', async () => {
   expect((await plainGet(url, { 'If-Modified-Since': modified })).status).toBe(304)
   expect((await plainGet(url, { 'Accept-Encoding': 'identity;q=0, br' })).status).toBe(406)
   expect((await plainGet(url, { 'Accept-Encoding': '*;q=0', Range: 'bytes=0-1' })).status).toBe(406)
+})
+
+test('a large file is compressed only where that saves something', async () => {
+  const answer = async (content: Buffer, accepted: string) => {
+    writeFileSync(join(agent.home, 'large'), content)
+    const { headers, body } = await plainGet(at('large'), { 'Accept-Encoding': accepted })
+    const encoding = headers['content-encoding']
+    expect((encoding === 'gzip' ? gunzipSync(body) : body).equals(content)).toBe(true)
+    return encoding
+  }
+  const random = randomBytes(3 * 2 ** 20)
+  expect(await answer(Buffer.alloc(3 * 2 ** 20, 'words and words '), 'br, gzip, deflate')).toBe('gzip')
+  expect(await answer(random, 'br, gzip, deflate')).toBe(undefined)
+  expect(await answer(random, 'gzip, identity;q=0')).toBe('gzip')
 })
 
 test('a pipe without another end holds nobody up', async () => {

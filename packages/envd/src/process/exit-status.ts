@@ -1,5 +1,3 @@
-import { constants } from 'node:os'
-
 /** How a process ended, in the words of Go's `os.ProcessState`, which clients see. */
 export interface ExitStatus {
   /** -1 when a signal ended the process. */
@@ -10,6 +8,9 @@ export interface ExitStatus {
   /** Absent only for exit code 0. */
   readonly error?: string
 }
+
+const SIGNAL_BITS = 0x7f
+const CORE_DUMPED_BIT = 0x80
 
 const SIGNAL_WORDS = new Map([
   [1, 'hangup'],
@@ -29,13 +30,15 @@ const SIGNAL_WORDS = new Map([
   [15, 'terminated'],
 ])
 
-/** @param code exit code, null when `signal` ended the process */
-export function exitStatus(code: number | null, signal: NodeJS.Signals | null): ExitStatus {
-  if (code !== null) {
-    const status = `exit status ${code}`
-    return { exitCode: code, exited: true, status, ...(code === 0 ? {} : { error: status }) }
+/** @param waitStatus as `wait(2)` gives it */
+export function exitStatus(waitStatus: number): ExitStatus {
+  const signal = waitStatus & SIGNAL_BITS
+  if (signal === 0) {
+    const exitCode = (waitStatus >> 8) & 0xff
+    const status = `exit status ${exitCode}`
+    return { exitCode, exited: true, status, ...(exitCode === 0 ? {} : { error: status }) }
   }
-  const number = signal ? constants.signals[signal] : 0
-  const status = `signal: ${SIGNAL_WORDS.get(number) ?? `signal ${number}`}`
+  const dumped = waitStatus & CORE_DUMPED_BIT ? ' (core dumped)' : ''
+  const status = `signal: ${SIGNAL_WORDS.get(signal) ?? `signal ${signal}`}${dumped}`
   return { exitCode: -1, exited: false, status, error: status }
 }

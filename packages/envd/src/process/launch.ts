@@ -1,11 +1,12 @@
-import { type ChildProcess, spawn } from 'node:child_process'
 import { openSync } from 'node:fs'
 import { Socket } from 'node:net'
 import { constants } from 'node:os'
 import { join } from 'node:path'
 import { ReadStream } from 'node:tty'
 import { closeDescriptor, openPipe, openTerminal } from '../system/kernel.ts'
+import { errorCode } from '../system/paths.ts'
 import type { User } from '../system/users.ts'
+import { type Child, spawn } from './spawn.ts'
 
 /** A program to run, with everything already decided. */
 export interface LaunchSpec {
@@ -26,7 +27,7 @@ export interface LaunchSpec {
 
 /** The two ends of a started program: its pid's owner and our sides of its pipes. */
 export interface Launched {
-  readonly child: ChildProcess
+  readonly child: Child
   readonly stdin?: Socket
   readonly stdout?: Socket
   readonly stderr?: Socket
@@ -80,17 +81,18 @@ function launcherArgs(spec: LaunchSpec): string[] {
 export async function launch(spec: LaunchSpec, nativeDir: string): Promise<Launched> {
   const ends = openEnds(spec)
   const [statusRead, statusWrite] = openPipe()
-  const child = spawn(join(nativeDir, 'launch'), launcherArgs(spec), {
-    stdio: [...ends.childSide, statusWrite],
-    env: { ...spec.env },
-    cwd: '/',
-  })
-  for (const fd of new Set([...ends.childSide, statusWrite])) if (typeof fd === 'number') closeDescriptor(fd)
-  const spawnFailure = new Promise<string>((resolve) => {
-    child.once('error', (error) => resolve(`spawn ${'code' in error ? error.code : 'EIO'}`))
-  })
-  const status = readLine(statusRead)
-  const failure = child.pid === undefined ? await spawnFailure : await status
+  const descriptors = [...ends.childSide, statusWrite]
+  let child: Child
+  try {
+    child = spawn({ file: join(nativeDir, 'launch'), args: launcherArgs(spec), env: spec.env, descriptors })
+  } catch (error) {
+    ends.discard()
+    closeDescriptor(statusRead)
+    throw new LaunchError('spawn', errorCode(error) ?? 'EIO')
+  } finally {
+    for (const fd of new Set(descriptors)) closeDescriptor(fd)
+  }
+  const failure = await readLine(statusRead)
   if (!failure) return { child, ...ends.ours() }
   ends.discard()
   const [step, code] = failure.split(' ')
@@ -99,7 +101,7 @@ export async function launch(spec: LaunchSpec, nativeDir: string): Promise<Launc
 
 interface Ends {
   /** Descriptors for 0, 1 and 2 of the child. */
-  readonly childSide: (number | 'ignore')[]
+  readonly childSide: number[]
   ours(): Omit<Launched, 'child'>
   discard(): void
 }
@@ -111,7 +113,7 @@ function openEnds(spec: LaunchSpec): Ends {
 
 function openLogEnds(logFile: string): Ends {
   const log = openSync(logFile, 'w', 0o600)
-  return { childSide: ['ignore', log, log], ours: () => ({}), discard: () => {} }
+  return { childSide: [openSync('/dev/null', 'r'), log, log], ours: () => ({}), discard: () => {} }
 }
 
 function openPipeEnds(withStdin: boolean): Ends {
@@ -120,7 +122,7 @@ function openPipeEnds(withStdin: boolean): Ends {
   const stderr = openPipe()
   const ourFds = [...(stdin ? [stdin[1]] : []), stdout[0], stderr[0]]
   return {
-    childSide: [stdin ? stdin[0] : 'ignore', stdout[1], stderr[1]],
+    childSide: [stdin ? stdin[0] : openSync('/dev/null', 'r'), stdout[1], stderr[1]],
     ours: () => ({
       ...(stdin ? { stdin: new Socket({ fd: stdin[1], readable: false, writable: true }) } : {}),
       stdout: new Socket({ fd: stdout[0], readable: true, writable: false }),

@@ -43,14 +43,17 @@ export class RunningProcess {
   #deadlineTimer: NodeJS.Timeout | undefined
 
   constructor(launched: Launched, request: ProcessRequest) {
-    this.pid = launched.child.pid ?? 0
+    this.pid = launched.child.pid
     this.request = request
     this.#launched = launched
     this.#stdinClosed = launched.stdin === undefined
     this.ended = new Promise((resolve) => {
       this.#resolveEnded = resolve
     })
-    this.#watchExit()
+    void launched.child.exited.then((status) => {
+      this.#exit = exitStatus(status)
+      this.#settle()
+    })
     launched.stdin?.on('error', () => {
       this.#stdinClosed = true
     })
@@ -131,20 +134,6 @@ export class RunningProcess {
         reject(new Error(`error writing to ${name} of process '${this.pid}': ${error.message}`))
       })
     })
-  }
-
-  #watchExit(): void {
-    const { child } = this.#launched
-    const settle = (code: number | null, signal: NodeJS.Signals | null): void => {
-      if (this.#exit) return
-      this.#exit = exitStatus(code, signal)
-      this.#settle()
-    }
-    if (child.exitCode !== null || child.signalCode !== null) {
-      queueMicrotask(() => settle(child.exitCode, child.signalCode))
-    } else {
-      child.once('exit', settle)
-    }
   }
 
   #attach(channel: Channel, stream: Launched['stdout'] | Launched['terminal']): void {
