@@ -105,7 +105,12 @@ export async function createApi(options: ApiOptions): Promise<Api> {
   const pauses = new Pauses(shared)
   const captures = new Captures(shared)
   const forks = new Forks({ ...shared, captures, launcher })
-  const snapshots = new Snapshots({ ...shared, hosts, captures })
+  const snapshots = new Snapshots({
+    ...shared,
+    hosts,
+    captures,
+    maxSnapshots: options.limits.maxSnapshots,
+  })
   const resumes = new Resumes(shared)
   const lifecycle = new Lifecycle({ ...shared, launcher, resumes, idempotency, features })
   const sampler = new MetricsSampler(hosts.endpoints, logger)

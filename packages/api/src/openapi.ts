@@ -11,7 +11,7 @@ export const OPENAPI_PATH = join(import.meta.dirname, '..', 'openapi.yaml')
 /** The OpenAPI document of the API, from the schemas of its routes, as YAML. */
 export async function generateOpenapi(): Promise<string> {
   const store = await openStore({ path: ':memory:' })
-  const limits = { maxSandboxes: 1, maxHours: 1 }
+  const limits = { maxSandboxes: 1, maxHours: 1, maxSnapshots: 1 }
   const api = await createApi({ store, hosts: [], limits, logger: pino({ level: 'silent' }), openapi: true })
   const document = JSON.parse(JSON.stringify(api.app.swagger())) as unknown
   await api.close()

@@ -99,6 +99,7 @@ export async function createApiKey(
     lastUsedAt: null,
   }
   await store.apiKeys.insert(stored)
+  await store.sync()
   return { id, key, stored }
 }
 

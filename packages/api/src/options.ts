@@ -16,6 +16,8 @@ export interface TeamLimits {
   readonly maxSandboxes: number
   /** Longest life of a sandbox, hours. */
   readonly maxHours: number
+  /** Snapshots of sandboxes kept at once. */
+  readonly maxSnapshots: number
 }
 
 export interface ApiOptions {

@@ -30,6 +30,7 @@ const kinds = {
   idempotencyInProgress: { status: 409, errorCode: 'idempotency_in_progress', shouldRetry: true },
   idempotencyOutcomeUnknown: { status: 409, errorCode: 'idempotency_outcome_unknown', shouldRetry: false },
   tooManySandboxes: { status: 429, shouldRetry: false },
+  tooManySnapshots: { status: 429, errorCode: 'snapshot_limit_reached', shouldRetry: false },
   rateLimited: { status: 429, shouldRetry: true },
   internal: { status: 500, errorCode: 'internal_server_error', shouldRetry: false },
   createFailed: { status: 500, errorCode: 'sandbox_create_failed', shouldRetry: true },

@@ -158,17 +158,22 @@ export class SandboxRepository {
 
   /**
    * Records that a sandbox was paused. Answers false when it is recorded already, runs elsewhere, or runs again
-   * from that very snapshot.
+   * from that very snapshot, unless that resume is known to be `undone`.
    */
-  async markPaused(id: string, hostId: string, pause: PauseRecord): Promise<boolean> {
-    const result = await this.#db
+  async markPaused(
+    id: string,
+    hostId: string,
+    pause: PauseRecord,
+    { undone = false }: { readonly undone?: boolean } = {},
+  ): Promise<boolean> {
+    let query = this.#db
       .updateTable('sandboxes')
       .set({ state: 'paused', ...pause })
       .where('id', '=', id)
       .where('hostId', '=', hostId)
       .where('state', '!=', 'paused')
-      .where('snapshotId', '!=', pause.snapshotId)
-      .executeTakeFirst()
+    if (!undone) query = query.where('snapshotId', '!=', pause.snapshotId)
+    const result = await query.executeTakeFirst()
     return result.numUpdatedRows > 0n
   }
 

@@ -97,6 +97,18 @@ export class SnapshotRepository {
     await this.#changes.announce()
   }
 
+  /** How many a team has; one with several tags is one. */
+  async count(teamId: string): Promise<number> {
+    const row = await this.#db
+      .selectFrom('templateBuilds')
+      .innerJoin('templates', 'templates.id', 'templateBuilds.templateId')
+      .where('templates.teamId', '=', teamId)
+      .where('templateBuilds.sourceSandboxId', 'is not', null)
+      .select(({ fn }) => fn.countAll<number>().as('total'))
+      .executeTakeFirstOrThrow()
+    return Number(row.total)
+  }
+
   /** Newest first. */
   async list(filter: SnapshotFilter): Promise<Snapshot[]> {
     const { after } = filter

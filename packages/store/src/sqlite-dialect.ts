@@ -1,4 +1,5 @@
 import { chmodSync } from 'node:fs'
+import { open } from 'node:fs/promises'
 import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite'
 import {
   CompiledQuery,
@@ -73,12 +74,25 @@ class NodeSqliteDriver extends SqliteDriver {
   }
 }
 
-/** Opens a database file in WAL mode, durable against a crash of the process, readable by its owner only. */
+/** Opens a database file in WAL mode, durable against a crash of the process (and of the machine by `syncSqliteFile`), readable by its owner only. */
 export function openSqliteFile(path: string): DatabaseSync {
   const database = new DatabaseSync(path, { timeout: BUSY_TIMEOUT_MS })
   if (path !== ':memory:') chmodSync(path, 0o600)
   database.exec('pragma journal_mode = wal; pragma synchronous = normal; pragma foreign_keys = on')
   return database
+}
+
+/**
+ * Waits until all commits so far are on the disk: those that the log still holds; what it held before was synced with
+ * the checkpoint that moved it. SQLite's locks lie on other files, so that opening this one lets go of none.
+ */
+export async function syncSqliteFile(path: string): Promise<void> {
+  const log = await open(`${path}-wal`, 'r')
+  try {
+    await log.sync()
+  } finally {
+    await log.close()
+  }
 }
 
 /** Kysely over one open `node:sqlite` database. Destroying the Kysely instance closes the database. */

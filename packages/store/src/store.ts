@@ -12,7 +12,7 @@ import { SandboxRepository } from './sandboxes.ts'
 import type { Database, StoreDb } from './schema.ts'
 import { ServerSecretRepository } from './server-secrets.ts'
 import { SnapshotRepository } from './snapshots.ts'
-import { NodeSqliteDialect, openSqliteFile } from './sqlite-dialect.ts'
+import { NodeSqliteDialect, openSqliteFile, syncSqliteFile } from './sqlite-dialect.ts'
 import { TeamRepository } from './teams.ts'
 import { TemplateBuildRepository } from './template-builds.ts'
 import { TemplateRepository } from './templates.ts'
@@ -42,6 +42,8 @@ export interface Store {
    * compares before it answers. Costs microseconds, does no I/O on PostgreSQL.
    */
   version(): number
+  /** Waits until everything written so far survives a loss of power. Without it the last seconds may be lost. */
+  sync(): Promise<void>
   close(): Promise<void>
 }
 
@@ -63,7 +65,12 @@ async function migrate(db: StoreDb): Promise<void> {
   if (error) throw error
 }
 
-function assemble(db: StoreDb, changes: ChangeCounter, metadataSyntax: 'sqlite' | 'postgres'): Store {
+function assemble(
+  db: StoreDb,
+  changes: ChangeCounter,
+  metadataSyntax: 'sqlite' | 'postgres',
+  sync: () => Promise<void>,
+): Store {
   return {
     teams: new TeamRepository(db, changes),
     apiKeys: new ApiKeyRepository(db, changes),
@@ -75,6 +82,7 @@ function assemble(db: StoreDb, changes: ChangeCounter, metadataSyntax: 'sqlite' 
     idempotencyKeys: new IdempotencyKeyRepository(db),
     serverSecrets: new ServerSecretRepository(db),
     version: () => changes.current(),
+    sync,
     async close() {
       await changes.close()
       await db.destroy()
@@ -86,7 +94,8 @@ async function openSqlite(path: string): Promise<Store> {
   const file: DatabaseSync = openSqliteFile(path)
   const db = new Kysely<Database>({ dialect: new NodeSqliteDialect(file), plugins: [new CamelCasePlugin()] })
   await migrate(db)
-  return assemble(db, sqliteChanges(file), 'sqlite')
+  const sync = path === ':memory:' ? async () => {} : () => syncSqliteFile(path)
+  return assemble(db, sqliteChanges(file), 'sqlite', sync)
 }
 
 async function openPostgres(url: string, maxConnections: number): Promise<Store> {
@@ -107,7 +116,8 @@ async function openPostgres(url: string, maxConnections: number): Promise<Store>
     plugins: [new CamelCasePlugin()],
   })
   await migrate(db)
-  return assemble(db, await postgresChanges(url, db), 'postgres')
+  // A commit is on the disk when PostgreSQL answers it.
+  return assemble(db, await postgresChanges(url, db), 'postgres', async () => {})
 }
 
 /**

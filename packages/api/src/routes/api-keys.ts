@@ -79,6 +79,7 @@ export function apiKeyRoutes(app: ApiApp, store: Store): void {
     async (request, reply) => {
       const { apiKeyID: id } = request.params
       if (!(await store.apiKeys.delete(teamOf(request).id, id))) throw keyNotFound(id)
+      await store.sync()
       return reply.code(204).send(null)
     },
   )

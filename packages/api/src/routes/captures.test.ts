@@ -131,6 +131,23 @@ describe.each(databaseKinds)('captures on %s', (_name, start) => {
       expect((await create(snapshotID)).status).toBe(404)
     })
 
+    it('are limited per team, also those that are being made', async () => {
+      test = await test.restart({ limits: { maxSandboxes: 20, maxHours: 1, maxSnapshots: 2 } })
+      const ids = [await createSandbox(), await createSandbox(), await createSandbox()]
+      expect((await snapshot(ids[2]!)).status).toBe(201)
+      const made = await Promise.all(ids.slice(0, 2).map((id) => snapshot(id)))
+      expect(made.map(({ status }) => status).sort()).toEqual([201, 429])
+      expect(made.find(({ status }) => status === 429)!.json()).toEqual({
+        code: 429,
+        message: expect.stringContaining('maximum number of snapshots (2)'),
+        error_code: 'snapshot_limit_reached',
+      })
+      expect((await fork(ids[0]!)).status).toBe(201)
+      expect((await remove((await list())[0]!.snapshotID)).status).toBe(204)
+      expect((await snapshot(ids[0]!)).status).toBe(201)
+      expect(test.host.snapshots.size).toBe(2)
+    })
+
     it('with a name collects tags, and is not among the templates', async () => {
       const id = await createSandbox()
       const first = (await snapshot(id, { name: 'State' })).json<Snapshot>()

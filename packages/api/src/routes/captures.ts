@@ -44,7 +44,7 @@ export function captureRoutes(app: ApiApp, { forks, snapshots }: CaptureRoutePar
         tags: ['snapshots'],
         params: SandboxParams,
         body: NewSnapshot,
-        response: { 201: SnapshotInfo, ...errors(400, 401, 404, 409, 500, 503) },
+        response: { 201: SnapshotInfo, ...errors(400, 401, 404, 409, 429, 500, 503) },
       },
       preValidation: emptyBodyAsObject,
     },

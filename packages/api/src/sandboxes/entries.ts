@@ -97,6 +97,7 @@ export class Entries {
     return {
       maxSandboxes: team.maxSandboxes ?? this.#limits.maxSandboxes,
       maxHours: team.maxHours ?? this.#limits.maxHours,
+      maxSnapshots: this.#limits.maxSnapshots,
     }
   }
 }

@@ -19,7 +19,7 @@ const listed = async (): Promise<string[]> =>
 
 it('keeps running sandboxes over a restart: same tokens, same end, still counted and killable', async () => {
   const { sandboxID, envdAccessToken } = await createSandbox()
-  test = await test.restart({ limits: { maxSandboxes: 1, maxHours: 1 } })
+  test = await test.restart({ limits: { maxSandboxes: 1, maxHours: 1, maxSnapshots: 1 } })
   const connected = await test.request('POST', `/v2/sandboxes/${sandboxID}/connect`, {})
   expect([connected.status, connected.json().envdAccessToken]).toEqual([200, envdAccessToken])
   expect((await test.request('POST', '/v2/sandboxes', { templateID: 'base' })).status).toBe(429)
@@ -113,4 +113,19 @@ it('a start that is reported after the sandbox was paused does not bring it back
   test.host.report(before)
   await new Promise((resolve) => setTimeout(resolve, 50))
   expect((await test.request('GET', `/sandboxes/${sandboxID}`)).json()).toMatchObject({ state: 'paused' })
+})
+
+it('shows as paused what its host has paused, though it had been resumed from that snapshot', async () => {
+  const { sandboxID } = await createSandbox()
+  await test.request('POST', `/sandboxes/${sandboxID}/pause`)
+  const paused = test.host.paused.get(sandboxID)!
+  expect((await test.request('POST', `/sandboxes/${sandboxID}/connect`, { timeout: 60 })).status).toBe(201)
+  await test.api.close()
+  // The machine loses power: what runs is gone, and so is the news that the snapshot was used up.
+  test.host.sandboxes.delete(sandboxID)
+  test.host.paused.set(sandboxID, paused)
+  test = await test.restart()
+  const shown = () => test.request('GET', `/sandboxes/${sandboxID}`)
+  await expect.poll(async () => (await shown()).json()).toMatchObject({ state: 'paused' })
+  expect((await test.request('POST', `/sandboxes/${sandboxID}/connect`, { timeout: 60 })).status).toBe(201)
 })

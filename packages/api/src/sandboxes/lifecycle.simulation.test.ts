@@ -106,7 +106,7 @@ const onHost = ({ host }: TestApi): string[] =>
 it('agrees with its host after any history', async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(step, { minLength: 5, maxLength: 60 }), async (steps) => {
-      let test = await startTestApi({ limits: { maxSandboxes: LIMIT, maxHours: 1 } })
+      let test = await startTestApi({ limits: { maxSandboxes: LIMIT, maxHours: 1, maxSnapshots: 20 } })
       try {
         let pending: Promise<number>[] = []
         for (const next of steps) {

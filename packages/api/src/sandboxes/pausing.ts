@@ -118,19 +118,26 @@ export class Pauses {
   }
 
   /**
-   * Records that a host keeps a sandbox as a snapshot now. Idempotent; old news of a sandbox that runs again is
-   * ignored.
+   * Records that a host keeps a sandbox as a snapshot now, for good when it resolves. Idempotent; old news of a
+   * sandbox that runs again is ignored, unless that resume is known to be `undone`.
    */
-  async record(hostId: string, paused: PausedSandbox, sandbox: RunningSandbox | undefined): Promise<void> {
+  async record(
+    hostId: string,
+    paused: PausedSandbox,
+    sandbox: RunningSandbox | undefined,
+    options: { readonly undone?: boolean } = {},
+  ): Promise<void> {
     const { store, running, logger, logs } = this.#parts
     const { sandboxId, snapshotId } = paused
     const pauseMode = paused.hasMemory ? 'full' : 'filesystem'
-    const isNew = await store.sandboxes.markPaused(sandboxId, hostId, {
+    const pause = {
       snapshotId,
       pauseMode,
       agentUnresponsive: paused.agentUnresponsive ? 1 : 0,
       endAt: paused.pausedAt ? timestampMs(paused.pausedAt) : Date.now(),
-    })
+    } as const
+    const isNew = await store.sandboxes.markPaused(sandboxId, hostId, pause, options)
+    if (isNew) await store.sync()
     if (sandbox && sandbox.phase !== 'killing') {
       const row = isNew ? undefined : await store.sandboxes.findById(sandboxId)
       if (isNew || row?.state === 'paused') running.remove(sandboxId, sandbox)

@@ -14,6 +14,7 @@ export interface SnapshotParts {
   readonly store: Store
   readonly hosts: Hosts
   readonly captures: Captures
+  readonly maxSnapshots: number
   readonly logs: SandboxLogs
   readonly logger: Logger
 }
@@ -49,6 +50,8 @@ interface Target {
 /** Snapshots that users make of sandboxes: builds of templates that nobody had to build. */
 export class Snapshots {
   readonly #parts: SnapshotParts
+  /** By team: those being made, which the store does not count yet. */
+  readonly #making = new Map<string, number>()
 
   constructor(parts: SnapshotParts) {
     this.#parts = parts
@@ -56,7 +59,7 @@ export class Snapshots {
 
   /**
    * Keeps the state of a running sandbox, which goes on, as something new sandboxes can be created from.
-   * @throws ApiError 400 name, 404, 409, 503
+   * @throws ApiError 400 name, 404, 409, 429 team limit, 503
    */
   async create(
     team: Team,
@@ -64,8 +67,12 @@ export class Snapshots {
     name: string | undefined,
     memory: boolean,
   ): Promise<SnapshotInfo> {
-    const { captures, logger, logs, store } = this.#parts
     const target = await this.#target(team, name)
+    return this.#counted(team, () => this.#create(team, sandboxId, target, memory))
+  }
+
+  async #create(team: Team, sandboxId: string, target: Target, memory: boolean): Promise<SnapshotInfo> {
+    const { captures, logger, logs, store } = this.#parts
     const previous = target.template && (await store.templateBuilds.findByTag(target.template.id, target.tag))
     const snapshotId = newUuid()
     const { row, host } = await captures.capture(team, sandboxId, snapshotId, memory)
@@ -75,6 +82,7 @@ export class Snapshots {
       const build = buildOf(row, templateId, snapshotId, host.id)
       const alias = target.alias === null ? {} : { alias: target.alias }
       await store.snapshots.insert({ ...template, ...alias, build, tag: target.tag })
+      await store.sync()
     } catch (error) {
       await captures.discard(host, snapshotId)
       throw error
@@ -127,6 +135,28 @@ export class Snapshots {
     if (isPart && isShared) await store.templateBuilds.deleteTag(template.id, tagged.tag)
     else await this.#remove(doomed, isPart ? undefined : template.id)
     logger.info({ teamId: team.id, templateId: template.id, builds: doomed.length }, 'template deleted')
+  }
+
+  /** @throws ApiError 429 when the team has as many as it may, those being made included */
+  async #counted<T>(team: Team, make: () => Promise<T>): Promise<T> {
+    const { store, maxSnapshots } = this.#parts
+    const kept = await store.snapshots.count(team.id)
+    const making = this.#making.get(team.id) ?? 0
+    if (kept + making >= maxSnapshots) {
+      throw new ApiError(
+        'tooManySnapshots',
+        `Your team has reached the maximum number of snapshots (${maxSnapshots}). Delete one, or ask the operator ` +
+          'of this server to raise the limit (E2B_TEAM_SNAPSHOTS).',
+      )
+    }
+    this.#making.set(team.id, making + 1)
+    try {
+      return await make()
+    } finally {
+      const left = (this.#making.get(team.id) ?? 1) - 1
+      if (left > 0) this.#making.set(team.id, left)
+      else this.#making.delete(team.id)
+    }
   }
 
   async #target(team: Team, name: string | undefined): Promise<Target> {

@@ -45,7 +45,7 @@ async function assemble(
   const api = await createApi({
     store: parts.store,
     hosts: [parts.host.endpoint],
-    limits: { maxSandboxes: 20, maxHours: 1 },
+    limits: { maxSandboxes: 20, maxHours: 1, maxSnapshots: 20 },
     logger: silent,
     ...options,
   })

@@ -49,7 +49,11 @@ async function openServer(config: Config, log: Logger): Promise<Server> {
   const api = await createApi({
     store,
     hosts: [host],
-    limits: { maxSandboxes: config.teamSandboxes, maxHours: config.teamMaxHours },
+    limits: {
+      maxSandboxes: config.teamSandboxes,
+      maxHours: config.teamMaxHours,
+      maxSnapshots: config.teamSnapshots,
+    },
     logger: log.child({ role: 'api' }),
     ...(config.adminToken ? { adminToken: config.adminToken } : {}),
   })
