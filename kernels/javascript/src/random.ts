@@ -3,7 +3,7 @@
  * `reseed` takes new ones from the operating system: for `Math.random` (V8's own state cannot be set, a
  * generator of ours replaces it) and for OpenSSL, from which `crypto` draws.
  */
-import { randomUUID } from 'node:crypto'
+import { randomInt, randomUUID } from 'node:crypto'
 import { closeSync, openSync, readSync } from 'node:fs'
 
 export type AddEntropy = (seed: Buffer) => void
@@ -11,6 +11,8 @@ export type AddEntropy = (seed: Buffer) => void
 const SEED_BYTES = 48
 /** Node makes so many UUIDs ahead. */
 const CACHED_UUIDS = 128
+/** And so many numbers for `randomInt`. */
+const CACHED_INTEGERS = 1024
 const state = new Uint32Array(4)
 
 function fromSystem(bytes: number): Buffer {
@@ -63,4 +65,5 @@ export function reseed(addEntropy: AddEntropy): void {
   seedMathRandom()
   addEntropy(fromSystem(SEED_BYTES))
   for (let count = 0; count < CACHED_UUIDS; count += 1) randomUUID()
+  for (let count = 0; count < CACHED_INTEGERS; count += 1) randomInt(2)
 }

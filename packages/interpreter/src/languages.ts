@@ -60,12 +60,31 @@ def attempt(name, act):
     if module is not None:
         try: act(module)
         except Exception: pass
+# Generators that somebody keeps. One of numpy that was given a seed of the user's is his to repeat: a seed that
+# the system gave has 128 bits. (A generator of \`random\` does not tell.)
+def is_seeded_by_system(bits):
+    entropy = getattr(getattr(bits, '_seed_seq', None), 'entropy', None)
+    return isinstance(entropy, int) and entropy.bit_length() > 64
+def renew(kept, random, numpy):
+    kind = type(kept)
+    if random and issubclass(kind, random.Random) and not issubclass(kind, random.SystemRandom):
+        kept.seed(os.urandom(64))
+    elif numpy and issubclass(kind, numpy.RandomState):
+        if is_seeded_by_system(kept._bit_generator): kept.seed()
+    elif numpy and issubclass(kind, numpy.BitGenerator) and is_seeded_by_system(kept):
+        kept.__init__()
+def reseed_kept(gc):
+    random, numpy = sys.modules.get('random'), sys.modules.get('numpy.random')
+    for kept in gc.get_objects():
+        try: renew(kept, random, numpy)
+        except Exception: pass
 if p.get('reseed'):
     attempt('random', lambda m: m.seed(os.urandom(64)))
     attempt('numpy.random', lambda m: m.seed([int.from_bytes(os.urandom(4), 'little') for _ in range(16)]))
     attempt('ssl', lambda m: m.RAND_add(os.urandom(64), 64.0))
     attempt('torch', lambda m: m.seed())
     attempt('tempfile', lambda m: setattr(m, '_name_sequence', None))
+    attempt('gc', reseed_kept)
 `
 
 const PYTHON_RESTORE = `
@@ -146,7 +165,7 @@ const languages: Readonly<Record<string, Language>> = {
         ...shellNames(env).map(assignShell),
         ...shellNames(runEnv).map(saveShell),
         ...shellNames(runEnv).map(assignShell),
-        ...(reseed ? ['RANDOM=$(od -An -N4 -tu4 /dev/urandom)'] : []),
+        ...(reseed ? ['RANDOM=$(od -An -N4 -tu4 /dev/urandom); HOSTNAME=$(</proc/sys/kernel/hostname)'] : []),
       ].join('\n'),
     restore: (runEnv) =>
       shellNames(runEnv)

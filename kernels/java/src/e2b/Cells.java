@@ -5,6 +5,8 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.function.LongSupplier;
+import java.util.regex.Pattern;
 import java.util.stream.Collectors;
 import jdk.jshell.Diag;
 import jdk.jshell.EvalException;
@@ -15,6 +17,7 @@ import jdk.jshell.SnippetEvent;
 import jdk.jshell.SourceCodeAnalysis;
 import jdk.jshell.SourceCodeAnalysis.CompletionInfo;
 import jdk.jshell.UnresolvedReferenceException;
+import jdk.jshell.VarSnippet;
 import jdk.jshell.execution.LocalExecutionControlProvider;
 
 /** Evaluates cells with the JDK's own shell, inside this process. */
@@ -23,6 +26,7 @@ final class Cells {
       List.of(
           "java.io.*", "java.math.*", "java.net.*", "java.nio.file.*", "java.time.*", "java.util.*",
           "java.util.concurrent.*", "java.util.function.*", "java.util.regex.*", "java.util.stream.*", "e2b.Display");
+  private static final Pattern GENERATOR = Pattern.compile("(java\\.util\\.|java\\.security\\.)?(Secure)?Random");
   private static final int MAX_SNIPPETS = 100_000;
 
   private final JShell shell =
@@ -56,6 +60,15 @@ final class Cells {
       if (last.failure() != null) return last;
     }
     return last;
+  }
+
+  /** Generators that the user keeps in variables of their own type go on with other numbers. */
+  void reseedVariables(LongSupplier seeds) {
+    for (VarSnippet variable : shell.variables().toList()) {
+      if (!GENERATOR.matcher(variable.typeName()).matches()) continue;
+      String name = variable.name();
+      shell.eval("if (" + name + " != null) " + name + ".setSeed(" + seeds.getAsLong() + "L);");
+    }
   }
 
   /** From any thread: ends the running cell. */

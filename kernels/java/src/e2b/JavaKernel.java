@@ -37,8 +37,8 @@ public final class JavaKernel {
   private final Wire wire;
   private final Zmtp iopub = new Zmtp("PUB", (parts, peer) -> {});
   private final Output output = new Output((name, text) -> publish("stream", Map.of("name", name, "text", text)));
-  private final Settings settings = new Settings();
   private final Cells cells = new Cells(System.getProperty("java.class.path"));
+  private final Settings settings = new Settings(this::renewRandomness);
   /** The request whose code runs, or ran last: late output belongs to it. */
   private volatile Wire.Message current;
   private int count;
@@ -177,6 +177,11 @@ public final class JavaKernel {
       String value = String.valueOf(failure.getMessage());
       return new Cells.Outcome(null, new Cells.Failure(failure.getClass().getName(), value, value));
     }
+  }
+
+  private void renewRandomness() {
+    Randomness.renew();
+    cells.reseedVariables(Randomness::next);
   }
 
   private static Map<String, Object> describe(Cells.Failure failure) {

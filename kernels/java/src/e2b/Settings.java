@@ -11,7 +11,13 @@ final class Settings {
   private static final String PREPARE = "//e2b.prepare ";
   private static final String RESTORE = "//e2b.restore";
 
+  private final Runnable renewRandomness;
   private final Map<String, String> saved = new HashMap<>();
+
+  /** The action makes random numbers this process's own, in the first cell of a copy. */
+  Settings(Runnable renewRandomness) {
+    this.renewRandomness = renewRandomness;
+  }
 
   /** False when the code is not such a request. */
   boolean take(String code) throws Exception {
@@ -37,7 +43,7 @@ final class Settings {
         set((String) name, (String) value);
       });
     }
-    if (Boolean.TRUE.equals(wanted.get("reseed"))) Randomness.renew();
+    if (Boolean.TRUE.equals(wanted.get("reseed"))) renewRandomness.run();
   }
 
   private static void set(String name, String value) {
