@@ -146,6 +146,35 @@ export interface LooseSnapshotTable {
   createdAt: number
 }
 
+export interface SandboxLogTable {
+  sandboxId: string
+  teamId: string
+  /** When it was written in the sandbox. */
+  at: number
+  /** When it was inserted, microseconds since 1970, made to ascend: the order of lines of the same millisecond. */
+  seq: number
+  /** 0 debug, 1 info, 2 warn, 3 error. */
+  level: number
+  message: string
+  /** JSON object of strings. */
+  fields: string
+}
+
+export interface SandboxMetricTable {
+  sandboxId: string
+  at: number
+  /** 1 for the samples that are kept longer, 0 for those between them. */
+  isCoarse: number
+  cpuCount: number
+  /** 0 to 100, of all its CPUs together. */
+  cpuUsedPct: number
+  memoryUsedBytes: number
+  memoryTotalBytes: number
+  memoryCacheBytes: number
+  diskUsedBytes: number
+  diskTotalBytes: number
+}
+
 export interface ServerSecretTable {
   name: string
   value: string
@@ -161,6 +190,8 @@ export interface Database {
   sandboxes: SandboxTable
   idempotencyKeys: IdempotencyKeyTable
   looseSnapshots: LooseSnapshotTable
+  sandboxLogs: SandboxLogTable
+  sandboxMetrics: SandboxMetricTable
   serverSecrets: ServerSecretTable
 }
 
@@ -175,3 +206,5 @@ export type SandboxRow = Selectable<SandboxTable>
 export type NewSandboxRow = Insertable<SandboxTable>
 export type IdempotencyKey = Selectable<IdempotencyKeyTable>
 export type LooseSnapshot = Selectable<LooseSnapshotTable>
+export type SandboxLogRow = Selectable<SandboxLogTable>
+export type SandboxMetricRow = Selectable<SandboxMetricTable>

@@ -8,6 +8,9 @@ import { LooseSnapshotRepository } from './loose-snapshots.ts'
 import { firstLight } from './migrations/0001-first-light.ts'
 import { wholeLife } from './migrations/0002-whole-life.ts'
 import { looseSnapshots } from './migrations/0003-loose-snapshots.ts'
+import { observations } from './migrations/0004-observations.ts'
+import { SandboxLogRepository } from './sandbox-logs.ts'
+import { SandboxMetricRepository } from './sandbox-metrics.ts'
 import { SandboxRepository } from './sandboxes.ts'
 import type { Database, StoreDb } from './schema.ts'
 import { ServerSecretRepository } from './server-secrets.ts'
@@ -36,6 +39,8 @@ export interface Store {
   readonly snapshots: SnapshotRepository
   readonly looseSnapshots: LooseSnapshotRepository
   readonly idempotencyKeys: IdempotencyKeyRepository
+  readonly sandboxLogs: SandboxLogRepository
+  readonly sandboxMetrics: SandboxMetricRepository
   readonly serverSecrets: ServerSecretRepository
   /**
    * A number that differs once another process may have changed teams, keys or templates: what a cache
@@ -58,6 +63,7 @@ async function migrate(db: StoreDb): Promise<void> {
         '0001-first-light': firstLight,
         '0002-whole-life': wholeLife,
         '0003-loose-snapshots': looseSnapshots,
+        '0004-observations': observations,
       }),
     },
   })
@@ -80,6 +86,8 @@ function assemble(
     snapshots: new SnapshotRepository(db, changes),
     looseSnapshots: new LooseSnapshotRepository(db),
     idempotencyKeys: new IdempotencyKeyRepository(db),
+    sandboxLogs: new SandboxLogRepository(db),
+    sandboxMetrics: new SandboxMetricRepository(db),
     serverSecrets: new ServerSecretRepository(db),
     version: () => changes.current(),
     sync,
