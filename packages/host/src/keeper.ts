@@ -2,11 +2,13 @@ import type { Logger } from 'pino'
 import type { Cell } from './cells.ts'
 import { HostError } from './host-error.ts'
 import type { KeptDraft, KeptSnapshot, KeptSnapshots } from './kept-snapshots.ts'
+import { writeEarly } from './linux/durable.ts'
 import type { UpperSource } from './parts.ts'
 
 /**
  * Makes snapshots of running sandboxes: asks the agent to prepare, holds the sandbox still, writes its memory, keeps
- * its files, and publishes both in one rename. Until that rename whatever fails leaves the sandbox running.
+ * its files, and publishes both in one rename. Until that rename whatever fails leaves the sandbox running. A pause
+ * waits for the disk before it ends the sandbox; one that goes on does so at once, only the answer waits.
  */
 
 export interface KeepRequest {
@@ -23,7 +25,7 @@ export interface KeepRequest {
 
 export interface KeeperParts {
   kept: KeptSnapshots
-  uppers: Pick<UpperSource, 'snapshot' | 'nameCopy' | 'recorded' | 'release' | 'usageBytes'>
+  uppers: Pick<UpperSource, 'snapshot' | 'nameCopy' | 'recorded' | 'release' | 'usageBytes' | 'sync'>
   /** Bytes free where snapshots are written. */
   freeBytes: () => number
   log: Logger
@@ -46,6 +48,10 @@ export class Keeper {
     await this.#checkRoom(cell, request)
     const draft = await this.#parts.kept.draft(request.id)
     let answers = false
+    const letGo = async (): Promise<void> => {
+      if (answers) await releaseAgent(cell)
+      answers = false
+    }
     try {
       answers = await prepareAgent(cell)
       if (!answers && request.needsAgent) {
@@ -56,23 +62,30 @@ export class Keeper {
       }
       const preparedMs = performance.now()
       const snapshot = await this.#capture(sandboxId, cell, request, draft, !answers)
+      const stillMs = performance.now() - preparedMs
+      if (!request.isPause) {
+        await letGo()
+        await this.#publish(draft, snapshot, request)
+      }
       this.#parts.log.info({
         event: request.isPause ? 'sandbox.kept' : 'sandbox.snapshot',
         sandboxId,
         snapshotId: request.id,
         memoryBytes: snapshot.memory?.sizeBytes,
         agentMs: Math.round(preparedMs - startMs),
-        stillMs: Math.round(performance.now() - preparedMs),
+        stillMs: Math.round(stillMs),
+        tookMs: Math.round(performance.now() - startMs),
       })
       return snapshot
     } catch (error) {
       await this.#parts.kept.dropDraft(draft)
       throw error
     } finally {
-      if (answers && !this.#parts.kept.get(request.id)?.isPause) await releaseAgent(cell)
+      if (!this.#parts.kept.get(request.id)?.isPause) await letGo()
     }
   }
 
+  /** Of a pause the snapshot is published when this resolves: only then its sandbox ends. Others are the caller's. */
   async #capture(
     sandboxId: string,
     cell: Cell,
@@ -80,19 +93,22 @@ export class Keeper {
     draft: KeptDraft,
     agentUnresponsive: boolean,
   ): Promise<KeptSnapshot> {
-    const { kept, uppers, log } = this.#parts
+    const { uppers, log } = this.#parts
     let copy = request.memory ? uppers.nameCopy(cell.upper) : undefined
-    let published: KeptSnapshot | undefined
+    let captured: KeptSnapshot | undefined
+    let isPublished = false
+    const stopWriting = request.memory ? writeEarly(draft.memoryDir) : undefined
     try {
       await cell.capture({
         memoryDir: request.memory ? draft.memoryDir : undefined,
         leaveRunning: !request.isPause,
         ...(copy ? { upperCopyPath: copy.path } : {}),
         whileStill: async ({ sizeBytes }) => {
+          await stopWriting?.()
           if (copy) copy = { ...copy, inheritedBytes: uppers.usageBytes(cell.upper) }
           else if (!request.isPause) copy = await uppers.snapshot(cell.upper)
-          request.signal.throwIfAborted()
-          const snapshot: KeptSnapshot = {
+          else await uppers.sync(cell.upper)
+          captured = {
             version: 1,
             id: request.id,
             sandboxId,
@@ -107,24 +123,37 @@ export class Keeper {
             agentUnresponsive,
             createdAtMs: Date.now(),
           }
-          await kept.publish(draft, snapshot)
-          published = snapshot
-          uppers.recorded(snapshot.upper)
+          if (!request.isPause) return
+          await this.#publish(draft, captured, request)
+          isPublished = true
         },
       })
     } catch (error) {
-      if (published) {
+      if (captured && isPublished) {
         // It is kept; what is left of it is for `release` to remove.
         log.error({ event: 'sandbox.kept', sandboxId, snapshotId: request.id, err: error })
-        return published
+        return captured
       }
       if (copy) uppers.release(copy)
-      if (request.signal.aborted || error instanceof HostError) throw error
-      const reason = error instanceof Error ? error.message : String(error)
-      throw new HostError('unavailable', `sandbox '${sandboxId}' keeps running: ${reason}`, error)
+      throw refusal(sandboxId, request, error)
+    } finally {
+      await stopWriting?.()
     }
-    if (!published) throw new HostError('failed', `snapshot '${request.id}' was not published`)
-    return published
+    if (!captured) throw new HostError('failed', `snapshot '${request.id}' was not captured`)
+    return captured
+  }
+
+  async #publish(draft: KeptDraft, snapshot: KeptSnapshot, request: KeepRequest): Promise<void> {
+    const { kept, uppers } = this.#parts
+    try {
+      request.signal.throwIfAborted()
+      await kept.publish(draft, snapshot)
+      uppers.recorded(snapshot.upper)
+    } catch (error) {
+      if (snapshot.isPause) throw error
+      uppers.release(snapshot.upper)
+      throw refusal(snapshot.sandboxId, request, error)
+    }
   }
 
   /** An estimate: pages that a restored sandbox shares with its snapshot count at most once more. */
@@ -139,6 +168,12 @@ export class Keeper {
         `${mebibytes(memoryBytes)} and ${mebibytes(RESERVE_BYTES)} stay free; the sandbox keeps running`,
     )
   }
+}
+
+function refusal(sandboxId: string, { signal }: KeepRequest, error: unknown): unknown {
+  if (signal.aborted || error instanceof HostError) return error
+  const reason = error instanceof Error ? error.message : String(error)
+  return new HostError('unavailable', `sandbox '${sandboxId}' keeps running: ${reason}`, error)
 }
 
 /** False when the agent does not answer; whatever it answers, it lives. */

@@ -1,11 +1,12 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs'
-import { mkdir, open, rename, rm } from 'node:fs/promises'
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync } from 'node:fs'
+import { mkdir, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { randomName } from '@sandbox/contract/ids'
 import type { EngineName, Limits } from './engines/engine.ts'
 import type { Engines } from './engines/engines.ts'
 import { HostError } from './host-error.ts'
 import { layerStack } from './layer-stack.ts'
+import { renameDurably, syncTree } from './linux/durable.ts'
 import type { LayerSource } from './parts.ts'
 import type { SnapshotConfig } from './snapshots.ts'
 import type { Upper } from './storage/uppers.ts'
@@ -14,7 +15,8 @@ import type { ReadySnapshot } from './warm-snapshots.ts'
 /**
  * Snapshots of single sandboxes, paused or forked: layers, the upper as it was, and memory unless only files were
  * kept. They belong to this machine, whose uppers they name. Each is a folder that appears and disappears by one
- * rename; nothing in it changes between.
+ * rename; nothing in it changes between. One that was published is there after a loss of power; one that was deleted
+ * may be there again if its upper is.
  */
 
 /** What is known of a sandbox that is kept and does not run. */
@@ -54,8 +56,9 @@ export interface KeptDraft {
   readonly memoryDir: string
 }
 
-/** What a deletion gives back: the upper, once nothing names it any more. */
 export interface KeptUppers {
+  has(upper: Upper): boolean
+  /** What a deletion gives back, once nothing names it any more. */
   release(upper: Upper): void
 }
 
@@ -75,9 +78,11 @@ export class KeptSnapshots {
     this.#uppers = uppers
     mkdirSync(join(dir, DRAFTS), { recursive: true, mode: 0o700 })
     for (const id of readdirSync(dir)) {
-      const path = join(dir, id, 'manifest.json')
-      if (!SNAPSHOT_ID.test(id) || !existsSync(path)) continue
-      this.#known.set(id, JSON.parse(readFileSync(path, 'utf8')) as KeptSnapshot)
+      if (!SNAPSHOT_ID.test(id)) continue
+      const snapshot = readManifest(join(dir, id, 'manifest.json'))
+      // Without its files it is nothing: a deletion of which the disk knew only half.
+      if (snapshot && uppers.has(snapshot.upper)) this.#known.set(id, snapshot)
+      else renameSync(join(dir, id), join(dir, DRAFTS, randomName(16)))
     }
   }
 
@@ -130,19 +135,17 @@ export class KeptSnapshots {
     return { root, memoryDir }
   }
 
-  /** The instant at which the snapshot exists: one rename. */
+  /**
+   * The instant at which the snapshot exists: one rename, after all of it is on the disk. Its upper is, by the caller.
+   * When this resolves a loss of power does not undo it.
+   */
   async publish(draft: KeptDraft, snapshot: KeptSnapshot): Promise<void> {
     if (this.#known.has(snapshot.id))
       throw new HostError('exists', `snapshot '${snapshot.id}' exists already`)
-    const manifest = await open(join(draft.root, 'manifest.json'), 'wx', 0o600)
-    try {
-      await manifest.writeFile(`${JSON.stringify(snapshot, null, 2)}\n`)
-      // A name without its content would be a sandbox lost when the machine loses power.
-      await manifest.sync()
-    } finally {
-      await manifest.close()
-    }
-    await rename(draft.root, join(this.#dir, snapshot.id))
+    const text = `${JSON.stringify(snapshot, null, 2)}\n`
+    await writeFile(join(draft.root, 'manifest.json'), text, { flag: 'wx', mode: 0o600 })
+    await syncTree(draft.root)
+    await renameDurably(draft.root, join(this.#dir, snapshot.id))
     this.#known.set(snapshot.id, snapshot)
   }
 
@@ -196,3 +199,12 @@ export const pausedOf = (snapshot: KeptSnapshot): Paused => ({
   agentUnresponsive: snapshot.agentUnresponsive,
   pausedAtMs: snapshot.createdAtMs,
 })
+
+function readManifest(path: string): KeptSnapshot | undefined {
+  if (!existsSync(path)) return undefined
+  try {
+    return JSON.parse(readFileSync(path, 'utf8')) as KeptSnapshot
+  } catch {
+    return undefined
+  }
+}

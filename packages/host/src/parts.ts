@@ -26,6 +26,9 @@ export interface UpperSource {
   snapshot(upper: Upper): Promise<Upper>
   /** Names a copy that somebody else makes at its path. Nobody's until `recorded`. */
   nameCopy(upper: Upper): Upper
+  has(upper: Upper): boolean
+  /** Waits until its files would be there after a loss of power; those of a `snapshot` are. */
+  sync(upper: Upper): Promise<void>
   /** The journal or a snapshot names it from now on. */
   recorded(upper: Upper): void
   usageBytes(upper: Upper): number

@@ -117,6 +117,8 @@ export function partsOver(kernel: Kernel, dir: string, step: Step): CellParts {
         const id = `u${kernel.nextUpper++}`
         return { id, path: id, capMib }
       },
+      has: ({ id }) => kernel.uppers.has(id),
+      sync: () => step('uppers.sync'),
       recorded: () => {},
       usageBytes: () => 0,
       release(upper: Upper) {

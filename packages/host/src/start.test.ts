@@ -115,6 +115,8 @@ function cellParts(): CellParts {
       clone: async (base, capMib) => ({ ...base, id: 'copy', capMib }),
       snapshot: async (upper) => upper,
       nameCopy: (upper) => upper,
+      has: () => true,
+      sync: async () => {},
       recorded: () => {},
       usageBytes: () => 0,
       release: () => {},

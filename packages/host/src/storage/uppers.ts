@@ -2,7 +2,7 @@
  * The writable parts of all sandboxes of one machine: subvolumes with a hard cap in one btrfs, which lies in a sparse
  * file. Some are made ahead: taking one is synchronous and never waits for the disk (0.05 ms), while making one may
  * wait for a commit (0.2 ms, sometimes 15). Uppers outlive a reboot: paused sandboxes and snapshots of sandboxes keep
- * theirs.
+ * theirs. What runs is written when the kernel likes, copies and what was `sync`ed are on the disk.
  */
 import { randomBytes } from 'node:crypto'
 import {
@@ -18,6 +18,7 @@ import {
   statSync,
 } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
+import { renameDurably, syncFileSystem } from '../linux/durable.ts'
 import { fileSystemOf } from '../linux/file-system.ts'
 import { SystemError } from '../linux/libc.ts'
 import { attachLoopDevice, type LoopDevice } from '../linux/loop-device.ts'
@@ -146,6 +147,15 @@ export class UpperStore {
     const inheritedBytes = Math.max(0, heldBytes - this.#ownBytes(path))
     limitSubvolume(path, Math.max(leastCapBytes, capMib * mebibyte - inheritedBytes))
     return { id, path, capMib, inheritedBytes }
+  }
+
+  has({ path }: Pick<Upper, 'path'>): boolean {
+    return statSync(path, { throwIfNoEntry: false }) !== undefined
+  }
+
+  /** Waits until what is written in an upper would be there after a loss of power. A snapshot of it needs no wait. */
+  sync({ path }: Pick<Upper, 'path'>): Promise<void> {
+    return syncFileSystem(path)
   }
 
   /** From now on the journal or a snapshot names this upper: a sweep that does not find it there may remove it. */
@@ -287,7 +297,7 @@ async function mountOrMake(options: UpperStoreOptions): Promise<void> {
   await run('mkfs.btrfs', ['--quiet', '--metadata', 'single', '--data', 'single', unfinished])
   mountFile(unfinished, mountPoint)
   enableQuota(mountPoint)
-  renameSync(unfinished, file)
+  await renameDurably(unfinished, file)
 }
 
 function mountFile(file: string, mountPoint: string): void {
