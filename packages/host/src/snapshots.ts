@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { randomName } from '@sandbox/contract/ids'
 import type { EngineName, Limits } from './engines/engine.ts'
 import { HostError } from './host-error.ts'
+import { syncPath, syncTree, writeDurably } from './linux/durable.ts'
 
 /**
  * Snapshots on disk: `<dir>/<id>/manifest.json`, immutable, and `<dir>/<id>/memory/<host class>/` for each class of
@@ -100,10 +101,12 @@ export class SnapshotStore {
   async publish(manifest: SnapshotManifest): Promise<void> {
     if (!SNAPSHOT_ID.test(manifest.id)) throw new HostError('failed', `'${manifest.id}' is no snapshot id`)
     if (this.has(manifest.id)) return
-    const draft = join(this.#draftDir, randomName(16))
-    await writeFile(draft, `${JSON.stringify(manifest, null, 2)}\n`)
     await mkdir(join(this.#dir, manifest.id), { recursive: true })
-    await rename(draft, join(this.#dir, manifest.id, 'manifest.json'))
+    await writeDurably(
+      join(this.#dir, manifest.id, 'manifest.json'),
+      `${JSON.stringify(manifest, null, 2)}\n`,
+    )
+    await syncPath(this.#dir)
   }
 
   /** The memory of this snapshot that fits a class of host, if it has been captured. */
@@ -137,6 +140,8 @@ export class SnapshotStore {
     memory: Omit<SnapshotMemory, 'dir'>,
   ): Promise<void> {
     await writeFile(join(draft.root, 'memory.json'), `${JSON.stringify(memory, null, 2)}\n`)
+    // Its name may be lost with the power, and it is captured again; what has the name must be whole.
+    await syncTree(draft.root)
     await mkdir(join(this.#dir, id, 'memory'), { recursive: true })
     await renameUnlessThere(draft.root, this.#memoryRoot(id, hostClass))
   }

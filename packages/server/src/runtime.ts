@@ -1,5 +1,6 @@
-import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
+import { writeDurably } from '@sandbox/host/linux/durable'
 import { type Config, ConfigError } from './config.ts'
 
 /** What the set-up has built for this machine: programs and the agent's layer. */
@@ -31,10 +32,8 @@ export function requireRuntime(config: Pick<Config, 'imagesDir'>): Runtime {
   return runtime
 }
 
-/** Published by one rename: a reader sees the old or the new one. */
-export function writeRuntime(config: Pick<Config, 'imagesDir'>, runtime: Runtime): void {
+export async function writeRuntime(config: Pick<Config, 'imagesDir'>, runtime: Runtime): Promise<void> {
   const path = runtimePath(config)
   mkdirSync(dirname(path), { recursive: true })
-  writeFileSync(`${path}.${process.pid}`, `${JSON.stringify(runtime, null, 2)}\n`)
-  renameSync(`${path}.${process.pid}`, path)
+  await writeDurably(path, `${JSON.stringify(runtime, null, 2)}\n`)
 }

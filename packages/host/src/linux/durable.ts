@@ -3,9 +3,10 @@
  * learn of the name before the content, or of neither: content is synced first, then the name's directory.
  */
 import { closeSync, constants, openSync } from 'node:fs'
-import { open, readdir, rename } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
+import { open, readdir, rename, rm, writeFile } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
+import { randomName } from '@sandbox/contract/ids'
 import { libcFunctionInBackground } from './libc.ts'
 
 /** A disk of a gigabyte a second has some 50 MiB to write in that time. */
@@ -58,6 +59,18 @@ export async function syncFileSystem(path: string): Promise<void> {
 export async function renameDurably(from: string, to: string): Promise<void> {
   await rename(from, to)
   await syncPath(dirname(to))
+}
+
+/** Makes or replaces a file as one step: whoever reads it, also after a loss of power, finds the old or the new content. */
+export async function writeDurably(path: string, content: string, mode = 0o644): Promise<void> {
+  const unfinished = join(dirname(path), `.${basename(path)}.${process.pid}-${randomName(8)}`)
+  try {
+    await writeFile(unfinished, content, { mode, flush: true })
+    await renameDurably(unfinished, path)
+  } catch (error) {
+    await rm(unfinished, { force: true })
+    throw error
+  }
 }
 
 /**

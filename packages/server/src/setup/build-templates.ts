@@ -1,9 +1,10 @@
 import { createHash } from 'node:crypto'
-import { appendFileSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { appendFileSync, existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { release as kernelRelease } from 'node:os'
 import { join } from 'node:path'
 import { timestampFromMs } from '@bufbuild/protobuf/wkt'
 import { newSandboxId } from '@sandbox/contract/ids'
+import { writeDurably } from '@sandbox/host/linux/durable'
 import { pino } from 'pino'
 import { baseTemplate } from '../../../../templates/base/template.ts'
 import { codeInterpreterTemplate } from '../../../../templates/code-interpreter/template.ts'
@@ -152,7 +153,7 @@ export async function buildTemplates(
     const templates: PublishedTemplate[] = []
     for (const each of planned) templates.push(await buildTemplate(host, each, config, onLine))
     for (const template of templates) await warm(host, template)
-    publish(config, { templates, warmFor }, warmPath)
+    await publish(config, { templates, warmFor }, warmPath)
     forgetBaseRootfs(source)
   } finally {
     release()
@@ -177,9 +178,7 @@ function closeOnInterrupt(host: HostRole): () => void {
 const readText = (path: string): string | undefined =>
   existsSync(path) ? readFileSync(path, 'utf8') : undefined
 
-function publish(config: Config, { templates, warmFor }: Published, warmPath: string): void {
-  const path = publishedTemplatesPath(config)
-  writeFileSync(`${path}.${process.pid}`, `${JSON.stringify(templates, null, 2)}\n`)
-  renameSync(`${path}.${process.pid}`, path)
-  writeFileSync(warmPath, warmFor)
+async function publish(config: Config, { templates, warmFor }: Published, warmPath: string): Promise<void> {
+  await writeDurably(publishedTemplatesPath(config), `${JSON.stringify(templates, null, 2)}\n`)
+  await writeDurably(warmPath, warmFor)
 }

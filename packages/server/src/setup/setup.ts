@@ -117,7 +117,7 @@ function tasks(config: Config, logs: string): Task[] {
         throw new Error('the tasks before this one left something out')
       }
       const { criu, shimPath, agentLayer } = context
-      writeRuntime(config, { criu, shimPath, agentLayer })
+      await writeRuntime(config, { criu, shimPath, agentLayer })
       return buildTemplates(config, context.base, join(logs, 'templates.log'), say)
     }),
   ]
