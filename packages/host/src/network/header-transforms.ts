@@ -1,6 +1,6 @@
 /**
  * Ends the TLS of connections to which a rule applies, sets the rule's headers on every request, and sends them on
- * over a verified connection to the real server. HTTP/1.1 on both sides, with upgrades.
+ * over a verified connection to the real server. HTTP/1.1 with upgrades here, HTTP/2 in `Http2Transforms`.
  */
 import {
   Agent,
@@ -15,11 +15,13 @@ import { Duplex } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { connect as connectTls, TLSSocket } from 'node:tls'
 import type { EgressAuthority } from './egress-authority.ts'
+import { headerPairs, isForHost, withHeadersSet, withoutHops } from './http-headers.ts'
+import { Http2Transforms } from './http2-transforms.ts'
 import { splice } from './splice.ts'
 
 const handshakeTimeoutMs = 10_000
-/** Of one connection only, and not for the next server. */
-const hopHeaders = new Set(['connection', 'keep-alive', 'proxy-connection', 'proxy-authorization'])
+const http1 = 'http/1.1'
+const http2 = 'h2'
 
 export interface Transformed {
   /** Server name that the client asked for. */
@@ -38,6 +40,7 @@ export class HeaderTransforms {
   readonly #serverCa: string | undefined
   readonly #routes = new WeakMap<Duplex, Route>()
   readonly #http: Server
+  readonly #http2 = new Http2Transforms()
 
   /** @param serverCa PEM authorities for the real servers instead of the usual ones */
   constructor(authority: EgressAuthority, serverCa?: string) {
@@ -53,27 +56,51 @@ export class HeaderTransforms {
   async carry(client: Socket, transformed: Transformed): Promise<void> {
     const secureContext = await this.#authority.contextFor(transformed.name)
     if (client.destroyed) return
-    const guest = new TLSSocket(client, { isServer: true, secureContext, ALPNProtocols: ['http/1.1'] })
-    const agent = new ServerAgent(() => this.#connect(transformed))
-    this.#routes.set(guest, { ...transformed, agent })
+    const guest = new TLSSocket(client, { isServer: true, secureContext, ALPNProtocols: [http2, http1] })
     const timer = setTimeout(() => guest.destroy(), handshakeTimeoutMs)
-    guest.once('secure', () => clearTimeout(timer))
     guest.on('error', () => guest.destroy())
-    guest.on('close', () => {
+    guest.once('close', () => clearTimeout(timer))
+    guest.once('secure', () => {
       clearTimeout(timer)
-      agent.destroy()
+      // As a TLS server does it; HTTP/2 waits until it is so.
+      Object.assign(guest, { secureConnecting: false })
+      if (guest.alpnProtocol === http2) this.#serveHttp2(guest, transformed)
+      else this.#serveHttp1(guest, transformed)
     })
+  }
+
+  #serveHttp1(guest: TLSSocket, transformed: Transformed): void {
+    const agent = new ServerAgent(1, () => this.#connect(transformed, [http1]))
+    this.#routes.set(guest, { ...transformed, agent })
+    guest.once('close', () => agent.destroy())
     this.#http.emit('connection', guest)
   }
 
-  async #connect({ name, dial }: Transformed): Promise<TLSSocket> {
+  #serveHttp2(guest: TLSSocket, transformed: Transformed): void {
+    const { name, headers } = transformed
+    this.#http2.carry(guest, {
+      name,
+      headers,
+      connect: () => this.#connect(transformed, [http2, http1]),
+      agentFrom: (first) => {
+        let next: TLSSocket | undefined = first
+        return new ServerAgent(Number.POSITIVE_INFINITY, async () => {
+          const taken = next
+          next = undefined
+          return taken ?? this.#connect(transformed, [http1])
+        })
+      },
+    })
+  }
+
+  async #connect({ name, dial }: Transformed, ALPNProtocols: string[]): Promise<TLSSocket> {
     const tcp = await dial()
     const { promise, resolve, reject } = Promise.withResolvers<TLSSocket>()
     const server = connectTls({
       socket: tcp,
       host: name,
       servername: name,
-      ALPNProtocols: ['http/1.1'],
+      ALPNProtocols,
       ...(this.#serverCa === undefined ? {} : { ca: this.#serverCa }),
     })
     const timer = setTimeout(() => server.destroy(new Error('no handshake')), handshakeTimeoutMs)
@@ -85,14 +112,14 @@ export class HeaderTransforms {
 
   #forward(incoming: IncomingMessage, answer: ServerResponse): void {
     const route = this.#routes.get(incoming.socket)
-    if (!route || !isFor(incoming, route.name)) {
+    if (!route || !isForHost(incoming.headers.host, route.name)) {
       answer.writeHead(421).end('This connection is for another host.\n')
       return
     }
     const outgoing = request({
       ...target(incoming),
       agent: route.agent,
-      headers: rewritten(incoming, route.headers),
+      headers: withHeadersSet(incoming.rawHeaders, route.headers),
     })
     outgoing.on('response', (response) => {
       answer.writeHead(response.statusCode ?? 502, response.statusMessage, withoutHops(response.rawHeaders))
@@ -108,16 +135,16 @@ export class HeaderTransforms {
 
   #upgrade(incoming: IncomingMessage, socket: Duplex, head: Buffer): void {
     const route = this.#routes.get(socket)
-    if (!route || !(socket instanceof TLSSocket) || !isFor(incoming, route.name)) {
+    if (!route || !(socket instanceof TLSSocket) || !isForHost(incoming.headers.host, route.name)) {
       socket.destroy()
       return
     }
-    const headers = [...rewritten(incoming, route.headers), 'Connection', 'Upgrade']
+    const headers = [...withHeadersSet(incoming.rawHeaders, route.headers), 'Connection', 'Upgrade']
     const outgoing = request({ ...target(incoming), agent: route.agent, headers })
     outgoing.on('upgrade', (response, server, serverHead) => {
       const lines = [
         `HTTP/1.1 101 ${response.statusMessage ?? ''}`,
-        ...pairs(response.rawHeaders).map(headerLine),
+        ...headerPairs(response.rawHeaders).map(headerLine),
       ]
       socket.write(`${lines.join('\r\n')}\r\n\r\n`)
       if (serverHead.length > 0) socket.write(serverHead)
@@ -130,12 +157,12 @@ export class HeaderTransforms {
   }
 }
 
-/** One connection to the server for each of the client, made when a request needs it. */
+/** Connections to the server for one of the client, made when a request needs them. */
 class ServerAgent extends Agent {
   readonly #connect: () => Promise<TLSSocket>
 
-  constructor(connect: () => Promise<TLSSocket>) {
-    super({ keepAlive: true, maxSockets: 1 })
+  constructor(maxSockets: number, connect: () => Promise<TLSSocket>) {
+    super({ keepAlive: true, maxSockets })
     this.#connect = connect
   }
 
@@ -155,27 +182,5 @@ const target = ({ method, url }: IncomingMessage): { method: string; path: strin
   method: method ?? 'GET',
   path: url ?? '/',
 })
-
-const isFor = ({ headers }: IncomingMessage, name: string): boolean =>
-  headers.host?.toLowerCase().replace(/(\.)?(:\d+)?$/, '') === name
-
-function rewritten(incoming: IncomingMessage, set: Readonly<Record<string, string>>): string[] {
-  const replaced = new Set(Object.keys(set).map((name) => name.toLowerCase()))
-  const kept = pairs(withoutHops(incoming.rawHeaders)).filter(([name]) => !replaced.has(name.toLowerCase()))
-  return [...kept, ...Object.entries(set)].flat()
-}
-
-const withoutHops = (rawHeaders: readonly string[]): string[] =>
-  pairs(rawHeaders)
-    .filter(([name]) => !hopHeaders.has(name.toLowerCase()))
-    .flat()
-
-function pairs(rawHeaders: readonly string[]): [string, string][] {
-  const result: [string, string][] = []
-  for (let at = 0; at + 1 < rawHeaders.length; at += 2) {
-    result.push([rawHeaders[at] ?? '', rawHeaders[at + 1] ?? ''])
-  }
-  return result
-}
 
 const headerLine = ([name, value]: [string, string]): string => `${name}: ${value}`
