@@ -9,7 +9,9 @@ import { requireApiKey, requireOperator } from './auth/authenticate.ts'
 import { SandboxTokens } from './auth/tokens.ts'
 import { createDirectory } from './directory.ts'
 import { type ApiApp, createHttpApp } from './http/app.ts'
+import { LogCollector } from './observing/log-collector.ts'
 import { MetricsSampler } from './observing/metrics-sampler.ts'
+import { Retention } from './observing/retention.ts'
 import { SandboxLogs } from './observing/sandbox-logs.ts'
 import { TeamMetrics } from './observing/team-metrics.ts'
 import type { ApiOptions } from './options.ts'
@@ -45,6 +47,7 @@ import { TemplateResolver } from './templates/resolver.ts'
 const SEED_BYTES = 32
 const START_TIMEOUT_MS = 60_000
 const FIRST_COMPARISON_MS = 2_000
+const OBSERVATIONS_KEPT_MS = 7 * 24 * 3600_000
 
 /** The control plane. */
 export interface Api {
@@ -97,7 +100,7 @@ export async function createApi(options: ApiOptions): Promise<Api> {
     iam: false,
     ...options.features,
   }
-  const logs = new SandboxLogs()
+  const logs = new SandboxLogs(store, logger)
   const starter = new Starter(hosts, logger, startTimeoutMs)
   const entries = new Entries(running, hosts, options.limits)
   const shared = { store, running, entries, starter, tokens, templates, answers, logs, logger }
@@ -113,7 +116,7 @@ export async function createApi(options: ApiOptions): Promise<Api> {
   })
   const resumes = new Resumes(shared)
   const lifecycle = new Lifecycle({ ...shared, launcher, resumes, idempotency, features })
-  const sampler = new MetricsSampler(hosts.endpoints, logger)
+  const sampler = new MetricsSampler(hosts.endpoints, store, logger)
   const teamMetrics = new TeamMetrics(running)
   const app = createHttpApp(logger)
   if (options.openapi) await app.register(swagger, { openapi: OPENAPI })
@@ -151,6 +154,10 @@ export async function createApi(options: ApiOptions): Promise<Api> {
   )
   await Promise.all([hosts.start(), ...reports.map((report) => report.start(FIRST_COMPARISON_MS))])
 
+  const collectors = hosts.endpoints.map((host) => new LogCollector(host, shared))
+  for (const collector of collectors) collector.start()
+  const retention = new Retention(store, options.observationsKeptMs ?? OBSERVATIONS_KEPT_MS, logger)
+  retention.start()
   sampler.start()
   teamMetrics.start()
   return {
@@ -162,7 +169,9 @@ export async function createApi(options: ApiOptions): Promise<Api> {
       hosts.stop()
       idempotency.close()
       await app.close()
-      await Promise.all(reports.map((report) => report.stop()))
+      await Promise.all([...reports, ...collectors].map((follower) => follower.stop()))
+      await retention.stop()
+      await logs.close()
     },
   }
 }

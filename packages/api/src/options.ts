@@ -40,6 +40,8 @@ export interface ApiOptions {
   readonly adminToken?: string
   /** Secret that tokens are derived from; default one made once and kept in the store. */
   readonly tokenSeed?: string
+  /** How long log lines and a sample a minute of metrics are kept, milliseconds; default a week. */
+  readonly observationsKeptMs?: number
   /** Registers the OpenAPI generator (`app.swagger()`). */
   readonly openapi?: boolean
 }

@@ -103,3 +103,70 @@ it('answers metrics of the own team only', async () => {
   expect((await test.request('GET', `/teams/${id}/metrics?start=2&end=1`)).status).toBe(400)
   expect((await test.request('GET', `/teams/${id}/metrics/max?metric=x`)).status).toBe(400)
 })
+
+it('keeps logs and metrics over a restart, in both versions of the endpoint', async () => {
+  const id = await createSandbox()
+  await test.store.sandboxMetrics.insert([
+    {
+      sandboxId: id,
+      at: Date.now(),
+      isCoarse: 1,
+      cpuCount: 2,
+      cpuUsedPct: 1,
+      memoryUsedBytes: 1,
+      memoryTotalBytes: 1,
+      memoryCacheBytes: 1,
+      diskUsedBytes: 1,
+      diskTotalBytes: 1,
+    },
+  ])
+  test = await test.restart()
+  expect((await test.request('GET', `/sandboxes/${id}/metrics`)).json()).toHaveLength(1)
+  const v1 = (await test.request('GET', `/sandboxes/${id}/logs`)).json<{ logEntries: LogEntry[] }>()
+  const v2 = (await test.request('GET', `/v2/sandboxes/${id}/logs`)).json<{ logs: LogEntry[] }>()
+  expect(v1.logEntries).toEqual(v2.logs)
+  expect(v2.logs.map(({ message }) => message)).toEqual(['Sandbox created'])
+})
+
+it('shows what the agent of a sandbox reports, under its own time, level and name', async () => {
+  const id = await createSandbox()
+  await expect.poll(() => test.host.collects).toBe(1)
+  const line = (
+    level: string,
+    message: string,
+    fields: Record<string, string> = {},
+    seconds = 2_000_000_000,
+  ) => ({
+    at: { seconds: BigInt(seconds), nanos: 0 },
+    level,
+    message,
+    fields,
+  })
+  test.host.reportLogs(id, [
+    line('info', 'Process started', { logger: 'process', pid: '7' }, 1_999_999_999),
+    line('loud', 'a NUL \0 and a level of its own', { logger: 'sandbox' }),
+  ])
+  test.host.reportLogs('iunknown', [line('info', 'of nobody')])
+  const read = async (): Promise<LogEntry[]> =>
+    (await test.request('GET', `/v2/sandboxes/${id}/logs?cursor=1900000000000`)).json<{ logs: LogEntry[] }>()
+      .logs
+  await expect.poll(read).toEqual([
+    {
+      timestamp: '2033-05-18T03:33:19.000Z',
+      level: 'info',
+      message: 'Process started',
+      fields: { logger: 'process', service: 'envd', pid: '7' },
+    },
+    {
+      timestamp: '2033-05-18T03:33:20.000Z',
+      level: 'info',
+      message: 'a NUL \ufffd and a level of its own',
+      fields: { logger: 'envd', service: 'envd' },
+    },
+  ])
+  test.host.cutStreams()
+  await expect.poll(() => test.host.collects).toBe(2)
+  await new Promise((resolve) => setImmediate(resolve))
+  test.host.reportLogs(id, [line('error', 'after a broken stream')])
+  await expect.poll(async () => (await read()).at(-1)?.message).toBe('after a broken stream')
+})

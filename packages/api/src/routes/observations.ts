@@ -50,11 +50,7 @@ function metricRoutes(app: ApiApp, { store, sampler }: ObservationRouteParts): v
       if (ids.length > MAX_IDS) throw new ApiError('badRequest', `At most ${MAX_IDS} sandbox_ids at once`)
       if (new Set(ids).size < ids.length) throw new ApiError('badRequest', 'sandbox_ids must be different')
       const own = await store.sandboxes.findOwned(teamOf(request).id, ids)
-      const found = own.flatMap((id) => {
-        const metric = sampler.latest(id)
-        return metric ? [[id, metric] as const] : []
-      })
-      return { sandboxes: Object.fromEntries(found) }
+      return { sandboxes: await sampler.latest(own) }
     },
   )
   app.get(
@@ -79,7 +75,8 @@ function metricRoutes(app: ApiApp, { store, sampler }: ObservationRouteParts): v
 function logRoutes(app: ApiApp, { store, logs }: ObservationRouteParts): void {
   /** Lines of an ended sandbox can be read as long as they are kept. */
   const checkAccess = async (team: Team, id: string): Promise<void> => {
-    if (!logs.has(team.id, id) && !(await store.sandboxes.find(team.id, id))) throw sandboxNotFound(id)
+    if (await store.sandboxes.find(team.id, id)) return
+    if (!(await logs.has(team.id, id))) throw sandboxNotFound(id)
   }
   app.get(
     '/sandboxes/:sandboxID/logs',
@@ -95,7 +92,7 @@ function logRoutes(app: ApiApp, { store, logs }: ObservationRouteParts): void {
       const id = parseSandboxId(request.params.sandboxID)
       await checkAccess(teamOf(request), id)
       const { start, limit = MAX_LOGS } = request.query
-      const logEntries = logs.read(id, { limit, ...(start === undefined ? {} : { cursor: start }) })
+      const logEntries = await logs.read(id, { limit, ...(start === undefined ? {} : { cursor: start }) })
       const lines = logEntries.map(({ timestamp, level, message, fields }) => ({
         timestamp,
         line: JSON.stringify({ ...fields, level, message }),
@@ -116,7 +113,7 @@ function logRoutes(app: ApiApp, { store, logs }: ObservationRouteParts): void {
     async (request) => {
       const id = parseSandboxId(request.params.sandboxID)
       await checkAccess(teamOf(request), id)
-      return { logs: logs.read(id, request.query) }
+      return { logs: await logs.read(id, request.query) }
     },
   )
 }

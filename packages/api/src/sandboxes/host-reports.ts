@@ -10,6 +10,7 @@ import {
 import type { SandboxRow } from '@sandbox/store/schema'
 import type { Store } from '@sandbox/store/store'
 import type { Logger } from 'pino'
+import { waitUnlessAborted } from '../abortable-wait.ts'
 import type { SandboxLogs } from '../observing/sandbox-logs.ts'
 import type { HostEndpoint } from '../options.ts'
 import type { Captures } from './capturing.ts'
@@ -84,7 +85,7 @@ export class HostReports {
       } catch (error) {
         if (!signal.aborted) this.#parts.logger.warn({ err: error }, 'watching the host failed, trying again')
       }
-      await pause(retryMs, signal)
+      await waitUnlessAborted(retryMs, signal)
       retryMs = Math.min(retryMs * 2, MAX_RETRY_MS)
     }
   }
@@ -260,18 +261,4 @@ export class HostReports {
       logger.error({ sandboxId: row.id, snapshotId: row.snapshotId }, 'paused sandbox is missing on its host')
     }
   }
-}
-
-/** Waits between two attempts to reach a host; ends at once on abort. */
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) return resolve()
-    const done = (): void => {
-      clearTimeout(timer)
-      signal.removeEventListener('abort', done)
-      resolve()
-    }
-    const timer = setTimeout(done, ms).unref()
-    signal.addEventListener('abort', done)
-  })
 }

@@ -15,6 +15,8 @@ import {
   type PausedSandbox,
   PausedSandboxSchema,
   type PauseRequest,
+  type SandboxLogBatch,
+  SandboxLogBatchSchema,
   SandboxState,
   type SandboxStatus,
   SandboxStatusSchema,
@@ -38,6 +40,8 @@ export class ScriptedHost {
   agentsAnswer = true
   /** What happened, in order: `start i…`, `stop i…`. */
   readonly calls: string[] = []
+  /** How often somebody began to collect logs. */
+  collects = 0
   capacity = 100
   /** Called before a start or stop is done; may throw or wait. */
   beforeStart: (request: StartRequest) => Promise<void> | void = () => {}
@@ -45,6 +49,7 @@ export class ScriptedHost {
   beforeCapture: (sandboxId: string) => Promise<void> | void = () => {}
   readonly #ends = new Map<string, { pauses: boolean; memory: boolean }>()
   #nextSnapshot = 1
+  readonly #collectors = new Set<(batch: SandboxLogBatch) => void>()
   readonly #watchers = new Set<(event: HostEvent) => void>()
   readonly #cut = new Set<() => void>()
   readonly #timers = new Map<string, NodeJS.Timeout>()
@@ -78,6 +83,15 @@ export class ScriptedHost {
     this.paused.set(sandboxId, paused)
     this.#emit({ case: 'ended', value: { sandboxId, reason: 'paused', at, paused } })
     return paused
+  }
+
+  /** Hands what an agent reports to whoever collects it. */
+  reportLogs(
+    sandboxId: string,
+    lines: MessageInitShape<typeof SandboxLogBatchSchema>['lines'] & object,
+  ): void {
+    const batch = create(SandboxLogBatchSchema, { sandboxId, lines })
+    for (const collector of this.#collectors) collector(batch)
   }
 
   /** Begins to pause a sandbox, as the end of its time does; `pause` or `failPause` follows. */
@@ -118,7 +132,7 @@ export class ScriptedHost {
     return status
   }
 
-  /** Breaks every Watch stream; sandboxes go on. */
+  /** Breaks every stream; sandboxes go on. */
   cutStreams(): void {
     for (const cut of this.#cut) cut()
   }
@@ -230,23 +244,30 @@ export class ScriptedHost {
         sandboxCount: this.sandboxes.size,
         sandboxCapacity: this.capacity,
       }),
-      watch: (_request, context) => this.#watch(context.signal),
+      watch: (_request, context) => {
+        const synced = create(HostEventSchema, { event: { case: 'synced', value: {} } })
+        return this.#stream(this.#watchers, [synced], context.signal)
+      },
+      collectLogs: (_request, context) => {
+        const batches = this.#stream(this.#collectors, [], context.signal)
+        this.collects++
+        return batches
+      },
     }
   }
 
-  async *#watch(signal: AbortSignal): AsyncGenerator<HostEvent> {
-    const queue: HostEvent[] = [create(HostEventSchema, { event: { case: 'synced', value: {} } })]
+  async *#stream<T>(readers: Set<(item: T) => void>, queue: T[], signal: AbortSignal): AsyncGenerator<T> {
     let wake = (): void => {}
     let broken = false
-    const watcher = (event: HostEvent): void => {
-      queue.push(event)
+    const reader = (item: T): void => {
+      queue.push(item)
       wake()
     }
     const cut = (): void => {
       broken = true
       wake()
     }
-    this.#watchers.add(watcher)
+    readers.add(reader)
     this.#cut.add(cut)
     signal.addEventListener('abort', () => wake(), { once: true })
     try {
@@ -259,7 +280,7 @@ export class ScriptedHost {
         })
       }
     } finally {
-      this.#watchers.delete(watcher)
+      readers.delete(reader)
       this.#cut.delete(cut)
     }
   }
