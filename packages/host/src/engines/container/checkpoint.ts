@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import type { ShimCommand } from './shim.ts'
+import type { ShimCommand } from '../shim.ts'
 
 /** A CRIU that passed its own check, as `criu/build.ts` answers it. */
 export interface Criu {

@@ -18,22 +18,16 @@ import type {
   Instance,
   Usage,
 } from '../engine.ts'
+import { ProcessInstance, readStarted, watchExit, within, writeStarted } from '../instance.ts'
+import { NEW_NETWORK, Shim, type ShimCommand, type StartedInit } from '../shim.ts'
 import { prepareBootFiles } from './boot-files.ts'
 import { bundleConfig } from './bundle.ts'
 import { type Criu, dumpCommand, logTail, restoreProgram } from './checkpoint.ts'
 import { prepareDevices } from './devices.ts'
 import { hostClass } from './host-class.ts'
 import { writeOwnImages } from './images.ts'
-import {
-  ContainerInstance,
-  type InstanceFiles,
-  instanceFiles,
-  readStarted,
-  watchExit,
-  writeStarted,
-} from './instance.ts'
+import { type InstanceFiles, instanceFiles } from './instance-files.ts'
 import { HOLD_COMMAND, PROBE_SLOT, probeContainer } from './probe.ts'
-import { NEW_NETWORK, Shim, type ShimCommand, type StartedInit } from './shim.ts'
 import { freeingStopped, untraced } from './tracing.ts'
 
 /** Killing an init takes 5 to 20 ms; only a kernel in trouble takes this long. */
@@ -108,7 +102,7 @@ export class ContainerEngine implements Engine {
     this.#shims.set(slot.index, new Shim(this.#options.shimPath))
   }
 
-  async start(start: EngineStart): Promise<ContainerInstance> {
+  async start(start: EngineStart): Promise<ProcessInstance> {
     const { slot, upper } = start
     const dir = this.#slotDir(slot)
     const files = instanceFiles(dir)
@@ -203,7 +197,7 @@ export class ContainerEngine implements Engine {
     this.#cgroup(instance.slot).thaw()
   }
 
-  async rename(instance: Instance, sandboxId: string): Promise<ContainerInstance> {
+  async rename(instance: Instance, sandboxId: string): Promise<ProcessInstance> {
     const container = own(instance)
     const { started } = instanceFiles(this.#slotDir(instance.slot))
     setHostname(`/proc/${instance.initPid}/ns/uts`, sandboxId)
@@ -225,7 +219,7 @@ export class ContainerEngine implements Engine {
     this.#oomKillsAtStart.delete(dir)
   }
 
-  async adopt(entry: AdoptEntry): Promise<ContainerInstance | undefined> {
+  async adopt(entry: AdoptEntry): Promise<ProcessInstance | undefined> {
     const started = readStarted(instanceFiles(this.#slotDir(entry.slot)).started)
     if (!started || !alive(started.pid, started.startTime)) return undefined
     // A rename may have been cut between the two records; the pid says that it is the same sandbox.
@@ -245,13 +239,13 @@ export class ContainerEngine implements Engine {
     upper: Upper,
     init: StartedInit,
     shimEnded?: Promise<void>,
-  ): ContainerInstance {
+  ): ProcessInstance {
     const dir = this.#slotDir(slot)
     const exited = watchExit(instanceFiles(dir).exit, init, shimEnded).then((status) => ({
       status,
       outOfMemory: status === -9 && this.#oomKilled(slot, dir),
     }))
-    return new ContainerInstance({ sandboxId, slot, upper, init, exited })
+    return new ProcessInstance({ sandboxId, slot, upper, init, exited })
   }
 
   #oomKilled(slot: Slot, dir: string): boolean {
@@ -355,8 +349,8 @@ export class ContainerEngine implements Engine {
   }
 }
 
-function own(instance: Instance): ContainerInstance {
-  if (instance instanceof ContainerInstance) return instance
+function own(instance: Instance): ProcessInstance {
+  if (instance instanceof ProcessInstance) return instance
   throw new TypeError('the instance belongs to another engine')
 }
 
@@ -366,16 +360,4 @@ function removeInstanceFiles(files: InstanceFiles): void {
 
 function sizeOf(dir: string): number {
   return readdirSync(dir).reduce((sum, name) => sum + statSync(join(dir, name)).size, 0)
-}
-
-async function within(promise: Promise<unknown>, timeoutMs: number): Promise<void> {
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`init is still there after ${timeoutMs} ms`)), timeoutMs)
-  })
-  try {
-    await Promise.race([promise, late])
-  } finally {
-    clearTimeout(timer)
-  }
 }

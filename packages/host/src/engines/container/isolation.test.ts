@@ -1,16 +1,16 @@
 import { readFileSync } from 'node:fs'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { parseMountTable } from '../../linux/mount-table.ts'
+import type { ProcessInstance } from '../instance.ts'
 import type { ContainerEngine } from './container-engine.ts'
-import type { ContainerInstance } from './instance.ts'
 import { guestState, inGuest, SandboxFixture } from './sandbox-fixture.ts'
 
 const SETUP_TIMEOUT_MS = 180_000
 
 let fixture: SandboxFixture
 let engine: ContainerEngine
-let booted: ContainerInstance
-let restored: ContainerInstance
+let booted: ProcessInstance
+let restored: ProcessInstance
 
 beforeAll(async () => {
   fixture = await SandboxFixture.make('e2bti')

@@ -6,9 +6,9 @@ import { run } from '../../linux/process.ts'
 import type { Slot } from '../../slots.ts'
 import type { Upper } from '../../storage/uppers.ts'
 import type { Engine, EngineReport, EngineStart } from '../engine.ts'
+import { ProcessInstance } from '../instance.ts'
+import { NEW_NETWORK } from '../shim.ts'
 import type { Criu } from './checkpoint.ts'
-import { ContainerInstance } from './instance.ts'
-import { NEW_NETWORK } from './shim.ts'
 
 const CAPTURE_REMEDY = 'npm run doctor -- --fix'
 const LIMITS = { cpuCount: 1, memoryMib: 64, diskMib: 16, pids: 16 }
@@ -69,9 +69,9 @@ async function probed(options: ProbeOptions, version: string, sysfsPath: string)
   try {
     // A dump runs in the sandbox's network namespace, which has no name here.
     const slot = { ...start.slot, netnsPath: `/proc/${booted.initPid}/ns/net` }
-    const { init, exited } = booted as ContainerInstance
+    const { init, exited } = booted as ProcessInstance
     const { sandboxId, upper } = start
-    await engine.capture(new ContainerInstance({ sandboxId, slot, upper, init, exited }), {
+    await engine.capture(new ProcessInstance({ sandboxId, slot, upper, init, exited }), {
       memoryDir,
       leaveRunning: false,
     })

@@ -1,11 +1,11 @@
 import { closeSync, type FSWatcher, readFileSync, renameSync, watch, writeFileSync } from 'node:fs'
-import { basename, dirname, join } from 'node:path'
-import { errorCode } from '../../linux/libc.ts'
-import { pidfdOpen, pidfdSendSignal } from '../../linux/pidfd.ts'
-import { alive } from '../../linux/process.ts'
-import type { Slot } from '../../slots.ts'
-import type { Upper } from '../../storage/uppers.ts'
-import type { Instance, InstanceExit } from '../engine.ts'
+import { basename, dirname } from 'node:path'
+import { errorCode } from '../linux/libc.ts'
+import { pidfdOpen, pidfdSendSignal } from '../linux/pidfd.ts'
+import { alive } from '../linux/process.ts'
+import type { Slot } from '../slots.ts'
+import type { Upper } from '../storage/uppers.ts'
+import type { Instance, InstanceExit } from './engine.ts'
 import type { StartedInit } from './shim.ts'
 
 const SIGKILL = 9
@@ -20,8 +20,8 @@ export interface InstanceParts {
   exited: Promise<InstanceExit>
 }
 
-/** A sandbox in crun's and CRIU's terms: one init process and what hangs on it. */
-export class ContainerInstance implements Instance {
+/** A sandbox that ends with one process of this machine, which a shim watches. */
+export class ProcessInstance implements Instance {
   readonly sandboxId: string
   readonly slot: Slot
   readonly upper: Upper
@@ -40,8 +40,8 @@ export class ContainerInstance implements Instance {
     return this.init.pid
   }
 
-  renamed(sandboxId: string): ContainerInstance {
-    return new ContainerInstance({ ...this, sandboxId })
+  renamed(sandboxId: string): ProcessInstance {
+    return new ProcessInstance({ ...this, sandboxId })
   }
 
   /** Kills init, and with it everything in its pid namespace. Answers false when it is gone already. */
@@ -139,19 +139,15 @@ function readIfPresent(path: string): string | undefined {
   }
 }
 
-/** The files of one slot that belong to its sandbox. */
-export function instanceFiles(slotDir: string) {
-  return {
-    config: join(slotDir, 'config.json'),
-    cowImages: join(slotDir, 'cow-images'),
-    exit: join(slotDir, 'exit'),
-    log: join(slotDir, 'engine.log'),
-    memory: join(slotDir, 'memory'),
-    ownImages: join(slotDir, 'own-images'),
-    pid: join(slotDir, 'init.pid'),
-    runtime: join(slotDir, 'crun'),
-    started: join(slotDir, 'started'),
+/** Waits for the end of something that was told to end. Throws after `timeoutMs`. */
+export async function within(promise: Promise<unknown>, timeoutMs: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`init is still there after ${timeoutMs} ms`)), timeoutMs)
+  })
+  try {
+    await Promise.race([promise, late])
+  } finally {
+    clearTimeout(timer)
   }
 }
-
-export type InstanceFiles = ReturnType<typeof instanceFiles>
