@@ -11,12 +11,13 @@
  *   netns PATH       network namespace the program joins; `new` makes an empty one
  *   hide PATH        mount point that the program must not see; one that does not exist is no error
  *   sysfs DIR        mounts a read-only sysfs of that network namespace there, for the program alone
- *   bind FROM<tab>TO shows FROM at TO, for the program alone (at most 4)
+ *   bind FROM<tab>TO shows FROM at TO, for the program alone (at most 64)
  *   env NAME=VALUE   set for the program (at most 8)
  *   pidfile FILE     where the program leaves the pid of the sandbox's init; absent: run the program, nothing else
  *   started FILE     gets "PID START_TIME ID\n" (start time in clock ticks, field 22 of /proc/PID/stat)
  *   exit FILE        gets "STATUS\n" when init ends; a negative status is a signal
- *   arg WORD         program and its arguments (at most 64)
+ *   log FILE         gets what the program writes to standard output and error; absent: nobody does
+ *   arg WORD         program and its arguments (at most 256)
  *   go
  *
  * Answers, on standard output:
@@ -45,12 +46,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { COMMAND_BYTES = 32768, CGROUPS = 16, BINDS = 4, HIDES = 4, ENVS = 8, ARGS = 64, STRAYS = 32 };
+enum { COMMAND_BYTES = 65536, CGROUPS = 16, BINDS = 64, HIDES = 4, ENVS = 8, ARGS = 256, STRAYS = 32 };
 
 static char text[COMMAND_BYTES];
 
 static struct {
-    char *id, *netns, *sysfs, *pidfile, *started, *exit;
+    char *id, *netns, *sysfs, *pidfile, *started, *exit, *log;
     char *cgroup[CGROUPS], *hide[HIDES], *bind[BINDS], *env[ENVS], *arg[ARGS + 1];
     int cgroups, hides, binds, envs, args;
 } command;
@@ -105,6 +106,7 @@ static int field(char *line) {
     else if (!strcmp(line, "pidfile")) command.pidfile = value;
     else if (!strcmp(line, "started")) command.started = value;
     else if (!strcmp(line, "exit")) command.exit = value;
+    else if (!strcmp(line, "log")) command.log = value;
     else if (!strcmp(line, "cgroup")) return add(command.cgroup, &command.cgroups, CGROUPS, value);
     else if (!strcmp(line, "hide")) return add(command.hide, &command.hides, HIDES, value);
     else if (!strcmp(line, "bind")) return strchr(value, '\t') && add(command.bind, &command.binds, BINDS, value);
@@ -191,6 +193,14 @@ static void enter_mounts(int report) {
     }
 }
 
+static void keep_output(int report) {
+    if (!command.log) return;
+    int log = open(command.log, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (log < 0) child_fail(report, "open", command.log);
+    dup2(log, 1);
+    dup2(log, 2);
+}
+
 static pid_t run_program(int *report_read) {
     int report[2];
     if (pipe2(report, O_CLOEXEC)) fail("pipe", "report");
@@ -207,6 +217,7 @@ static pid_t run_program(int *report_read) {
         if (null < 0) child_fail(report[1], "open", "/dev/null");
         for (int fd = 0; fd < 3; fd++) dup2(null, fd);
         if (null > 2) close(null);
+        keep_output(report[1]);
         execvp(command.arg[0], command.arg);
         child_fail(report[1], "exec", command.arg[0]);
     }

@@ -24,6 +24,8 @@ export interface ShimCommand {
   environment?: Readonly<Record<string, string>>
   /** With this the program leaves a sandbox behind; without, it is only run. */
   sandbox?: { pidFile: string; startedFile: string; exitFile: string }
+  /** Gets what the program says. What stays behind of it must not hold on to its output. */
+  logPath?: string
   program: readonly string[]
 }
 
@@ -189,6 +191,7 @@ function commandText(command: ShimCommand): string {
           ['exit', sandbox.exitFile],
         ] as [string, string][])
       : []),
+    ...(command.logPath === undefined ? [] : [['log', command.logPath] as [string, string]]),
     ...command.program.map((word): [string, string] => ['arg', word]),
   ]
   const broken = fields.find(([, value]) => value.includes('\n') || value === '')
