@@ -185,6 +185,13 @@ test('the host may name an authority, which the bundle of the image then holds o
     expect((await agent.post('/init/trust', { certificate }, withToken)).status).toBe(204)
     expect(file('etc/ssl/certs/ca-certificates.crt')).toBe(`others\n${certificate}\n`)
   }
+  const envs = await (await fetch(`${agent.baseUrl}/envs`, { headers: withToken })).json()
+  expect(envs).toMatchObject({
+    REQUESTS_CA_BUNDLE: '/etc/ssl/certs/ca-certificates.crt',
+    SSL_CERT_FILE: '/etc/ssl/certs/ca-certificates.crt',
+    NODE_EXTRA_CA_CERTS: '/run/e2b/egress-ca.crt',
+  })
+  expect(file('run/e2b/egress-ca.crt')).toBe(`${certificate}\n`)
   expect((await agent.post('/init/trust', { certificate: 'x' }, withToken)).status).toBe(400)
 })
 

@@ -7,7 +7,8 @@ const BODY_LIMIT_BYTES = 64 * 1024
 
 /**
  * `POST /init/trust`: the host names the authority whose certificates the sandbox meets where rules change its
- * requests. Answers 204 when programs that start from now on trust it.
+ * requests. Answers 204 when programs that start from now on trust it, also by variables of their
+ * environment; those that the user set win.
  *
  * @throws HttpError 400 for a malformed body, 401 when the caller may not
  */
@@ -20,6 +21,6 @@ export async function trust(
   const certificate = stringField(await readJson(request, BODY_LIMIT_BYTES), 'certificate')
   if (!certificate?.includes('-----BEGIN CERTIFICATE-----'))
     throw new HttpError(400, 'invalid request body: certificate must be PEM')
-  trustAuthority(rootDir, certificate)
+  state.setSystemEnv(trustAuthority(rootDir, certificate))
   sendEmpty(response, 204)
 }
