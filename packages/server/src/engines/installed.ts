@@ -9,16 +9,18 @@ import { UpperStore } from '@sandbox/host/storage/uppers'
 import type { Config } from '../config.ts'
 import type { Runtime } from '../runtime.ts'
 import { openContainerEngine } from './container.ts'
+import { openGvisorEngine } from './gvisor.ts'
 
 const MIB_PER_GIB = 1024
 
 /** The engines that are installed on this machine, strongest first. */
 export async function openInstalledEngines(
-  _config: Config,
+  config: Config,
   runtime: Runtime,
   parts: EngineParts,
 ): Promise<Engine[]> {
-  return [openContainerEngine(runtime, parts)]
+  const gvisor = await openGvisorEngine(config, runtime, parts)
+  return [...(gvisor ? [gvisor] : []), openContainerEngine(runtime, parts)]
 }
 
 /** Names that no server uses, so that a probe can run beside one. */

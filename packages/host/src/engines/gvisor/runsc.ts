@@ -1,0 +1,109 @@
+import { join } from 'node:path'
+import { type RunResult, run } from '../../linux/process.ts'
+
+/** A runsc binary of this machine. Memory is refused by any other version, so the version is its identity. */
+export interface Runsc {
+  path: string
+  /** As `runsc --version` says it. */
+  version: string
+}
+
+/** How runsc isolates: in user space, on every machine. */
+export const PLATFORM = 'systrap'
+
+/** Each sandbox has a state directory of its own, so every one has the same name in it. */
+export const SANDBOX = 'sandbox'
+
+/** A command over the control socket takes 10 to 30 ms; past this bound the sentry hangs. */
+const CONTROL_WITHIN_MS = 15_000
+/** Memory is written at about a gigabyte a second. */
+const CHECKPOINT_WITHIN_MS = 180_000
+
+/** Where runsc keeps what belongs to one sandbox, and what all of one instance share. */
+export interface RunscPlaces {
+  /** State and control socket. */
+  stateDir: string
+  /** Has the empty network namespace that the file servers of all sandboxes live in. */
+  sharedDir: string
+  logPath: string
+}
+
+/**
+ * Options of every command; those that a sandbox keeps must be the same when its memory is restored.
+ *
+ * The written files lie in the overlay of this machine (`overlay2=none`), which one sandbox alone changes
+ * (`exclusive`). Cgroups are the slot's, entered before runsc starts. The specification of a restored sandbox has
+ * other user ids than that of the captured one, which validation would refuse.
+ */
+const options = ({ stateDir, sharedDir, logPath }: RunscPlaces): string[] => [
+  ...[`--root=${stateDir}`, `--shared-root=${sharedDir}`, `--log=${logPath}`],
+  ...[`--platform=${PLATFORM}`, '--network=sandbox', '--overlay2=none', '--file-access=exclusive'],
+  ...['--host-uds=none', '--host-fifo=none', '--net-raw=false', '--allow-suid', '--ignore-cgroups'],
+  ...['--restore-spec-validation=ignore', '--host-settings=ignore'],
+]
+
+/** What a slot's shim executes to boot a bundle. */
+export const bootProgram = (
+  runsc: Runsc,
+  places: RunscPlaces,
+  bundleDir: string,
+  pidFile: string,
+): string[] => [
+  ...[runsc.path, ...options(places), 'run', '-detach', '-pid-file', pidFile, '-bundle', bundleDir, SANDBOX],
+]
+
+/** What a slot's shim executes to go on from memory; pages are read while the sandbox runs already. */
+export const restoreProgram = (
+  runsc: Runsc,
+  places: RunscPlaces,
+  bundleDir: string,
+  pidFile: string,
+  memoryDir: string,
+): string[] => [
+  ...[runsc.path, ...options(places), 'restore', '-detach', '-background', '-image-path', memoryDir],
+  ...['-pid-file', pidFile, '-bundle', bundleDir, SANDBOX],
+]
+
+/** Stops every task inside; nothing moves until `resume`. Throws CommandError. */
+export const pause = (runsc: Runsc, places: RunscPlaces): Promise<RunResult> =>
+  control(runsc, places, ['pause', SANDBOX])
+
+export const resume = (runsc: Runsc, places: RunscPlaces): Promise<RunResult> =>
+  control(runsc, places, ['resume', SANDBOX])
+
+/** Writes memory and kernel state into an empty directory; a paused sandbox stays paused. Throws CommandError. */
+export const checkpoint = (runsc: Runsc, places: RunscPlaces, memoryDir: string): Promise<RunResult> => {
+  const how = ['-compression=none', '-exclude-committed-zero-pages', '-leave-running']
+  return control(
+    runsc,
+    places,
+    ['checkpoint', ...how, '-image-path', memoryDir, SANDBOX],
+    CHECKPOINT_WITHIN_MS,
+  )
+}
+
+/** Whether a command that was cut off left the sandbox paused. */
+export async function isPaused(runsc: Runsc, places: RunscPlaces): Promise<boolean> {
+  const { stdout } = await control(runsc, places, ['state', SANDBOX])
+  return (JSON.parse(stdout) as { status?: string }).status === 'paused'
+}
+
+const control = (
+  runsc: Runsc,
+  places: RunscPlaces,
+  words: readonly string[],
+  timeoutMs = CONTROL_WITHIN_MS,
+): Promise<RunResult> => run(runsc.path, [...options(places), ...words], { timeoutMs, env: {} })
+
+/** @throws CommandError, or Node's ENOENT when there is none */
+export async function runscVersion(path: string): Promise<string> {
+  const { stdout } = await run(path, ['--version'], { timeoutMs: 10_000, env: {} })
+  return /^runsc version (\S+)$/m.exec(stdout)?.[1] ?? ''
+}
+
+/** The places of a sandbox in a slot. */
+export const runscPlaces = (runDir: string, slotDir: string): RunscPlaces => ({
+  stateDir: join(slotDir, 'runsc'),
+  sharedDir: join(runDir, 'runsc'),
+  logPath: join(slotDir, 'engine.log'),
+})
