@@ -1,7 +1,6 @@
 /** What the code writes to the standard streams, gathered into messages of a useful size. */
 import { StringDecoder } from 'node:string_decoder'
-
-export type StreamName = 'stdout' | 'stderr'
+import type { StreamName } from './output-sources.ts'
 
 const MAX_CHARACTERS = 64 * 1024
 /** Code that never yields shows its output after this time. */

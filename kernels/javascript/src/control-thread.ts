@@ -1,14 +1,17 @@
-/** The thread that answers while the user's code runs: heartbeat, interrupt, shutdown. */
+/** The thread that works while the user's code runs: heartbeat, interrupt, shutdown, and all output. */
 import { Worker, workerData } from 'node:worker_threads'
 import { readConnectionFile } from './connection-file.ts'
 import { Interrupter } from './interrupts.ts'
 import { kernelInfo } from './kernel-info.ts'
+import type { OutputSources } from './output-sources.ts'
+import { Publisher } from './publisher.ts'
 import { MessageCodec, type WireMessage } from './wire-message.ts'
 import { type Peer, ZmtpListener } from './zmtp.ts'
 
 interface ControlData {
   connectionFile: string
   shared: SharedArrayBuffer
+  sources: OutputSources
 }
 
 const MAX_HEAP_MIB = 16
@@ -27,7 +30,7 @@ export function startControlThread(file: URL, data: ControlData): Promise<void> 
 
 /** Runs in that thread. Resolves when it listens. */
 export async function serveControl(): Promise<void> {
-  const { connectionFile, shared } = workerData as ControlData
+  const { connectionFile, shared, sources } = workerData as ControlData
   const connection = readConnectionFile(connectionFile)
   const codec = new MessageCodec(connection.key, `control-${process.pid}`)
   const interrupter = new Interrupter(shared)
@@ -41,6 +44,7 @@ export async function serveControl(): Promise<void> {
   }
   const control = new ZmtpListener('ROUTER', answer)
   const heartbeat = new ZmtpListener('REP')
+  await new Publisher(sources, codec).listen(connection.endpoint('iopub_port'))
   await control.listen(connection.endpoint('control_port'))
   await heartbeat.listen(connection.endpoint('hb_port'))
 }

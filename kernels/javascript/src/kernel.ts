@@ -3,6 +3,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 import { Broadcast } from './broadcast.ts'
 import { CapturedOutput } from './captured-output.ts'
 import { prepareSource } from './cell-source.ts'
+import { beforePrograms } from './child-programs.ts'
 import type { ConnectionInfo } from './connection-file.ts'
 import { installDisplay } from './display.ts'
 import { Environment } from './environment.ts'
@@ -12,7 +13,10 @@ import { kernelInfo } from './kernel-info.ts'
 import { toMimeBundle } from './mime-bundle.ts'
 import { cellMeta, importModule, importNames, installModuleGlobals } from './modules.ts'
 import { openSslEntropy } from './openssl.ts'
+import { OutputPipes } from './output-pipes.ts'
+import type { OutputSources } from './output-sources.ts'
 import { installRandom } from './random.ts'
+import { NoInputError, refuseInput } from './standard-input.ts'
 import { describeSyntaxError, describeThrown, type ErrorContent } from './thrown.ts'
 import { MessageCodec, type WireMessage } from './wire-message.ts'
 import { type Peer, ZmtpListener } from './zmtp.ts'
@@ -36,11 +40,12 @@ class CellExit {
 const INTERRUPTED = { ename: 'Interrupted', evalue: 'Execution was interrupted', traceback: [] }
 
 export class Kernel {
+  /** For the thread that publishes what this one sends. */
+  readonly sources: OutputSources
   readonly #options: KernelOptions
   readonly #codec: MessageCodec
   readonly #broadcast: Broadcast
   readonly #shell: ZmtpListener
-  readonly #iopub = new ZmtpListener('PUB')
   readonly #stdin = new ZmtpListener('ROUTER')
   readonly #evaluator = new Evaluator()
   readonly #output: CapturedOutput
@@ -55,15 +60,16 @@ export class Kernel {
   constructor(options: KernelOptions) {
     this.#options = options
     this.#codec = new MessageCodec(options.connection.key, `kernel-${process.pid}`)
-    this.#broadcast = new Broadcast(this.#iopub, this.#codec)
     this.#output = new CapturedOutput((name, text) => this.#publish('stream', { name, text }))
+    const pipes = new OutputPipes()
+    this.sources = pipes.sources
+    this.#broadcast = new Broadcast(pipes, this.#codec)
     this.#shell = new ZmtpListener('ROUTER', (parts, peer) => this.#receive(parts, peer))
     this.#installGlobals()
   }
 
   async listen(): Promise<void> {
     const { connection } = this.#options
-    await this.#iopub.listen(connection.endpoint('iopub_port'))
     await this.#stdin.listen(connection.endpoint('stdin_port'))
     await this.#shell.listen(connection.endpoint('shell_port'))
   }
@@ -71,6 +77,8 @@ export class Kernel {
   #installGlobals(): void {
     installRandom()
     installModuleGlobals()
+    refuseInput()
+    beforePrograms(() => this.#output.flush())
     installDisplay((data) => {
       this.#output.flush()
       this.#publish('display_data', { data, metadata: {} })
@@ -98,6 +106,7 @@ export class Kernel {
   /** An error in a callback or a forgotten promise is told, and the kernel goes on. */
   #takeUncaught(error: unknown): void {
     if (error instanceof CellExit) this.#endCell?.(exitError(error))
+    else if (error instanceof NoInputError) this.#endCell?.(describeThrown(error))
     else this.#output.write('stderr', `Uncaught ${describeThrown(error).traceback.join('\n')}\n`)
   }
 
@@ -126,6 +135,7 @@ export class Kernel {
 
   async #serve(message: WireMessage, peer: Peer): Promise<void> {
     this.#request = message
+    this.#broadcast.follow(message)
     this.#publish('status', { execution_state: 'busy' })
     const type = message.header.msg_type
     const content = type === 'execute_request' ? await this.#execute(message) : answerTo(type)

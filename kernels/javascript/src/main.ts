@@ -22,7 +22,7 @@ async function start(): Promise<void> {
     language: values.language === 'typescript' ? 'typescript' : 'javascript',
     shared,
   })
-  await startControlThread(new URL(import.meta.url), { connectionFile, shared })
+  await startControlThread(new URL(import.meta.url), { connectionFile, shared, sources: kernel.sources })
   await kernel.listen()
 }
 

@@ -1,4 +1,5 @@
 import { randomBytes, randomUUID } from 'node:crypto'
+import vm, { createContext } from 'node:vm'
 import { expect, test } from 'vitest'
 import { openSslEntropy } from './openssl.ts'
 import { installRandom, reseed } from './random.ts'
@@ -26,4 +27,17 @@ test('a new seed goes into OpenSSL too, and no identifier made ahead is given ou
   expect(seeds[0]?.every((byte) => byte === 0)).toBe(false)
   expect(before).not.toContain(randomUUID())
   expect(randomBytes(8)).not.toEqual(randomBytes(8))
+})
+
+test('other realms draw from the same generator, however they are made', () => {
+  installRandom()
+  const realms = [createContext(), vm.createContext({ Math }), vm.createContext({ Math: undefined, keep: 1 })]
+  expect(realms.map((realm) => vm.runInContext('globalThis.Math?.random', realm))).toEqual([
+    Math.random,
+    Math.random,
+    undefined,
+  ])
+  expect(vm.runInNewContext('[Math.random, given]', { given: 1 })[0]).toBe(Math.random)
+  expect(new vm.Script('Math.random').runInNewContext()).toBe(Math.random)
+  expect(vm.runInNewContext('new Error().stack', {}, 'own-name.js')).toContain('own-name.js:1')
 })

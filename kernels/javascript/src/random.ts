@@ -5,6 +5,7 @@
  */
 import { randomInt, randomUUID } from 'node:crypto'
 import { closeSync, openSync, readSync } from 'node:fs'
+import { installRandomInRealms } from './realms.ts'
 
 export type AddEntropy = (seed: Buffer) => void
 
@@ -53,6 +54,7 @@ function random(): number {
 export function installRandom(): void {
   seedMathRandom()
   Object.defineProperty(Math, 'random', { value: random, writable: true, configurable: true })
+  installRandomInRealms(random)
 }
 
 function seedMathRandom(): void {

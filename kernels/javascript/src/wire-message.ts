@@ -48,7 +48,7 @@ export class MessageCodec {
     }
   }
 
-  encode(type: string, content: unknown, parent: WireMessage | undefined): Buffer[] {
+  encode(type: string, content: unknown, parent: Pick<WireMessage, 'headerBytes'> | undefined): Buffer[] {
     this.#sent += 1
     const header = {
       msg_id: `${this.#session}_${this.#sent}`,

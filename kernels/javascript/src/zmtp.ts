@@ -34,8 +34,6 @@ export class Peer {
   wantedBytes = GREETING_BYTES
   isGreeted = false
   parts: Buffer[] = []
-  /** Used by who writes to the socket's descriptor itself: what is not written yet. */
-  unsent = Buffer.alloc(0) as Buffer
 
   constructor(socket: Socket) {
     this.socket = socket

@@ -3,7 +3,7 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type Line, TestingSandbox } from './testing-sandbox.ts'
+import { type Line, parseLine, TestingSandbox } from './testing-sandbox.ts'
 
 let sandbox: TestingSandbox
 beforeAll(async () => {
@@ -93,6 +93,60 @@ describe('a cell of JavaScript', () => {
     const text = lines.map((line) => (line.type === 'stdout' ? line.text : '')).join('')
     expect(text.length).toBe(100 * 100_000)
     expect(text.endsWith('99\n')).toBe(true)
+  })
+
+  test.each([
+    ['waited for', 'require("child_process").execSync("echo 1; echo 2 >&2", { stdio: "inherit" })'],
+    [
+      'awaited',
+      'await new Promise((r) => require("child_process").spawn("sh", ["-c", "echo 1; echo 2 >&2"], { stdio: "inherit" }).on("exit", r))',
+    ],
+  ])('shows what other programs write, in order: %s', async (_name, code) => {
+    const lines = await run(`console.log("before"); ${code}; console.log("after"); undefined`)
+    expect(lines.filter(({ type }) => type.startsWith('std')).map(({ type, text }) => [type, text])).toEqual([
+      ['stdout', 'before\n'],
+      ['stdout', '1\n'],
+      ['stderr', '2\n'],
+      ['stdout', 'after\n'],
+    ])
+  })
+
+  test('shows what is written to the descriptors themselves', async () => {
+    const lines = await run(
+      'require("fs").writeSync(1, "1\\n"); require("fs").writeSync(2, "2\\n"); undefined',
+    )
+    expect([one(lines, 'stdout')?.text, one(lines, 'stderr')?.text]).toEqual(['1\n', '2\n'])
+  })
+
+  test('shows what a program writes while the code waits for it, thirty megabytes', async () => {
+    const command = 'echo first; sleep 0.5; head -c 30000000 /dev/zero | tr "\\\\0" x'
+    const code = `require("child_process").execSync(${JSON.stringify(command)}, { stdio: "inherit" }); 1`
+    const answer = await sandbox.post('/execute', { code, language: 'javascript' })
+    const decoder = new TextDecoder()
+    let text = ''
+    let firstMs = 0
+    const start = Date.now()
+    for await (const chunk of answer.body!) {
+      text += decoder.decode(chunk, { stream: true })
+      if (firstMs === 0 && text.includes('first')) firstMs = Date.now() - start
+    }
+    expect(firstMs).toBeLessThan(400)
+    const lines = text.trimEnd().split('\n').map(parseLine)
+    const printed = lines.map((line) => (line.type === 'stdout' ? String(line.text) : '')).join('')
+    expect(printed.length).toBe(30_000_000 + 'first\n'.length)
+    expect(one(lines, 'result')?.text).toBe('1')
+  })
+
+  test.each([
+    'await require("readline/promises").createInterface({ input: process.stdin }).question("name? ")',
+    'for await (const line of process.stdin) console.log(line)',
+    'process.stdin.resume(); await new Promise(() => {})',
+  ])('is refused input: %s', async (code) => {
+    expect(one(await run(code), 'error')).toMatchObject({
+      name: 'StdinNotImplementedError',
+      value: expect.stringContaining('standard input'),
+    })
+    expect(await value('1')).toBe('1')
   })
 
   test.each([
