@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { libcFunction } from '../../linux/libc.ts'
 import { inNetworkNamespace } from '../../linux/namespace.ts'
 import { CommandError, run } from '../../linux/process.ts'
-import { gatewayAddress, guestAddress, type Slot } from '../../slots.ts'
+import { gatewayAddress, gatewayMac, guestAddress, type Slot } from '../../slots.ts'
 
 const interfaceNameCall = libcFunction('if_indextoname', 'size_t', ['uint', 'void *'])
 const INTERFACE_NAME_BYTES = 16
@@ -40,10 +40,14 @@ table netdev ${table} {
 
 /** Leaves the slot as any engine expects it. Idempotent, whatever of it was ever done. */
 export async function putBackNetwork(slot: Slot): Promise<void> {
+  const settings = [
+    `address replace ${guestAddress}/30 dev eth0`,
+    // The kernel forgot the neighbour with the address.
+    `neigh replace ${gatewayAddress} lladdr ${gatewayMac} dev eth0 nud permanent`,
+    `route replace default via ${gatewayAddress} dev eth0`,
+  ]
   const addresses = inNetworkNamespace(slot.netnsPath, () =>
-    run('ip', ['-batch', '-'], {
-      stdin: `address replace ${guestAddress}/30 dev eth0\nroute replace default via ${gatewayAddress} dev eth0\n`,
-    }),
+    run('ip', ['-batch', '-'], { stdin: `${settings.join('\n')}\n` }),
   )
   await Promise.all([addresses, dropTranslation(slot)])
 }
