@@ -3,10 +3,10 @@
  * order of their calls. Whatever happens to the kernel or the connection, an execution ends with an error, never
  * with silence.
  */
+import { setTimeout as delay } from 'node:timers/promises'
 import { Execution, type ExecutionOutput } from './execution.ts'
 import type { JupyterClient } from './jupyter.ts'
 import { KernelChannel } from './kernel-channel.ts'
-import type { KernelMessage } from './kernel-message.ts'
 import { type Language, languageFor, type Preparation } from './languages.ts'
 import type { SandboxEnvironment } from './sandbox-environment.ts'
 import { syntheticError } from './stream-message.ts'
@@ -29,9 +29,12 @@ export interface ContextInfo {
 /** After these delays an abandoned execution that still runs is interrupted again. */
 const INTERRUPT_DELAYS_MS = [0, 200, 500, 1000, 3000]
 
-/** How long the kernel behind a new channel has to answer, and how often a channel is made before giving up. */
-const PROBE_TIMEOUT_MS = 2000
-const MAX_PROBES = 15
+/** How long a kernel that starts has to listen and to answer, and how it is looked for meanwhile. */
+const START_TIMEOUT_MS = 60_000
+const CONNECT_RETRY_MS = 20
+const PROBE_TIMEOUT_MS = 100
+const MAX_PROBE_TIMEOUT_MS = 2000
+const KERNEL_CHECK_MS = 1000
 
 const RESTARTED = syntheticError('ContextRestarting', 'Context was restarted')
 const REMOVED = syntheticError(
@@ -49,14 +52,13 @@ export class Context {
   readonly #jupyter: JupyterClient
   readonly #environment: SandboxEnvironment
   readonly #language: Language
-  readonly #onLost: (context: Context) => void
+  readonly #isKernelKnown: (context: Context) => Promise<boolean>
   #channel: KernelChannel | undefined
   #running: Execution | undefined
   #tail: Promise<unknown> = Promise.resolve()
   #restart: Promise<void> | undefined
   #isRemoved = false
-  #isDead = false
-  #isUnproven = false
+  #isUnproven = true
   #hasFreshProcess = true
   #executions = 0
   #channels = 0
@@ -69,13 +71,13 @@ export class Context {
     info: ContextInfo,
     jupyter: JupyterClient,
     environment: SandboxEnvironment,
-    onLost: (context: Context) => void,
+    isKernelKnown: (context: Context) => Promise<boolean>,
   ) {
     this.info = info
     this.#jupyter = jupyter
     this.#environment = environment
     this.#language = languageFor(info.language)
-    this.#onLost = onLost
+    this.#isKernelKnown = isKernelKnown
     this.#seedGeneration = environment.generation()
   }
 
@@ -139,7 +141,6 @@ export class Context {
     this.#closeChannel()
     await this.#jupyter.restartKernel(this.info.id)
     this.#forgetProcess()
-    this.#isDead = false
   }
 
   #serially<T>(task: () => Promise<T>): Promise<T> {
@@ -148,51 +149,72 @@ export class Context {
     return result
   }
 
-  /**
-   * A channel whose kernel answers. While Jupyter Server replaces a dead process, a new channel may still lead to
-   * the old one's sockets: it is tried and, without an answer, made again.
-   */
+  /** A channel whose kernel answers. Rejects when there is none in time, or Jupyter Server has given it up. */
   async #open(): Promise<KernelChannel> {
     await this.#restart
-    if (this.#isDead) await this.restart()
-    for (let attempt = 1; attempt < MAX_PROBES; attempt += 1) {
+    const end = performance.now() + START_TIMEOUT_MS
+    let nextCheck = performance.now() + KERNEL_CHECK_MS
+    let probeTimeoutMs = PROBE_TIMEOUT_MS
+    while (performance.now() < end) {
       const channel = await this.#connect()
-      if (!this.#isUnproven || (await this.#answers(channel))) {
+      if (channel !== undefined && !this.#isUnproven) return channel
+      if (channel === undefined) {
+        await delay(CONNECT_RETRY_MS)
+      } else if (await this.#answers(channel, probeTimeoutMs)) {
         this.#isUnproven = false
         return channel
+      } else {
+        probeTimeoutMs = Math.min(2 * probeTimeoutMs, MAX_PROBE_TIMEOUT_MS)
       }
-      this.#closeChannel()
+      if (this.#isRemoved) break
+      if (performance.now() < nextCheck) continue
+      if (!(await this.#isKernelKnown(this))) break
+      nextCheck = performance.now() + KERNEL_CHECK_MS
     }
     throw new Error('the kernel does not answer')
   }
 
-  async #answers(channel: KernelChannel): Promise<boolean> {
+  /** True when the kernel has published something that belongs to a request: only then nothing is missed. */
+  async #answers(channel: KernelChannel, timeoutMs: number): Promise<boolean> {
     const probe = this.#silentExecution(channel, '')
-    await probe.finishedWithin(PROBE_TIMEOUT_MS)
-    const isAnswered = probe.isFinished && probe.failure === undefined
+    await probe.finishedWithin(timeoutMs)
     probe.fail(NOT_SENT)
-    return isAnswered
+    return probe.isIdle
   }
 
-  async #connect(): Promise<KernelChannel> {
+  /** The channel to the kernel's process, or undefined while that does not listen. */
+  async #connect(): Promise<KernelChannel | undefined> {
     if (this.#channel?.isOpen) return this.#channel
     this.#channels += 1
-    const channel: KernelChannel = await KernelChannel.open(
-      this.#jupyter.address,
-      this.info.id,
-      `interpreter-${this.#channels}`,
-      {
-        onMessage: (message) => this.#receive(message),
-        onClose: () => {
-          if (this.#channel !== channel) return
-          this.#channel = undefined
-          this.#running?.fail(CONNECTION_LOST)
-          this.#onLost(this)
+    let channel: KernelChannel | undefined
+    try {
+      channel = await KernelChannel.open(
+        this.#jupyter.connectionFile(this.info.id),
+        `interpreter-${this.#channels}`,
+        {
+          onMessage: (message) => {
+            if (message.parentId === this.#running?.id) this.#running?.receive(message)
+          },
+          onClose: () => {
+            if (channel !== undefined && this.#channel === channel) this.#lose()
+          },
         },
-      },
-    )
+      )
+    } catch {
+      return undefined
+    }
     this.#channel = channel
     return channel
+  }
+
+  /** The process behind the channel is gone. Jupyter Server starts another one in its place, if it lives itself. */
+  #lose(): void {
+    const interrupted = this.#running
+    this.#channel = undefined
+    this.#forgetProcess()
+    void this.#isKernelKnown(this).then((isKnown) => {
+      if (isKnown) interrupted?.fail(RESTARTED)
+    })
   }
 
   #closeChannel(): void {
@@ -276,21 +298,6 @@ export class Context {
       if (execution.isFinished) return
       await this.#jupyter.interruptKernel(this.info.id).catch(() => undefined)
     }
-  }
-
-  #receive(message: KernelMessage): void {
-    if (message.type === 'status') {
-      const state = message.content.execution_state
-      if (state === 'restarting' || state === 'dead') {
-        this.#isDead = state === 'dead'
-        this.#forgetProcess()
-        this.#running?.fail(RESTARTED)
-        // The sockets behind this connection lead to the dead process; the next one is made anew.
-        this.#closeChannel()
-        return
-      }
-    }
-    if (message.parentId === this.#running?.id) this.#running?.receive(message)
   }
 
   #forgetProcess(): void {

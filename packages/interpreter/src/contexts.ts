@@ -4,7 +4,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import { Context, type ContextInfo } from './context.ts'
-import { type JupyterClient, JupyterError } from './jupyter.ts'
+import { type JupyterClient, JupyterError, type Kernel } from './jupyter.ts'
 import { languageFor } from './languages.ts'
 import type { SandboxEnvironment } from './sandbox-environment.ts'
 
@@ -71,8 +71,8 @@ export class Contexts {
   /** Starts a kernel and waits until it answers. Rejects with a message for the user. */
   async create(language: string, cwd = this.#options.defaultCwd): Promise<Context> {
     const id = await this.#startKernel(language)
-    const context = new Context({ id, language, cwd }, this.#jupyter, this.#environment, (lost) =>
-      this.#examine(lost),
+    const context = new Context({ id, language, cwd }, this.#jupyter, this.#environment, (examined) =>
+      this.#isKernelKnown(examined),
     )
     try {
       await context.warmUp()
@@ -112,24 +112,25 @@ export class Contexts {
     this.#contexts.clear()
   }
 
-  /** A connection broke: is the kernel still there? */
-  #examine(lost: Context): void {
-    if (this.#isClosed) return
-    this.#jupyter.listKernels().then(
-      (kernels) => {
-        if (kernels.some((kernel) => kernel.id === lost.info.id)) return
-        lost.abandon()
-        this.#forget(lost)
-        void this.start()
-      },
-      () => {
-        this.#isReady = false
-        for (const context of this.#contexts.values()) context.abandon()
-        this.#contexts.clear()
-        this.#defaults.clear()
-        void this.start()
-      },
-    )
+  /** Asks Jupyter Server. A context whose kernel it does not know (any more) is forgotten. */
+  async #isKernelKnown(context: Context): Promise<boolean> {
+    if (this.#isClosed) return false
+    let kernels: Kernel[]
+    try {
+      kernels = await this.#jupyter.listKernels()
+    } catch {
+      this.#isReady = false
+      for (const known of [...this.#contexts.values(), context]) known.abandon()
+      this.#contexts.clear()
+      this.#defaults.clear()
+      void this.start()
+      return false
+    }
+    if (kernels.some((kernel) => kernel.id === context.info.id)) return true
+    context.abandon()
+    this.#forget(context)
+    void this.start()
+    return false
   }
 
   #forget(context: Context): void {

@@ -21,6 +21,13 @@ export interface ExecutionOutput {
 /** Some kernels never reply to a request; after its idle status this long is waited for it. */
 const REPLY_GRACE_MS = 500
 
+/**
+ * Some never tell that they are idle again: after the reply, so many looks in a row at a kernel that publishes
+ * nothing end the execution. Several, because a sandbox that was frozen meanwhile finds its timers over at once.
+ */
+const QUIET_LOOKS = 6
+const LOOK_MS = 500
+
 /** A kernel that has not even taken up a request after this time has lost it. */
 const TAKE_UP_TIMEOUT_MS = 30_000
 
@@ -48,10 +55,12 @@ export class Execution {
     this.#finish = resolve
     this.#output = output
     this.#channel = channel
-    this.#takeUpTimer = setTimeout(() => {
-      this.fail(NOT_TAKEN_UP)
-      channel.close()
-    }, TAKE_UP_TIMEOUT_MS)
+    this.#takeUpTimer = setTimeout(() => this.fail(NOT_TAKEN_UP), TAKE_UP_TIMEOUT_MS)
+  }
+
+  /** True when the kernel has published that it is idle again. */
+  get isIdle(): boolean {
+    return this.#isIdle
   }
 
   /** Takes a message that answers this execution's request. */
@@ -64,6 +73,7 @@ export class Execution {
       this.#hasReply = true
       this.#takeReply(message.content)
       this.#endWhenComplete()
+      if (!this.isFinished) this.#awaitIdle(this.#channel.bytesPublished, QUIET_LOOKS)
     } else {
       const line = toStreamMessage(message)
       if (line?.type === 'error' && this.#hasError) return
@@ -87,8 +97,19 @@ export class Execution {
     timer.abort()
   }
 
+  /** Output that still comes, or that waits for a slow client, is waited for however long it takes. */
+  #awaitIdle(bytesBefore: number, looks: number): void {
+    this.#graceTimer = setTimeout(() => {
+      const bytes = this.#channel.bytesPublished
+      if (bytes !== bytesBefore || this.#channel.isPaused) this.#awaitIdle(bytes, QUIET_LOOKS)
+      else if (looks > 1) this.#awaitIdle(bytes, looks - 1)
+      else this.#end()
+    }, LOOK_MS)
+  }
+
   #becomeIdle(): void {
     this.#isIdle = true
+    clearTimeout(this.#graceTimer)
     this.#graceTimer = setTimeout(() => this.#end(), REPLY_GRACE_MS)
     this.#endWhenComplete()
   }
@@ -113,13 +134,18 @@ export class Execution {
     clearTimeout(this.#graceTimer)
     clearTimeout(this.#takeUpTimer)
     if (this.#replyError !== undefined && !this.#hasError) this.#write(this.#replyError)
+    // What comes now is not this client's: the next execution does not wait for a slow one.
+    this.#channel.resume()
     this.#finish()
   }
 
   #write(line: StreamMessage): void {
     if (line.type === 'error') this.#hasError = true
     if (this.#output.write(line)) return
+    if (this.isFinished) return
     this.#channel.pause()
-    this.#output.onDrain(() => this.#channel.resume())
+    this.#output.onDrain(() => {
+      if (!this.isFinished) this.#channel.resume()
+    })
   }
 }

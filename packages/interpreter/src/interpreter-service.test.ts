@@ -1,7 +1,7 @@
 import { writeFileSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type Line, parseLine, TestingSandbox } from './testing-sandbox.ts'
+import { type Line, parseLine, residentMib, TestingSandbox } from './testing-sandbox.ts'
 
 let sandbox: TestingSandbox
 beforeAll(async () => {
@@ -165,11 +165,40 @@ describe('what goes wrong', () => {
     expect(textOf(await sandbox.execute('1 + 1', { context_id: id }))).toBe('2')
   }, 20_000)
 
-  test('a killed Jupyter Server is an error now and healthy again soon', async () => {
+  test('a kernel that is killed, as for want of memory, ends its execution with an error', async () => {
+    const id = await created()
+    const pid = Number(textOf(await sandbox.execute('import os; os.getpid()', { context_id: id })))
+    const running = sandbox.execute('import time; print("here", flush=True); time.sleep(60)', {
+      context_id: id,
+    })
+    await delay(300)
+    process.kill(pid, 'SIGKILL')
+    const lines = await running
+    expect(lines.map(({ type }) => type)).toEqual([
+      'number_of_executions',
+      'stdout',
+      'error',
+      'end_of_execution',
+    ])
+    expect(one(lines, 'error')).toMatchObject({ name: 'ContextRestarting', value: 'Context was restarted' })
+    const [first, second] = await Promise.all([
+      sandbox.execute('1 + 1', { context_id: id }),
+      sandbox.execute('1 + 2', { context_id: id }),
+    ])
+    expect([textOf(first), textOf(second)]).toEqual(['2', '3'])
+  }, 20_000)
+
+  test('a killed Jupyter Server takes its kernels along; an error now, healthy again soon', async () => {
+    const pids = [
+      textOf(await sandbox.execute('import os; os.getpid()')),
+      textOf(await sandbox.execute('process.pid', { language: 'js' })),
+    ].map(Number)
+    expect(pids.map(residentMib).every((mib) => mib > 0)).toBe(true)
     const running = sandbox.execute('import time; time.sleep(60)')
     await delay(300)
     sandbox.killJupyter()
     expect(one(await running, 'error')?.name).toBe('WebSocketError')
+    expect(pids.map(residentMib)).toEqual([0, 0])
     sandbox.startJupyter()
     await sandbox.becomesHealthy()
     expect(textOf(await sandbox.execute('1 + 1'))).toBe('2')

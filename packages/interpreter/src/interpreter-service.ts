@@ -14,6 +14,8 @@ export interface InterpreterOptions {
   port: number
   /** Unix socket of Jupyter Server. */
   jupyterSocket: string
+  /** Directory where Jupyter Server writes how each kernel is reached. */
+  connectionDir: string
   /** Port of the agent on 127.0.0.1. */
   agentPort: number
   /** File with the identity of this start of the sandbox. */
@@ -37,7 +39,10 @@ export class InterpreterService {
 
   constructor(options: InterpreterOptions) {
     this.#options = options
-    this.#jupyter = new JupyterClient({ socketPath: options.jupyterSocket })
+    this.#jupyter = new JupyterClient({
+      socketPath: options.jupyterSocket,
+      connectionDir: options.connectionDir,
+    })
     this.#contexts = new Contexts(this.#jupyter, new SandboxEnvironment(options), options)
     this.#server = createServer({ noDelay: true, requestTimeout: 0 }, (request, response) => {
       this.#handle(request, response).catch((error) => answerError(response, error))

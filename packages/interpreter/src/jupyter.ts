@@ -3,10 +3,13 @@
  * is part of a memory snapshot and lives on in every copy, where TCP connections are cut.
  */
 import { Agent, request } from 'node:http'
+import { join } from 'node:path'
 
 export interface JupyterAddress {
   /** Path of the Unix socket that Jupyter Server listens on. */
   socketPath: string
+  /** Directory where Jupyter Server writes how each kernel is reached. */
+  connectionDir: string
 }
 
 export interface Kernel {
@@ -29,11 +32,16 @@ const REQUEST_TIMEOUT_MS = 60_000
 const MAX_SOCKETS = 8
 
 export class JupyterClient {
-  readonly address: JupyterAddress
+  readonly #address: JupyterAddress
   readonly #agent = new Agent({ keepAlive: true, maxSockets: MAX_SOCKETS })
 
   constructor(address: JupyterAddress) {
-    this.address = address
+    this.#address = address
+  }
+
+  /** Path of the file that tells how the kernel is reached. */
+  connectionFile(id: string): string {
+    return join(this.#address.connectionDir, `kernel-${id}.json`)
   }
 
   /** Starts a kernel and returns its id once the process runs (it may not answer yet). */
@@ -81,7 +89,7 @@ export class JupyterClient {
     const payload = body === undefined ? undefined : JSON.stringify(body)
     return new Promise((resolve, reject) => {
       const call = request({
-        socketPath: this.address.socketPath,
+        socketPath: this.#address.socketPath,
         agent: this.#agent,
         method,
         path,

@@ -1,81 +1,119 @@
 /**
- * One websocket to one kernel: sends execute requests, hands every kernel message to a listener in order.
- * `pause` holds back reading, so that a slow client slows the stream instead of filling this process's memory.
+ * The service's own connections to one kernel process, past Jupyter Server: requests on its shell socket, and what
+ * it publishes. `pause` holds back reading what it publishes; the kernel then waits in its own output, so
+ * that nothing piles up between it and a slow client. Lives as long as the process does.
  */
-import { WebSocket } from 'ws'
-import type { JupyterAddress } from './jupyter.ts'
-import {
-  decodeKernelMessage,
-  encodeExecuteRequest,
-  KERNEL_SUBPROTOCOL,
-  type KernelMessage,
-} from './kernel-message.ts'
+import { readFile } from 'node:fs/promises'
+import { decodeKernelMessage, encodeExecuteRequest, type KernelMessage } from './kernel-message.ts'
+import { type Endpoint, ZmtpConnection } from './zmtp-connection.ts'
 
 export interface ChannelListener {
   onMessage(message: KernelMessage): void
-  /** Called once when the connection ends for whatever reason. */
+  /** Called once when the kernel is gone and all that it had published has been handed over. */
   onClose(): void
 }
 
-const OPEN_TIMEOUT_MS = 30_000
-const MAX_FRAME_BYTES = 1024 * 1024 * 1024
+/** What Jupyter Server writes for each kernel. */
+interface ConnectionFile {
+  transport: string
+  ip: string
+  shell_port: number
+  iopub_port: number
+  key: string
+}
+
+/** A subscription to everything: the command, and an empty prefix. */
+const SUBSCRIBE = Buffer.from([1])
 
 export class KernelChannel {
-  readonly #socket: WebSocket
+  readonly #shell: ZmtpConnection
+  readonly #published: ZmtpConnection
   readonly #session: string
+  readonly #key: string
+  isPaused = false
 
-  private constructor(socket: WebSocket, session: string) {
-    this.#socket = socket
+  private constructor(shell: ZmtpConnection, published: ZmtpConnection, session: string, key: string) {
+    this.#shell = shell
+    this.#published = published
     this.#session = session
+    this.#key = key
   }
 
   /**
-   * Opens the channel. `session` must differ from that of every other open channel of the kernel.
-   * Rejects when Jupyter Server is away or does not know the kernel.
+   * Connects to the kernel that `connectionFile` (a path) describes. Rejects while it does not listen yet. A request
+   * that follows at once may be answered before the kernel knows of the subscription.
    */
-  static open(
-    address: JupyterAddress,
-    kernelId: string,
+  static async open(
+    connectionFile: string,
     session: string,
     listener: ChannelListener,
   ): Promise<KernelChannel> {
-    const url = `ws+unix:${address.socketPath}:/api/kernels/${kernelId}/channels?session_id=${session}`
-    const socket = new WebSocket(url, [KERNEL_SUBPROTOCOL], {
-      perMessageDeflate: false,
-      skipUTF8Validation: true,
-      maxPayload: MAX_FRAME_BYTES,
-      handshakeTimeout: OPEN_TIMEOUT_MS,
+    const file: ConnectionFile = JSON.parse(await readFile(connectionFile, 'utf8'))
+    const receive = (parts: Buffer[]): void => {
+      const message = decode(parts)
+      if (message !== undefined) listener.onMessage(message)
+    }
+    let shell: ZmtpConnection | undefined
+    const published = await ZmtpConnection.connect(endpointOf(file, file.iopub_port), 'SUB', {
+      onMessage: receive,
+      onClose: () => {
+        shell?.close()
+        listener.onClose()
+      },
     })
-    socket.on('message', (data: Buffer, isBinary: boolean) => {
-      if (isBinary) listener.onMessage(decodeKernelMessage(data))
-    })
-    return new Promise((resolve, reject) => {
-      socket.once('open', () => {
-        socket.once('close', () => listener.onClose())
-        resolve(new KernelChannel(socket, session))
+    published.send([SUBSCRIBE])
+    try {
+      // The end of the process is told by the other connection, behind its last message.
+      shell = await ZmtpConnection.connect(endpointOf(file, file.shell_port), 'DEALER', {
+        onMessage: receive,
+        onClose: () => undefined,
       })
-      // Later errors are followed by a close, which the listener hears of.
-      socket.on('error', reject)
-    })
+    } catch (error) {
+      published.close()
+      throw error
+    }
+    return new KernelChannel(shell, published, session, file.key)
   }
 
   get isOpen(): boolean {
-    return this.#socket.readyState === WebSocket.OPEN
+    return this.#shell.isOpen && this.#published.isOpen
+  }
+
+  /** Bytes published so far. */
+  get bytesPublished(): number {
+    return this.#published.bytesRead
   }
 
   execute(id: string, code: string, silent: boolean): void {
-    this.#socket.send(encodeExecuteRequest({ id, session: this.#session, code, silent }))
+    this.#shell.send(encodeExecuteRequest({ id, session: this.#session, code, silent }, this.#key))
   }
 
   pause(): void {
-    if (this.isOpen) this.#socket.pause()
+    this.isPaused = true
+    this.#published.pause()
   }
 
   resume(): void {
-    this.#socket.resume()
+    this.isPaused = false
+    this.#published.resume()
   }
 
   close(): void {
-    this.#socket.terminate()
+    this.#shell.close()
+    this.#published.close()
   }
+}
+
+/** Undefined for what is no message of Jupyter: an installed kernel may have faults, and the rest is still good. */
+function decode(parts: Buffer[]): KernelMessage | undefined {
+  try {
+    return decodeKernelMessage(parts)
+  } catch (error) {
+    process.stderr.write(`a message of a kernel is left out: ${String(error)}\n`)
+    return undefined
+  }
+}
+
+function endpointOf(file: ConnectionFile, port: number): Endpoint {
+  return file.transport === 'ipc' ? { path: `${file.ip}-${port}` } : { host: file.ip, port }
 }

@@ -1,20 +1,11 @@
-/**
- * The binary frames of the `v1.kernel.websocket.jupyter.org` subprotocol. Jupyter Server forwards them to and
- * from the kernel's sockets without parsing them, which the older JSON frames would cost on every message.
- *
- * Layout: count of offsets, the offsets (all uint64 little endian), then the parts they delimit: channel,
- * header, parent header, metadata, content, and any number of buffers.
- */
-
-export const KERNEL_SUBPROTOCOL = 'v1.kernel.websocket.jupyter.org'
+/** Jupyter's messages on the wire: signed parts behind a delimiter. */
+import { createHmac } from 'node:crypto'
 
 export interface KernelMessage {
-  /** `shell`, `iopub`, `control` or `stdin`. */
-  channel: string
   type: string
   /** ISO 8601 time at which the kernel made the message. */
   date: string
-  /** Id of the request that this message answers; undefined for messages of Jupyter itself. */
+  /** Id of the request that this message answers; undefined for what the kernel tells unasked. */
   parentId: string | undefined
   content: Record<string, unknown>
 }
@@ -27,16 +18,15 @@ export interface ExecuteRequest {
   silent: boolean
 }
 
-const WORD = 8
-const CHANNEL = 0
-const HEADER = 1
-const PARENT = 2
-const CONTENT = 4
-const MIN_OFFSETS = 6
-const MAX_OFFSETS = 1024
+const DELIMITER = Buffer.from('<IDS|MSG>')
+const EMPTY = Buffer.from('{}')
+/** Offsets from the delimiter. */
+const HEADER = 2
+const PARENT = 3
+const CONTENT = 5
 
-/** Encodes an `execute_request` for the shell channel. */
-export function encodeExecuteRequest(request: ExecuteRequest): Buffer {
+/** The parts of an `execute_request`, signed with `key` (empty: unsigned). */
+export function encodeExecuteRequest(request: ExecuteRequest, key: string): Buffer[] {
   const header = {
     msg_id: request.id,
     msg_type: 'execute_request',
@@ -53,37 +43,36 @@ export function encodeExecuteRequest(request: ExecuteRequest): Buffer {
     allow_stdin: false,
     stop_on_error: false,
   }
-  const parts = ['shell', JSON.stringify(header), '{}', '{}', JSON.stringify(content)].map((part) =>
-    Buffer.from(part),
-  )
-  const table = Buffer.alloc(WORD * (parts.length + 2))
-  table.writeBigUInt64LE(BigInt(parts.length + 1), 0)
-  let offset = table.length
-  for (const [index, part] of parts.entries()) {
-    table.writeBigUInt64LE(BigInt(offset), WORD * (index + 1))
-    offset += part.length
-  }
-  table.writeBigUInt64LE(BigInt(offset), WORD * (parts.length + 1))
-  return Buffer.concat([table, ...parts])
+  const signed = [Buffer.from(JSON.stringify(header)), EMPTY, EMPTY, Buffer.from(JSON.stringify(content))]
+  return [DELIMITER, Buffer.from(sign(signed, key)), ...signed]
 }
 
-/** Decodes one frame. Throws a RangeError or SyntaxError when it is not one. */
-export function decodeKernelMessage(frame: Buffer): KernelMessage {
-  const count = Number(frame.readBigUInt64LE(0))
-  if (count < MIN_OFFSETS || count > MAX_OFFSETS) throw new RangeError(`kernel frame has ${count} offsets`)
-  const part = (index: number): string => {
-    const start = Number(frame.readBigUInt64LE(WORD * (index + 1)))
-    const end = Number(frame.readBigUInt64LE(WORD * (index + 2)))
-    return frame.toString('utf8', start, end)
+function sign(parts: readonly Buffer[], key: string): string {
+  if (key === '') return ''
+  const hmac = createHmac('sha256', key)
+  for (const part of parts) hmac.update(part)
+  return hmac.digest('hex')
+}
+
+/**
+ * Reads a kernel's message. Its signature is not looked at: only the sandbox's user, whose code the kernel runs
+ * anyway, can reach its sockets. Throws a RangeError or SyntaxError when it is no message of Jupyter.
+ */
+export function decodeKernelMessage(parts: readonly Buffer[]): KernelMessage {
+  const start = parts.findIndex((part) => part.equals(DELIMITER))
+  const text = (offset: number): string => {
+    const part = parts[start + offset]
+    if (start < 0 || part === undefined) throw new RangeError('not a message of Jupyter')
+    return part.toString('utf8')
   }
-  const header: { msg_type: string; date?: string } = JSON.parse(part(HEADER))
-  const parent: { msg_id?: string } = JSON.parse(part(PARENT))
+  const header: { msg_type: string; date?: string } = JSON.parse(text(HEADER))
+  const parent: { msg_id?: string } = JSON.parse(text(PARENT))
+  const content = text(CONTENT)
   return {
-    channel: part(CHANNEL),
     type: header.msg_type,
     date: header.date ?? new Date().toISOString(),
     parentId: parent.msg_id,
-    content: parseExactly(part(CONTENT)),
+    content: header.msg_type === 'stream' ? JSON.parse(content) : parseExactly(content),
   }
 }
 

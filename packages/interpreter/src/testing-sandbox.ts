@@ -4,7 +4,7 @@
  * directory for temporary files.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -64,6 +64,7 @@ export class TestingSandbox {
       host: '127.0.0.1',
       port: 0,
       jupyterSocket: this.socketPath,
+      connectionDir: join(this.home, '.local/share/jupyter/runtime'),
       agentPort,
       generationFile: this.generationFile,
       defaultCwd: this.home,
@@ -142,6 +143,19 @@ export class TestingSandbox {
     }
   }
 
+  /** Makes a kernel of the given Python code, which finds its connection file in `sys.argv[1]`. */
+  installKernel(name: string, script: string): void {
+    const target = join(this.#jupyterPath, 'kernels', name)
+    mkdirSync(target, { recursive: true })
+    writeFileSync(join(target, 'kernel.py'), script)
+    const argv = [this.#python, join(target, 'kernel.py'), '{connection_file}']
+    writeFileSync(join(target, 'kernel.json'), JSON.stringify({ argv, display_name: name, language: name }))
+  }
+
+  get jupyterPid(): number {
+    return this.#jupyter?.pid ?? 0
+  }
+
   killJupyter(): void {
     this.#jupyter?.kill('SIGKILL')
   }
@@ -183,20 +197,17 @@ export class TestingSandbox {
     const exited = new Promise((resolve) => this.#jupyter?.once('exit', resolve))
     this.#jupyter?.kill('SIGTERM')
     await exited
-    this.#endOrphans()
     rmSync(this.directory, { recursive: true, force: true, maxRetries: 5 })
   }
+}
 
-  /** Kernels of a Jupyter Server that was killed live on; their connection file tells whose they were. */
-  #endOrphans(): void {
-    for (const pid of readdirSync('/proc').filter((name) => /^\d+$/.test(name))) {
-      try {
-        const command = readFileSync(`/proc/${pid}/cmdline`, 'utf8')
-        if (command.includes(`${this.directory}/`)) process.kill(Number(pid), 'SIGKILL')
-      } catch {
-        // It ended while it was looked at.
-      }
-    }
+/** Memory that a process has touched, in MiB; 0 when there is no such process. */
+export function residentMib(pid: number | 'self'): number {
+  try {
+    const status = readFileSync(`/proc/${pid}/status`, 'utf8')
+    return Number(/^VmRSS:\s+(\d+)/m.exec(status)?.[1] ?? 0) / 1024
+  } catch {
+    return 0
   }
 }
 

@@ -1,5 +1,11 @@
-# Jupyter Server inside a sandbox: started by the agent, spoken to by the interpreter service alone.
+# Jupyter Server inside a sandbox: started by the agent, spoken to by the interpreter service alone. It starts, ends,
+# interrupts and replaces kernels; what runs in them goes past it, from the service to the kernels' own sockets.
+import ctypes
+import os
+import signal
+
 from jupyter_server.serverapp import ServerApp
+from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
 
 c = get_config()  # noqa: F821
 
@@ -19,8 +25,8 @@ ServerApp.default_services = ("api", "kernels", "kernelspecs")
 c.ServerApp.terminals_enabled = False
 c.ServerApp.jpserver_extensions = {"jupyter_server_terminals": False}
 
-# Both ends live in one sandbox: no pings (they would misfire after a pause), no limit on output, and nothing kept
-# for a listener that is away.
+# Front ends that use the websocket all the same: no pings (they would misfire after a pause), no limit on output, and
+# nothing kept for a listener that is away.
 c.ServerApp.websocket_ping_interval = 0
 c.ServerApp.websocket_ping_timeout = 0
 c.ZMQChannelsWebsocketConnection.iopub_msg_rate_limit = 0
@@ -31,17 +37,25 @@ c.MappingKernelManager.buffer_offline_messages = False
 c.KernelRestarter.time_to_dead = 1.0
 c.KernelRestarter.random_ports_until_alive = False
 
-# ZeroMQ drops what does not fit into 1,000 waiting messages, the end of an execution included: no bound on what is
-# received, the memory limit of the sandbox is the bound.
-import zmq  # noqa: E402
-
-_make_socket = zmq.Context.socket
+PR_SET_PDEATHSIG = 1
+libc = ctypes.CDLL(None)
+server_pid = os.getpid()
 
 
-def _socket_without_bound(context, *args, **options):
-    socket = _make_socket(context, *args, **options)
-    socket.rcvhwm = 0
-    return socket
+def end_with_server():
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != server_pid:
+        os._exit(1)
 
 
-zmq.Context.socket = _socket_without_bound
+class SandboxKernelManager(AsyncMappingKernelManager):
+    async def start_kernel(self, **options):
+        # A server that is killed does not leave kernels behind that nobody knows.
+        return await super().start_kernel(**options, preexec_fn=end_with_server)
+
+    def start_watching_activity(self, kernel_id):
+        # Watching would be a second reader of all output, for the sake of times that nobody asks for.
+        self.get_kernel(kernel_id).execution_state = "idle"
+
+
+c.ServerApp.kernel_manager_class = SandboxKernelManager

@@ -6,7 +6,9 @@ from typing import Any
 
 def load_ipython_extension(shell: Any) -> None:
     from .formatters import register_formatters
+    from .history import forget_outputs
     from .images import show_saved_images
 
+    forget_outputs(shell)
     register_formatters(shell.display_formatter)
     show_saved_images()
