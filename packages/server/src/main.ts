@@ -52,6 +52,17 @@ command('doctor', 'List each requirement and engine with verdict and remedy.')
     process.exitCode = await doctor(configOf(self), options.json)
   })
 
+command('engine', 'List the engines that can be installed here, or install one.')
+  .argument('<action>', "'list' or 'install'")
+  .argument('[name]', 'what to install')
+  .option('--json', 'as JSON', false)
+  .action(async (action: string, name: string | undefined, options: { json: boolean }, self) => {
+    const { installEngine, listEngines } = await import('./commands/engine.ts')
+    if (action === 'list') await listEngines(configOf(self), options.json)
+    else if (action === 'install') await installEngine(configOf(self), name, options.json)
+    else throw new ConfigError(`'${action}' is not an action of engine: use list or install`)
+  })
+
 command('key', 'Create an API key of a team and print it once.')
   .option('--team <slug>', 'team; made when missing', 'default')
   .option('--name <name>', 'what the key is called', 'cli')

@@ -1,0 +1,102 @@
+import { mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { runscVersion } from '@sandbox/host/engines/gvisor/runsc'
+import { errorCode } from '@sandbox/host/linux/libc'
+import type { Config } from '../config.ts'
+import { runCommand } from '../setup/run-command.ts'
+import { findRunsc, RUNSC_VERSION, runscOnPath, runscPath } from './gvisor.ts'
+import type { EngineInstaller } from './installers.ts'
+
+const MODULE = 'gvisor.dev/gvisor/runsc'
+/** As https://gvisor.dev/docs/user_guide/install/ has them. apt verifies signature and checksums. */
+const APT_KEY_URL = 'https://gvisor.dev/archive.key'
+const APT_KEY_PATH = '/usr/share/keyrings/gvisor-archive-keyring.asc'
+const APT_SOURCE_PATH = '/etc/apt/sources.list.d/gvisor.list'
+const APT_SOURCE = `deb [signed-by=${APT_KEY_PATH}] https://storage.googleapis.com/gvisor/releases release main\n`
+const KEY_WITHIN_MS = 30_000
+
+type Say = (line: string) => void
+
+/** runsc, in this order: what is there, built from the Go module proxy, the project's apt repository. */
+export const gvisorInstaller: EngineInstaller = {
+  name: 'gvisor',
+  engine: 'gvisor',
+  doc: `runsc ${RUNSC_VERSION}: built where Go is, else from the project's apt repository`,
+  installed: describeInstalled,
+  async install(config, say) {
+    const known = await describeInstalled(config)
+    if (known) return known
+    if (await hasGo()) await build(config, say)
+    else await installPackage(say)
+    const installed = await describeInstalled(config)
+    if (!installed) throw new Error(`no runsc of ${RUNSC_VERSION} or newer came of it`)
+    return installed
+  },
+}
+
+async function describeInstalled(config: Pick<Config, 'imagesDir'>): Promise<string | undefined> {
+  const found = await findRunsc(config)
+  return found && `${found.version} (${found.path})`
+}
+
+const hasGo = (): Promise<boolean> =>
+  runCommand(['go', 'version']).then(
+    () => true,
+    () => false,
+  )
+
+/**
+ * The version goes into the binary, which the proxy's modules lack: memory is refused by another version, and a
+ * constant name would hide a real change. Appears by one rename.
+ */
+async function build(config: Pick<Config, 'imagesDir'>, say: Say): Promise<void> {
+  const target = dirname(runscPath(config))
+  const parent = dirname(target)
+  mkdirSync(parent, { recursive: true })
+  const unfinished = mkdtempSync(join(parent, '.new-'))
+  let compiled = 0
+  try {
+    say(`building runsc ${RUNSC_VERSION} from the Go module proxy (1 to 3 minutes)`)
+    await runCommand(
+      [
+        ...['nice', '-n', '10', 'go', 'install', '-v', '-trimpath'],
+        ...['-ldflags', `-s -w -X ${MODULE}/version.version=${RUNSC_VERSION}`, `${MODULE}@${RUNSC_VERSION}`],
+      ],
+      {
+        env: { CGO_ENABLED: '0', GOTOOLCHAIN: 'local', GOFLAGS: '-buildvcs=false', GOBIN: unfinished },
+        logPath: join(parent, 'build.log'),
+        onLine: (line) => {
+          if (!line.startsWith('go: ') && ++compiled % 50 === 0) say(`${compiled} packages compiled`)
+        },
+      },
+    )
+    const version = await runscVersion(join(unfinished, 'runsc'))
+    if (version !== RUNSC_VERSION) throw new Error(`what was built calls itself '${version}'`)
+    publish(unfinished, target)
+  } finally {
+    rmSync(unfinished, { recursive: true, force: true })
+  }
+}
+
+/** One that another set-up has put there meanwhile stays. */
+function publish(unfinished: string, target: string): void {
+  try {
+    renameSync(unfinished, target)
+  } catch (error) {
+    if (errorCode(error) !== 'ENOTEMPTY' && errorCode(error) !== 'EEXIST') throw error
+  }
+}
+
+async function installPackage(say: Say): Promise<void> {
+  say(`there is no Go here: adding the project's apt repository (${APT_SOURCE_PATH})`)
+  const answer = await fetch(APT_KEY_URL, { signal: AbortSignal.timeout(KEY_WITHIN_MS) })
+  if (!answer.ok) throw new Error(`${APT_KEY_URL} answered ${answer.status}`)
+  writeFileSync(APT_KEY_PATH, await answer.text(), { mode: 0o644 })
+  writeFileSync(APT_SOURCE_PATH, APT_SOURCE, { mode: 0o644 })
+  const env = { DEBIAN_FRONTEND: 'noninteractive', LC_ALL: 'C.UTF-8' }
+  say('apt-get update')
+  await runCommand(['apt-get', 'update', '-q'], { env })
+  say('apt-get install runsc')
+  await runCommand(['apt-get', 'install', '-y', '-q', '--no-install-recommends', 'runsc'], { env })
+  if (!(await runscOnPath())) throw new Error(`the packaged runsc is older than ${RUNSC_VERSION}`)
+}
