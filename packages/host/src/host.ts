@@ -10,6 +10,8 @@ import { captureMemory } from './capture.ts'
 import type { Cell, CellParts } from './cells.ts'
 import type { Engines } from './engines/engines.ts'
 import { Foreground } from './foreground.ts'
+import { EventListener } from './guest-logs/event-listener.ts'
+import { LogRelay } from './guest-logs/log-relay.ts'
 import { Journal, type JournalEntry, readBootId } from './journal.ts'
 import { Keeper } from './keeper.ts'
 import { KeptSnapshots } from './kept-snapshots.ts'
@@ -85,10 +87,20 @@ export async function createHost(options: HostOptions, openEngines: OpenEngines)
   const status = (): MachineStatus => machineStatus(options, engines, store)
 
   const metrics = new Metrics({ cells: () => sandboxes.cells(), uppers })
+  const relay = new LogRelay()
+  const listener = new EventListener({
+    ...machine.eventsEndpoint,
+    sandboxAt: (address) => sandboxes.cells().find(([, cell]) => cell.address === address)?.[0],
+    relay,
+    log,
+  })
   let upkeep: NodeJS.Timeout | undefined
   return {
     routes: (router) =>
-      router.service(HostService, hostService({ sandboxes, kept, metrics, builder, defaultLimits, status })),
+      router.service(
+        HostService,
+        hostService({ sandboxes, kept, metrics, relay, builder, defaultLimits, status }),
+      ),
     async start() {
       const startMs = performance.now()
       const content = journal.read()
@@ -103,6 +115,7 @@ export async function createHost(options: HostOptions, openEngines: OpenEngines)
       )
       upkeep.unref()
       await store.sweepUnfinished()
+      await listener.start()
       log.info({
         event: 'host.start',
         ...swept,
@@ -114,6 +127,8 @@ export async function createHost(options: HostOptions, openEngines: OpenEngines)
     async close({ keepSandboxes }) {
       clearInterval(upkeep)
       foreground.close()
+      relay.close()
+      await listener.stop()
       await sandboxes.close(keepSandboxes)
       await pool.close(keepSandboxes)
       await machine.close({ destroy: journal.read().entries.length === 0 })

@@ -37,6 +37,8 @@ export interface Machine {
   readonly layers: LayerStore
   /** PEM of the authority behind the certificates that sandboxes with rules meet. */
   readonly egressAuthorityPem: string
+  /** Where the events listener is to listen, once this has started. */
+  readonly eventsEndpoint: { address: string; port: number }
   /** Keeps the slots and uppers that the journal or a snapshot names, removes all others of this instance, makes the first ready. */
   start(entries: readonly JournalEntry[], keptUpperIds: ReadonlySet<string>): Promise<void>
   /** Stops background work. With `destroy` nothing of this instance is left in the kernel; else what is used stays. */
@@ -110,6 +112,7 @@ async function openParts(
     uppers,
     layers,
     egressAuthorityPem: authority.certPem,
+    eventsEndpoint: network.eventsEndpoint,
     async start(entries, keptUpperIds) {
       await slots.start(new Map(entries.map((entry) => [entry.slot.index, entry.network])))
       uppers.sweep(new Set([...entries.map((entry) => entry.upper.id), ...keptUpperIds]))

@@ -9,6 +9,8 @@ import {
   OnEnd,
   type PausedSandbox,
   PausedSandboxSchema,
+  type SandboxLogBatch,
+  SandboxLogBatchSchema,
   type SandboxMetrics,
   SandboxMetricsSchema,
   SandboxState,
@@ -22,6 +24,7 @@ import type { Builder } from './builds/builder.ts'
 import { connectError } from './connect-error.ts'
 import type { Limits } from './engines/engine.ts'
 import type { SandboxEvent } from './events.ts'
+import type { LogBatch, LogRelay } from './guest-logs/log-relay.ts'
 import type { KeptSnapshots, Paused } from './kept-snapshots.ts'
 import { askedLimits } from './limits.ts'
 import type { Metrics, SandboxUsage } from './metrics.ts'
@@ -36,6 +39,7 @@ export interface ServiceParts {
   sandboxes: Sandboxes
   kept: KeptSnapshots
   metrics: Metrics
+  relay: LogRelay
   builder: Builder
   defaultLimits: Limits
   status: () => Promise<MachineStatus> | MachineStatus
@@ -52,7 +56,7 @@ export interface MachineStatus {
 }
 
 export function hostService(parts: ServiceParts): Partial<ServiceImpl<typeof HostService>> {
-  const { sandboxes, kept, metrics, builder, defaultLimits } = parts
+  const { sandboxes, kept, metrics, relay, builder, defaultLimits } = parts
   return {
     start: (request) =>
       translated(async () => {
@@ -96,6 +100,9 @@ export function hostService(parts: ServiceParts): Partial<ServiceImpl<typeof Hos
     async *watch(_request, context) {
       for await (const event of sandboxes.events.watch(context.signal)) yield eventOf(event)
     },
+    async *collectLogs(_request, context) {
+      for await (const batch of relay.collect(context.signal)) yield batchMessage(batch)
+    },
     status: () => translated(async () => statusAnswer(await parts.status(), sandboxes.count)),
     build: (request, context) => buildEvents(builder, request, defaultLimits, context.signal),
   }
@@ -136,6 +143,17 @@ const metricsMessage = (usage: SandboxUsage): SandboxMetrics =>
     memoryCacheBytes: BigInt(usage.memoryCacheBytes),
     diskUsedBytes: BigInt(usage.diskUsedBytes),
     diskTotalBytes: BigInt(usage.diskTotalBytes),
+  })
+
+const batchMessage = ({ sandboxId, lines }: LogBatch): SandboxLogBatch =>
+  create(SandboxLogBatchSchema, {
+    sandboxId,
+    lines: lines.map(({ atMs, level, message, fields }) => ({
+      at: timestampFromMs(atMs),
+      level,
+      message,
+      fields: { ...fields },
+    })),
   })
 
 function milliseconds(time: Timestamp | undefined, field: string): number {

@@ -33,6 +33,8 @@ export interface SlotNaming {
 /** Same in every slot, so that captured connections and listeners fit whichever slot they wake up in. */
 export const guestAddress = '169.254.0.21'
 export const gatewayAddress = '169.254.0.22'
+/** Where guests find their host; a documentation address, so nobody else is behind it. */
+export const eventsAddress = '192.0.2.1'
 export const guestMac = '02:e2:b0:00:00:15'
 export const gatewayMac = '02:e2:b0:00:00:16'
 export const idsPerSlot = 65_536

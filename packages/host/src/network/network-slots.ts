@@ -54,6 +54,8 @@ export interface NetworkOptions extends SlotNaming {
   dnsPort?: number
   /** Port of the egress proxy on the same address. Default 10054. */
   egressPort?: number
+  /** Port of the events listener. Default 10,055. */
+  eventsPort?: number
   /** CIDR ranges denied to every sandbox besides the private and reserved ones. */
   deniedRanges?: readonly string[]
   /** Connection mark of slot 0; slot n has n more. Default: 16 bits of the instance name's hash, then 16 zero. */
@@ -90,6 +92,11 @@ export class NetworkSlots {
     return { address: machineAddress(this.#options), port: this.#options.egressPort ?? 10_054 }
   }
 
+  /** Address and port the events listener must listen on. */
+  get eventsEndpoint(): { address: string; port: number } {
+    return { address: machineAddress(this.#options), port: this.#options.eventsPort ?? 10_055 }
+  }
+
   /**
    * Rules, forwarding and this machine's own address. Idempotent; running slots keep their flows and policies, also
    * when somebody else removed the table meanwhile.
@@ -107,6 +114,7 @@ export class NetworkSlots {
       machineAddress: address,
       dnsPort: port,
       egressPort: this.egressEndpoint.port,
+      eventsPort: this.eventsEndpoint.port,
       forbidden: this.forbiddenRanges,
       maxFlowsPerSlot: this.#options.maxFlowsPerSlot ?? 4_096,
     })

@@ -1,5 +1,5 @@
 /** The text of the nftables rules. What they promise stands in README.md; each rule says what it is there for. */
-import { gatewayAddress, guestAddress } from '../slots.ts'
+import { eventsAddress, gatewayAddress, guestAddress } from '../slots.ts'
 
 /** Never reachable from a sandbox: private, shared, link-local (metadata), loopback, multicast, reserved. */
 export const internalRanges: readonly string[] = [
@@ -21,6 +21,8 @@ export interface HostRulesetOptions {
   dnsPort: number
   /** Port of the egress proxy on `machineAddress`. */
   egressPort: number
+  /** Port of the listener on `machineAddress` that guests reach at `eventsAddress`, port 80. */
+  eventsPort: number
   /** CIDR blocks that no slot reaches. */
   forbidden: readonly string[]
   maxFlowsPerSlot: number
@@ -32,7 +34,7 @@ export interface HostRulesetOptions {
  * Policy of every chain is accept: other traffic of the machine is not ours to judge.
  */
 export function hostRuleset(options: HostRulesetOptions): string {
-  const { table, machineAddress, dnsPort, egressPort } = options
+  const { table, machineAddress, dnsPort, egressPort, eventsPort } = options
   return `
 add table inet ${table}
 add set inet ${table} slots { type ifname; }
@@ -48,6 +50,8 @@ add set inet ${table} tunnelled { type ifname; }
 flush set inet ${table} tunnelled
 add set inet ${table} flows { type ifname; size 65536; flags dynamic; }
 flush set inet ${table} flows
+add set inet ${table} speakers { type ifname; size 65536; flags dynamic; }
+flush set inet ${table} speakers
 add set inet ${table} forbidden { type ipv4_addr; flags interval; auto-merge; }
 flush set inet ${table} forbidden
 add element inet ${table} forbidden { ${options.forbidden.join(', ')} }
@@ -81,6 +85,9 @@ table inet ${table} {
   chain mark_new {
     iifname @slots ct state new add @flows { iifname ct count over ${options.maxFlowsPerSlot} } drop \
       comment "one guest must not fill the machine's connection table"
+    iifname @slots ip daddr ${eventsAddress} ct state new \
+      add @speakers { iifname limit rate over 20/second burst 40 packets } drop \
+      comment "one guest must not keep the events listener busy"
     iifname @slots ct state new ct mark set iifname map @marks comment "lets a recycled slot's flows be forgotten"
   }
   chain mark_host {
@@ -89,6 +96,8 @@ table inet ${table} {
   chain divert {
     iifname @slots ip daddr ${gatewayAddress} udp dport 53 dnat ip to ${machineAddress}:${dnsPort}
     iifname @slots ip daddr ${gatewayAddress} tcp dport 53 dnat ip to ${machineAddress}:${dnsPort}
+    iifname @slots ip daddr ${eventsAddress} tcp dport 80 dnat ip to ${machineAddress}:${eventsPort}
+    ip daddr ${eventsAddress} return
     ip daddr @forbidden return
     fib daddr type local return comment "the proxy must not open this machine's own services"
     iifname . tcp dport @named dnat ip to ${machineAddress}:${egressPort} comment "decided by name"
@@ -102,6 +111,7 @@ table inet ${table} {
     ct state established,related ct direction reply accept comment "answers to this machine's requests"
     ip daddr ${machineAddress} udp dport ${dnsPort} ct original ip daddr ${gatewayAddress} accept
     ip daddr ${machineAddress} tcp dport ${dnsPort} ct original ip daddr ${gatewayAddress} accept
+    ip daddr ${machineAddress} tcp dport ${eventsPort} ct original ip daddr ${eventsAddress} accept
     ip daddr ${machineAddress} tcp dport ${egressPort} ct status dnat ct original ip daddr != @forbidden accept
     drop
   }
@@ -111,6 +121,7 @@ table inet ${table} {
   }
   chain from_slot {
     oifname @slots drop comment "no guest reaches a guest"
+    ip daddr ${eventsAddress} goto refuse comment "only its port 80 exists, and that is this machine's"
     ip daddr @forbidden goto refuse
     ct state invalid drop
     ct state related accept
