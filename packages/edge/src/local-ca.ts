@@ -124,10 +124,10 @@ const readIfThere = (path: string): Promise<string | undefined> =>
     throw error
   })
 
-/** Whole or not at all, and never readable by others before its mode is set. */
+/** Whole or not at all, also after a loss of power, and never readable by others before its mode is set. */
 async function writeAtomically(path: string, text: string, mode: number): Promise<void> {
   const draft = `${path}.${process.pid}.new`
-  await writeFile(draft, text, { mode })
+  await writeFile(draft, text, { mode, flush: true })
   await rename(draft, path)
 }
 

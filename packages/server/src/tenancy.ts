@@ -1,6 +1,7 @@
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createApiKey, createTeam, registerTemplate } from '@sandbox/api/operator'
+import { writeDurably } from '@sandbox/host/linux/durable'
 import type { Team } from '@sandbox/store/schema'
 import { openStore, type Store } from '@sandbox/store/store'
 import { keyPath } from './commands/env.ts'
@@ -22,11 +23,11 @@ export async function ensureTeam(store: Store, slug: string): Promise<Team> {
 export async function ensureOperator(store: Store, config: Config): Promise<Team> {
   const team = await ensureTeam(store, 'default')
   const path = keyPath(config)
-  const known = existsSync(path) ? readFileSync(path, 'utf8').trim() : undefined
+  const known = (existsSync(path) && readFileSync(path, 'utf8').trim()) || undefined
   const keys = await store.apiKeys.list(team.id)
   if (known && keys.length > 0) return team
   const { key } = await createApiKey(store, team.id, 'operator', known)
-  if (!known) writeFileSync(path, `${key}\n`, { mode: 0o600 })
+  if (!known) await writeDurably(path, `${key}\n`, 0o600)
   return team
 }
 

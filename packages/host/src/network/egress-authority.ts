@@ -1,9 +1,10 @@
 import 'reflect-metadata'
 import type { webcrypto } from 'node:crypto'
-import { mkdir, readFile, rename, writeFile } from 'node:fs/promises'
+import { mkdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { createSecureContext, type SecureContext } from 'node:tls'
 import * as x509 from '@peculiar/x509'
+import { writeDurably } from '../linux/durable.ts'
 
 /**
  * The authority whose certificates sandboxes with rules are shown instead of the servers' own. Each instance has its
@@ -48,8 +49,7 @@ export class EgressAuthority {
     if (kept === undefined) {
       await mkdir(dir, { recursive: true, mode: 0o700 })
       // Key and certificate in one file: whole or not at all.
-      await writeFile(`${path}.new`, pem, { mode: 0o600 })
-      await rename(`${path}.new`, path)
+      await writeDurably(path, pem, 0o600)
     }
     const [certificate, key] = x509.PemConverter.decodeWithHeaders(pem)
     if (!certificate || !key) throw new Error(`${path} does not hold a certificate and a key`)
