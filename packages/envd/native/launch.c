@@ -2,7 +2,7 @@
  * launch: becomes the user's process with exactly the identity, priority and directory that envd chose.
  *
  *   launch [--uid N] [--gid N] [--groups a,b] [--cwd DIR] [--oom N] [--nice N] [--ionice be:N] [--tty]
- *          [--status-fd N] -- COMMAND ARG...
+ *          [--nproc N] [--status-fd N] -- COMMAND ARG...
  *
  * A failure before exec is written to the status descriptor as "<step> <errno>\n" and the exit status is 125.
  * The descriptor closes on exec, so its end without a line means that the command runs. A command that cannot
@@ -78,10 +78,18 @@ static void set_priorities(const char *oom, int nice, int ioprio) {
     syscall(SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, (IOPRIO_CLASS_BE << IOPRIO_CLASS_SHIFT) | ioprio);
 }
 
+/* After the change of user: a user who has all of them could else start nothing, not even what ends them. */
+static void limit_processes(long limit) {
+  if (limit < 0) return;
+  struct rlimit processes = {limit, limit};
+  setrlimit(RLIMIT_NPROC, &processes);
+}
+
 int main(int argc, char **argv) {
   long uid = -1, gid = -1;
   gid_t groups[MAX_GROUPS];
   size_t group_count = 0;
+  long nproc = -1;
   int set_groups = 0, nice = INT_MIN, ioprio = -1, tty = 0, at = 1;
   const char *cwd = NULL, *oom = NULL;
 
@@ -99,6 +107,7 @@ int main(int argc, char **argv) {
     else if (!strcmp(option, "--oom")) oom = value;
     else if (!strcmp(option, "--nice")) nice = (int)number(value, "nice");
     else if (!strcmp(option, "--ionice") && !strncmp(value, "be:", 3)) ioprio = (int)number(value + 3, "ionice");
+    else if (!strcmp(option, "--nproc")) nproc = number(value, "nproc");
     else if (!strcmp(option, "--status-fd")) status_fd = (int)number(value, "status-fd");
     else errno = EINVAL, fail("option");
   }
@@ -120,6 +129,7 @@ int main(int argc, char **argv) {
   if (set_groups && setgroups(group_count, groups) < 0 && geteuid() == 0) fail("groups");
   if (gid >= 0 && setresgid(gid, gid, gid) < 0) fail("gid");
   if (uid >= 0 && setresuid(uid, uid, uid) < 0) fail("uid");
+  limit_processes(nproc);
   if (cwd && chdir(cwd) < 0) fail("cwd");
 
   execvp(command[0], command);

@@ -33,6 +33,7 @@ test('init makes the sandbox its own', async () => {
     timestamp: '2026-01-01T00:00:02.000Z',
     defaultUser: 'user',
     defaultWorkdir: '/tmp',
+    maxProcesses: 500,
   })
   expect([answer.status, answer.headers.get('x-envd-version')]).toEqual([204, '0.6.13'])
   expect(file('etc/hostname')).toBe('e2b.local\n')
@@ -48,12 +49,13 @@ test('init makes the sandbox its own', async () => {
     E2B_TEMPLATE_ID: 'template',
     MINE: 'yes',
   })
-  const run = agent.processes.start({ process: { cmd: '/bin/sh', args: ['-c', 'echo $USER $MINE $PWD'] } })
+  const script = "echo $USER $MINE $PWD $(awk '/Max processes/ { print $3, $4 }' /proc/self/limits)"
+  const run = agent.processes.start({ process: { cmd: '/bin/sh', args: ['-c', script] } })
   let output = ''
   for await (const { event } of run) {
     if (event?.event.case === 'data') output += String(event.event.value.output.value)
   }
-  expect(Buffer.from(output.split(',').map(Number)).toString()).toBe('user yes /tmp\n')
+  expect(Buffer.from(output.split(',').map(Number)).toString()).toBe('user yes /tmp 500 500\n')
 })
 
 test('the boot id stays the same file, because it is mounted elsewhere', async () => {

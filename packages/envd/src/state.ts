@@ -6,6 +6,8 @@ export class AgentState {
   readonly users: UserDatabase
   defaultUser: string
   defaultWorkdir: string | undefined
+  /** Processes and threads that one user may have: the rest of the sandbox's are the agent's. */
+  maxProcesses: number | undefined
   #systemEnv: Readonly<Record<string, string>> = {}
   #userEnv: Readonly<Record<string, string>> = {}
   #token: string | undefined

@@ -17,8 +17,12 @@ export interface InitBody {
   generation?: string
   sandboxId: string
   templateId: string
+  /** IPv4 address at which this host takes what the sandbox reports. */
+  hyperloopIP?: string
   /** Hex entropy for every user-space generator. */
   reseed?: string
+  /** Processes and threads that one user of the sandbox may have. */
+  maxProcesses?: number
 }
 
 export interface AgentAnswer {
@@ -45,13 +49,18 @@ const LONGEST_PAUSE_MS = 20
 export class AgentClient {
   readonly address: string
   readonly #port: number
+  readonly #limits: Pick<InitBody, 'maxProcesses'>
   readonly #agent = new Agent({ keepAlive: true, maxSockets: 4 })
   #closed = false
 
-  /** @param address under which this machine reaches the sandbox */
-  constructor(address: string, port = ENVD_PORT) {
+  /**
+   * @param address under which this machine reaches the sandbox
+   * @param limits told with every `init`
+   */
+  constructor(address: string, port = ENVD_PORT, limits: Pick<InitBody, 'maxProcesses'> = {}) {
     this.address = address
     this.#port = port
+    this.#limits = limits
   }
 
   /** Waits until the agent answers, repeating failed connections. @throws HostError failed after `withinMs` */
@@ -63,7 +72,8 @@ export class AgentClient {
 
   /** @throws HostError failed when the agent does not accept within `withinMs` */
   async init(body: InitBody, withinMs: number): Promise<void> {
-    const call = { method: 'POST', path: '/init', json: body, timeoutMs: withinMs } as const
+    const json = { ...this.#limits, ...body }
+    const call = { method: 'POST', path: '/init', json, timeoutMs: withinMs } as const
     const answer = await this.#persist(call, withinMs)
     if (answer.status !== 204) {
       throw new HostError(

@@ -12,6 +12,7 @@ import type {
 import type { Engines } from './engines/engines.ts'
 import { HostError } from './host-error.ts'
 import type { Journal, JournalEntry, Occupant } from './journal.ts'
+import { guestProcesses } from './limits.ts'
 import type { NetworkPolicy } from './network/policy.ts'
 import type { SlotSource, UpperSource } from './parts.ts'
 import type { Slot } from './slots.ts'
@@ -92,7 +93,9 @@ export class Cell {
     this.slot = instance.slot
     this.upper = upper
     this.limits = plan.limits
-    this.agent = new AgentClient(instance.slot.address, parts.agentPort)
+    this.agent = new AgentClient(instance.slot.address, parts.agentPort, {
+      maxProcesses: guestProcesses(plan.limits.pids),
+    })
     this.exited = instance.exited
   }
 

@@ -14,3 +14,12 @@ export function askedLimits(resources: Resources | undefined): AskedLimits {
     ...(pids > 0 ? { pids } : {}),
   }
 }
+
+/** Processes and threads kept for the agent and what it is asked to start when a guest has used up its own. */
+const AGENT_PROCESSES = 32
+/** Below this a guest could hardly run anything: small limits are not divided. */
+const MIN_DIVIDED_PROCESSES = 128
+
+/** How many processes and threads of one user a guest may have, out of those of its sandbox. */
+export const guestProcesses = (pids: number): number =>
+  pids < MIN_DIVIDED_PROCESSES ? pids : pids - AGENT_PROCESSES

@@ -104,6 +104,15 @@ export function stringField(body: Record<string, unknown>, name: string): string
   return value
 }
 
+/** A whole number above 0, undefined when absent or null. @throws HttpError 400 */
+export function integerField(body: Record<string, unknown>, name: string): number | undefined {
+  const value = body[name]
+  if (value === undefined || value === null) return undefined
+  if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 1)
+    throw new HttpError(400, `invalid request body: ${name} must be a whole number above 0`)
+  return value
+}
+
 /** An object of strings, undefined when absent or null. @throws HttpError 400 */
 export function stringMapField(
   body: Record<string, unknown>,

@@ -17,6 +17,8 @@ export interface LaunchSpec {
   readonly cwd: string
   /** The whole environment. */
   readonly env: Readonly<Record<string, string>>
+  /** Processes and threads that the user may have, this one included; undefined = no limit but the sandbox's. */
+  readonly maxProcesses: number | undefined
   /** False = /dev/null. Ignored with a terminal. */
   readonly stdin: boolean
   /** Present = output goes to this file, replaced at each start, instead of to pipes. */
@@ -67,6 +69,7 @@ function launcherArgs(spec: LaunchSpec): string[] {
   return [
     ...['--uid', `${user.uid}`, '--gid', `${user.gid}`, '--groups', user.groups.join(',')],
     ...['--oom', OOM_SCORE, '--nice', NICE, '--ionice', IO_PRIORITY, '--cwd', spec.cwd],
+    ...(spec.maxProcesses === undefined ? [] : ['--nproc', `${spec.maxProcesses}`]),
     ...['--status-fd', `${STATUS_FD}`, ...(spec.terminal ? ['--tty'] : [])],
     ...['--', spec.command, ...spec.args],
   ]

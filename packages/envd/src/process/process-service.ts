@@ -129,6 +129,7 @@ function launchSpec(parts: ProcessServiceParts, request: StartRequest, context: 
     user,
     cwd,
     env: processEnvironment(parts.path, user, state.env, config.envs),
+    maxProcesses: state.maxProcesses,
     stdin: request.stdin ?? true,
     ...(size ? { terminal: size } : {}),
   }

@@ -65,7 +65,7 @@ function shellCommand(
   const cwd = resolvePath(stringField(body, 'workdir') ?? '', user, state.defaultWorkdir)
   const env = processEnvironment(path, user, state.env, envs)
   return [
-    { command: shell, args, user, cwd, env, stdin: false },
+    { command: shell, args, user, cwd, env, maxProcesses: state.maxProcesses, stdin: false },
     { cmd: shell, args, envs, cwd, tag: START_TAG },
   ]
 }

@@ -1,5 +1,6 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import type { AgentEvent } from '../logs/agent-log.ts'
 import { launch } from '../process/launch.ts'
 import { processEnvironment } from '../process/process-environment.ts'
 import { RunningProcess } from '../process/running-process.ts'
@@ -16,7 +17,7 @@ export interface SupervisorParts {
   readonly rootDir: string
   readonly nativeDir: string
   readonly path: string
-  readonly log: (event: Record<string, unknown>) => void
+  readonly log: (event: AgentEvent) => void
 }
 
 /** Keeps the services of the template running: one that ends is started again after a second. */
@@ -84,6 +85,7 @@ export class ServiceSupervisor {
       user,
       cwd: service.workdir ?? user.home,
       env: processEnvironment(path, user, state.env, service.env),
+      maxProcesses: state.maxProcesses,
       stdin: false,
       logFile: join(this.#stateDir, `${service.name}.log`),
     }

@@ -20,6 +20,7 @@ import type {
 } from '../engine.ts'
 import { ProcessInstance, readStarted, watchExit, within, writeStarted } from '../instance.ts'
 import { NEW_NETWORK, Shim, type ShimCommand, type StartedInit } from '../shim.ts'
+import { favourAgent, unfavourAgent } from './agent-priority.ts'
 import { prepareBootFiles } from './boot-files.ts'
 import { bundleConfig } from './bundle.ts'
 import { type Criu, dumpCommand, logTail, restoreProgram } from './checkpoint.ts'
@@ -138,6 +139,7 @@ export class ContainerEngine implements Engine {
       unmountRoot(dir)
       unmountIfMounted(files.memory)
     }
+    favourAgent(init.pid)
     return this.#instance(start.sandboxId, slot, upper, init, shim.ended())
   }
 
@@ -155,6 +157,7 @@ export class ContainerEngine implements Engine {
       if (!into.leaveRunning) await cgroup.killAll()
       return { sizeBytes }
     } finally {
+      favourAgent(instance.initPid)
       cgroup.thaw()
       if (!into.leaveRunning && cgroup.pids().length === 0) await this.stop(instance)
     }
@@ -184,6 +187,7 @@ export class ContainerEngine implements Engine {
       leaveRunning,
       upperCopy: upperCopyPath === undefined ? undefined : { from: instance.upper.path, to: upperCopyPath },
     })
+    unfavourAgent(instance.initPid)
     const status = await freeingStopped(this.#cgroup(instance.slot), new Shim(shimPath).run(command))
     if (status !== 0) throw new Error(`memory could not be captured: ${logTail(files.log)}`)
     return sizeOf(memoryDir)
@@ -226,6 +230,7 @@ export class ContainerEngine implements Engine {
     if (started.sandboxId !== entry.sandboxId && started.pid !== entry.initPid) return undefined
     await userNamespaceFor(entry.slot.uidBase)
     await untraced(started.pid)
+    favourAgent(started.pid)
     return this.#instance(entry.sandboxId, entry.slot, entry.upper, started)
   }
 
