@@ -3,7 +3,7 @@ import type { AgentState } from '../state.ts'
 import { type Identity, systemEnv, writeIdentity } from '../system/identity.ts'
 import { reseedOpenSsl } from '../system/kernel.ts'
 import { requireHost } from './access.ts'
-import { type Exchange, HttpError, readJson, sendEmpty, stringField, stringMapField } from './exchange.ts'
+import { type Exchange, HttpError, integerField, readJson, sendEmpty, stringField, stringMapField } from './exchange.ts'
 
 const BODY_LIMIT_BYTES = 4 * 1024 * 1024
 
@@ -55,6 +55,7 @@ function apply(
   state.setSystemEnv(systemEnv(identity))
   state.setToken(token)
   state.defaultUser = stringField(body, 'defaultUser') || state.defaultUser
+  state.maxProcesses = integerField(body, 'maxProcesses') ?? state.maxProcesses
   state.defaultWorkdir = stringField(body, 'defaultWorkdir') || state.defaultWorkdir
   writeIdentity(rootDir, identity)
 }
