@@ -71,6 +71,8 @@ async function openParts(
     mountPoint: join(runDir, 'uppers'),
     sizeMib: options.uppersMib,
   })
+  // Before the probes: on cgroup v2 a group has no limits until those above it hand the controllers down.
+  cgroups.prepare()
   const spareUidBase = slotUidBase(naming, options.maxSandboxes)
   const installed = await openEngines({ runDir, layers, uppers, cgroups, spareUidBase })
   const engines = new Engines(await probeEach(installed), options.isolation)

@@ -38,6 +38,7 @@ export async function probeEngines(
     mountsDir: join(runDir, 'layers'),
   })
   const cgroups = new CgroupRoot({ instance: PROBE_INSTANCE })
+  cgroups.prepare()
   const uppers = await UpperStore.open({
     file: join(config.stateDir, 'probe.btrfs'),
     mountPoint: join(runDir, 'uppers'),
