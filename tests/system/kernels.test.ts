@@ -7,6 +7,8 @@ beforeAll(async () => {
 })
 afterAll(() => sandbox?.kill())
 
+const POLL = { timeout: 20_000, interval: 250 }
+
 /** What a language prints, how it reads the variable `ONCE`, and code that needs a second and more. */
 const LANGUAGES = {
   python: {
@@ -114,4 +116,44 @@ it.each([
     )
   }
   expect(text).toBe('2')
+})
+
+/** The most memory that the processes of these programs have ever had, in MiB. */
+const PEAKS = `for p in interpreter.mj[s] jupyter_serve[r] ipykernel_launche[r]; do
+  for pid in $(pgrep -f $p); do awk '/VmHWM/ { print int($2 / 1024) }' /proc/$pid/status; done | sort -n | tail -n 1
+done`
+
+it('a hundred megabytes of text and a picture of 20 MB leave memory as it was', async () => {
+  const peaks = async (): Promise<number[]> =>
+    (await sandbox.commands.run(PEAKS)).stdout.trim().split('\n').map(Number)
+  const before = await peaks()
+  let chars = 0
+  const code = 'for i in range(105_000): print("x" * 999)\ndisplay({"image/png": "A" * 20_000_000}, raw=True)'
+  const { error, results } = await sandbox.runCode(code, {
+    onStdout: ({ line }) => {
+      chars += line.length
+    },
+  })
+  expect(error).toBeUndefined()
+  expect([chars, results[0]?.png?.length]).toEqual([105_000_000, 20_000_000])
+  const [service = 0, server = 0, kernel = 0] = (await peaks()).map(
+    (peak, index) => peak - (before[index] ?? 0),
+  )
+  expect(service).toBeLessThan(200)
+  expect(server).toBeLessThan(10)
+  expect(kernel).toBeLessThan(120)
+}, 60_000)
+
+it('the kernels of a killed Jupyter Server end with it, and what ran ends with an error', async () => {
+  const kernels = async (): Promise<string[]> =>
+    (await sandbox.commands.run('pgrep -a -f [/]kernel-.*json || true')).stdout.split('\n').filter(Boolean)
+  for (const language of ['js', 'bash', 'r']) await sandbox.runCode('1', { language })
+  expect((await kernels()).length).toBeGreaterThanOrEqual(4)
+  const running = sandbox.runCode('import time; time.sleep(60)')
+  await new Promise((resolve) => setTimeout(resolve, 500))
+  await sandbox.commands.run('pkill -9 -f jupyter_serve[r]', { user: 'root' })
+  // Before the new server can have started any.
+  await expect.poll(kernels, { timeout: 1000, interval: 50 }).toEqual([])
+  expect((await running).error?.name).toBe('WebSocketError')
+  await expect.poll(() => sandbox.runCode('1 + 1').then(({ text }) => text, String), POLL).toBe('2')
 })
