@@ -24,6 +24,15 @@ export default defineConfig({
           setupFiles: ['tests/system/harness/clients.ts'],
         },
       },
+      {
+        test: {
+          name: 'engines',
+          include: ['tests/engines/**/*.test.ts'],
+          testTimeout: 60_000,
+          hookTimeout: 120_000,
+          fileParallelism: false,
+        },
+      },
     ],
   },
 })

@@ -104,7 +104,12 @@ if (setup.failed === 0) {
   const config = loadConfig()
   await installPythonClients(config, join(scratch, 'pip.log'), PYTHON_TEST_PACKAGES)
   const python = join(clientsVenv(config), 'bin', 'python')
-  counts.push(await vitest('unit'), await vitest('system'), await pytest(python, 'python/e2b_charts'))
+  counts.push(
+    await vitest('unit'),
+    await vitest('system'),
+    await vitest('engines'),
+    await pytest(python, 'python/e2b_charts'),
+  )
 }
 rmSync(scratch, { recursive: true, force: true })
 const total = counts.reduce(

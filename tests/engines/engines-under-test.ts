@@ -1,0 +1,28 @@
+import { loadConfig } from '../../packages/server/src/config.ts'
+import { findRunsc } from '../../packages/server/src/engines/gvisor.ts'
+
+/** One engine that the suites run on. What an engine does differently on purpose is said here and nowhere else. */
+export interface EngineUnderTest {
+  readonly name: string
+  /** What gets it, where it is not installed. */
+  readonly missing: string | undefined
+  /** Settings of the host besides the engine's name. */
+  readonly settings: Readonly<Record<string, string>>
+  /** The guest has a kernel of its own: what it does to that one is no escape. */
+  readonly hasOwnKernel: boolean
+  /** What a guest that takes more memory than it has comes to: its greedy process, or the sandbox with it. */
+  readonly memoryBomb: 'process' | 'sandbox'
+}
+
+const runsc = await findRunsc(loadConfig())
+
+export const enginesUnderTest: readonly EngineUnderTest[] = [
+  { name: 'container', missing: undefined, settings: {}, hasOwnKernel: false, memoryBomb: 'process' },
+  {
+    name: 'gvisor',
+    missing: runsc ? undefined : 'npm run engine -- install gvisor',
+    settings: {},
+    hasOwnKernel: false,
+    memoryBomb: 'sandbox',
+  },
+]
