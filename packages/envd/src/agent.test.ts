@@ -58,6 +58,24 @@ test('init makes the sandbox its own', async () => {
   expect(Buffer.from(output.split(',').map(Number)).toString()).toBe('user yes /tmp 500 500\n')
 })
 
+test('init says where the host takes reports, as a variable, a file and a name', async () => {
+  const timestamp = '2026-01-01T00:00:02.6Z'
+  await agent.post('/init', { hostname: 'e2b.local', hyperloopIP: '192.0.2.9', timestamp })
+  expect(file('etc/hosts')).toBe(
+    '127.0.0.1 localhost\n10.0.0.1 kept\n127.0.1.1 e2b.local\n192.0.2.9 events.e2b.local\n',
+  )
+  await agent.post('/init', { hyperloopIP: '192.0.2.1', timestamp: '2026-01-01T00:00:02.7Z' })
+  expect(file('etc/hosts')).toBe(
+    '127.0.0.1 localhost\n10.0.0.1 kept\n127.0.1.1 e2b.local\n192.0.2.1 events.e2b.local\n',
+  )
+  expect(file('run/e2b/.E2B_EVENTS_ADDRESS')).toBe('http://192.0.2.1')
+  const env = (await (await fetch(`${agent.baseUrl}/envs`)).json()) as Record<string, string>
+  expect(env.E2B_EVENTS_ADDRESS).toBe('http://192.0.2.1')
+  expect(
+    (await agent.post('/init', { hyperloopIP: 'a b', timestamp: '2026-01-01T00:00:02.8Z' })).status,
+  ).toBe(400)
+})
+
 test('the boot id stays the same file, because it is mounted elsewhere', async () => {
   const before = statSync(join(agent.rootDir, 'run/e2b/boot_id')).ino
   await agent.post('/init', { bootId: identity.bootId.replace('1', '9'), timestamp: '2026-01-01T00:00:03Z' })

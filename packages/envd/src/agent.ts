@@ -23,6 +23,9 @@ import { init } from './http/init.ts'
 import { createListener } from './http/listener.ts'
 import { MetricsReader } from './http/metrics.ts'
 import { trust } from './http/trust.ts'
+import { type AgentEvent, AgentLog, type LogLevel } from './logs/agent-log.ts'
+import { LogExporter } from './logs/log-exporter.ts'
+import { logCalls, logged } from './logs/request-logs.ts'
 import type { AgentOptions } from './options.ts'
 import { processService } from './process/process-service.ts'
 import { ProcessRegistry } from './process/registry.ts'
@@ -36,6 +39,16 @@ const TIMEOUT_HEADER = 'connect-timeout-ms'
 const LONGEST_TIMER_MS = 2 ** 31 - 1
 const RPC_MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
 
+const EVENTS_PORT = 80
+/** Lines that wait when the sandbox is captured are worth this much of a delay. */
+const LAST_LINES_WITHIN_MS = 250
+const EVENT_LEVELS: Readonly<Record<string, LogLevel>> = {
+  service_end: 'warn',
+  service_failed: 'error',
+  service_file_invalid: 'error',
+  request_failed: 'error',
+}
+
 /** A listening agent. */
 export interface Agent {
   readonly port: number
@@ -48,18 +61,23 @@ type Route = (exchange: Exchange) => Promise<void> | void
 /** Starts the agent; resolves when it accepts requests. @throws the error of listen */
 export async function startAgent(options: AgentOptions): Promise<Agent> {
   const state = new AgentState(options)
-  const registry = new ProcessRegistry(options.nativeDir)
+  const exporter = new LogExporter({ port: options.eventsPort ?? EVENTS_PORT })
+  const agentLog = new AgentLog(exporter)
+  const registry = new ProcessRegistry(options.nativeDir, agentLog)
   const watches = new WatchService(state, options.nativeDir)
-  const log = (event: Record<string, unknown>): void =>
+  const log = (event: AgentEvent): void => {
     options.log?.(JSON.stringify({ time: new Date().toISOString(), ...event }))
+    const { event: name, ...fields } = event
+    agentLog.write(EVENT_LEVELS[name] ?? 'info', 'envd', name.replaceAll('_', ' '), fields)
+  }
   const supervisor = new ServiceSupervisor({ ...options, state, log })
   const forwarder = options.forwardAddress
     ? new PortForwarder(options.forwardAddress, () => registry.running.length > 0 || supervisor.isUsed)
     : undefined
   registry.onActivity = () => forwarder?.attend()
 
-  const routes = httpRoutes(options, { state, registry, supervisor, watches })
-  const rpc = rpcHandler(options, { state, registry, watches })
+  const routes = httpRoutes(options, { state, registry, supervisor, watches, exporter, agentLog })
+  const rpc = rpcHandler(options, { state, registry, watches, agentLog })
   const server = createListener((request, response) => {
     void handle(request, response, { state, routes, rpc, log })
   })
@@ -75,6 +93,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   return {
     port,
     close: async () => {
+      exporter.close()
       forwarder?.close()
       supervisor.close()
       watches.close()
@@ -93,16 +112,18 @@ function httpRoutes(
     registry: ProcessRegistry
     supervisor: ServiceSupervisor
     watches: WatchService
+    exporter: LogExporter
+    agentLog: AgentLog
   },
 ): ReadonlyMap<string, Route> {
   const { state } = parts
   const metrics = new MetricsReader()
-  const { watches } = parts
+  const { watches, exporter, agentLog } = parts
   const hostOnly =
-    (action: () => void): Route =>
-    ({ request, response }) => {
+    (action: () => Promise<void> | void): Route =>
+    async ({ request, response }) => {
       requireHost(state, request, tokenOf(request))
-      action()
+      await action()
       sendEmpty(response, 204)
     }
   return new Map<string, Route>([
@@ -112,29 +133,37 @@ function httpRoutes(
     [
       'POST /init',
       async (exchange) => {
-        await init(exchange, state, options.rootDir)
+        const identity = await init(exchange, state, options.rootDir)
+        if (identity) exporter.begin(identity.eventsAddress, identity.generation !== undefined)
         watches.resume()
       },
     ],
     ['POST /init/trust', (exchange) => trust(exchange, state, options.rootDir)],
     [
       'POST /freeze',
-      hostOnly(() => {
+      hostOnly(async () => {
         watches.suspend()
+        await exporter.suspend(LAST_LINES_WITHIN_MS)
         globalThis.gc?.()
       }),
     ],
-    ['POST /unfreeze', hostOnly(() => watches.resume())],
+    [
+      'POST /unfreeze',
+      hostOnly(() => {
+        watches.resume()
+        exporter.resume()
+      }),
+    ],
     ['POST /start', (exchange) => startCommand(exchange, { ...options, ...parts })],
-    ['GET /files', (exchange) => download(exchange, state)],
-    ['POST /files', (exchange) => upload(exchange, state)],
-    ['POST /files/compose', (exchange) => compose(exchange, state)],
+    ['GET /files', logged(agentLog, 'File read', (exchange) => download(exchange, state))],
+    ['POST /files', logged(agentLog, 'File write', (exchange) => upload(exchange, state))],
+    ['POST /files/compose', logged(agentLog, 'File compose', (exchange) => compose(exchange, state))],
   ])
 }
 
 function rpcHandler(
   options: AgentOptions,
-  parts: { state: AgentState; registry: ProcessRegistry; watches: WatchService },
+  parts: { state: AgentState; registry: ProcessRegistry; watches: WatchService; agentLog: AgentLog },
 ): RequestHandler {
   return connectNodeAdapter({
     grpc: false,
@@ -142,6 +171,7 @@ function rpcHandler(
     acceptCompression: [],
     readMaxBytes: RPC_MESSAGE_LIMIT_BYTES,
     interceptors: [
+      logCalls(parts.agentLog),
       (next) => (request) => {
         checkNamedUser(parts.state, request.header)
         return next(request)
@@ -164,7 +194,7 @@ interface Handling {
   readonly state: AgentState
   readonly routes: ReadonlyMap<string, Route>
   readonly rpc: RequestHandler
-  readonly log: (event: Record<string, unknown>) => void
+  readonly log: (event: AgentEvent) => void
 }
 
 async function handle(

@@ -14,6 +14,8 @@ export interface AgentOptions {
   readonly defaultUser: string
   /** Address of the sandbox's own interface to which loopback listeners are forwarded; absent = no forwarding. */
   readonly forwardAddress?: string
+  /** TCP port of the host's listener for what sandboxes report. Default 80. */
+  readonly eventsPort?: number
   /** Called with one JSON line for each transition worth keeping. */
   readonly log?: (line: string) => void
 }

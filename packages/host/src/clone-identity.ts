@@ -1,5 +1,6 @@
 import { kernelRandomBytes, newUuid } from '@sandbox/contract/ids'
 import type { InitBody } from './agent-client.ts'
+import { eventsAddress } from './slots.ts'
 import type { SnapshotConfig } from './snapshots.ts'
 
 /** Entropy handed to every user-space generator of a clone. */
@@ -50,5 +51,6 @@ export function resumedIdentity(
     hostname: sandboxId,
     sandboxId,
     templateId,
+    hyperloopIP: eventsAddress,
   }
 }

@@ -1,9 +1,18 @@
+import { isIPv4 } from 'node:net'
 import { ENVD_VERSION } from '../options.ts'
 import type { AgentState } from '../state.ts'
 import { type Identity, systemEnv, writeIdentity } from '../system/identity.ts'
 import { reseedOpenSsl } from '../system/kernel.ts'
 import { requireHost } from './access.ts'
-import { type Exchange, HttpError, integerField, readJson, sendEmpty, stringField, stringMapField } from './exchange.ts'
+import {
+  type Exchange,
+  HttpError,
+  integerField,
+  readJson,
+  sendEmpty,
+  stringField,
+  stringMapField,
+} from './exchange.ts'
 
 const BODY_LIMIT_BYTES = 4 * 1024 * 1024
 
@@ -11,20 +20,23 @@ const BODY_LIMIT_BYTES = 4 * 1024 * 1024
  * `POST /init`: the host tells who this sandbox is. Answers 204 when everything that a clone must not share is
  * replaced. A call older than the last accepted one changes nothing.
  *
+ * @returns who it is from now on; undefined when nothing changed
  * @throws HttpError 400 for a malformed body, 401 when the caller may not
  */
 export async function init(
   { request, response }: Exchange,
   state: AgentState,
   rootDir: string,
-): Promise<void> {
+): Promise<Identity | undefined> {
   response.setHeader('X-Envd-Version', ENVD_VERSION)
   response.setHeader('Cache-Control', 'no-store')
   const body = await readJson(request, BODY_LIMIT_BYTES)
   const token = stringField(body, 'accessToken')
   requireHost(state, request, token)
-  if (isNewer(state, stringField(body, 'timestamp'))) apply(state, rootDir, body, token)
+  const isAccepted = isNewer(state, stringField(body, 'timestamp'))
+  const identity = isAccepted ? apply(state, rootDir, body, token) : undefined
   sendEmpty(response, 204)
+  return identity
 }
 
 function isNewer(state: AgentState, timestamp: string | undefined): boolean {
@@ -39,7 +51,7 @@ function apply(
   rootDir: string,
   body: Record<string, unknown>,
   token: string | undefined,
-): void {
+): Identity {
   const identity: Identity = {
     hostname: stringField(body, 'hostname'),
     machineId: stringField(body, 'machineId'),
@@ -47,6 +59,7 @@ function apply(
     generation: stringField(body, 'generation'),
     sandboxId: stringField(body, 'sandboxId'),
     templateId: stringField(body, 'templateId'),
+    eventsAddress: addressField(body, 'hyperloopIP'),
   }
   const env = stringMapField(body, 'envVars')
   const reseed = stringField(body, 'reseed')
@@ -58,4 +71,12 @@ function apply(
   state.maxProcesses = integerField(body, 'maxProcesses') ?? state.maxProcesses
   state.defaultWorkdir = stringField(body, 'defaultWorkdir') || state.defaultWorkdir
   writeIdentity(rootDir, identity)
+  return identity
+}
+
+function addressField(body: Record<string, unknown>, name: string): string | undefined {
+  const address = stringField(body, name)
+  if (!address) return undefined
+  if (!isIPv4(address)) throw new HttpError(400, `invalid request body: ${name} must be an IPv4 address`)
+  return address
 }

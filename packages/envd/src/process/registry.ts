@@ -1,3 +1,4 @@
+import type { AgentLog, LogFields } from '../logs/agent-log.ts'
 import type { ExitStatus } from './exit-status.ts'
 import { type Launched, type LaunchSpec, launch } from './launch.ts'
 import { type ProcessRequest, RunningProcess } from './running-process.ts'
@@ -20,11 +21,13 @@ export class ProcessRegistry {
   readonly #nativeDir: string
   readonly #running = new Map<number, RunningProcess>()
   #ended: Ended[] = []
+  readonly #log: AgentLog
   /** Called when a process starts or gets input: it may open a port. */
   onActivity: () => void = () => {}
 
-  constructor(nativeDir: string) {
+  constructor(nativeDir: string, log: AgentLog) {
     this.#nativeDir = nativeDir
+    this.#log = log
   }
 
   get running(): readonly RunningProcess[] {
@@ -33,9 +36,11 @@ export class ProcessRegistry {
 
   /** @throws LaunchError */
   async start(spec: LaunchSpec, request: ProcessRequest): Promise<RunningProcess> {
-    const launched: Launched = await launch(spec, this.#nativeDir)
+    const { tag, cmd, args } = request
+    const said = { tag, cmd: [cmd, ...args].join(' '), user: spec.user.name, cwd: spec.cwd }
+    const launched = await this.#launch(spec, said)
     const process = new RunningProcess(launched, request)
-    const { tag } = request
+    this.#log.write('info', 'process', 'Process started', { pid: process.pid, ...said })
     this.#ended = this.#ended.filter((past) => past.pid !== process.pid && (!tag || past.tag !== tag))
     this.#running.set(process.pid, process)
     void process.ended.then((status) => this.#retain(process, status))
@@ -56,7 +61,26 @@ export class ProcessRegistry {
     )
   }
 
+  async #launch(spec: LaunchSpec, said: LogFields): Promise<Launched> {
+    try {
+      return await launch(spec, this.#nativeDir)
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error)
+      this.#log.write('error', 'process', 'Process not started', { ...said, error: reason })
+      throw error
+    }
+  }
+
   #retain(process: RunningProcess, status: ExitStatus): void {
+    const { tag } = process.request
+    const end = {
+      pid: process.pid,
+      tag,
+      status: status.status,
+      exit_code: status.exitCode,
+      error: status.error,
+    }
+    this.#log.write('info', 'process', 'Process ended', end)
     if (this.#running.get(process.pid) === process) this.#running.delete(process.pid)
     this.#forgetOld()
     this.#ended.push({ pid: process.pid, tag: process.request.tag, status, atMs: performance.now() })

@@ -23,17 +23,21 @@ export interface Identity {
   readonly generation?: string | undefined
   readonly sandboxId?: string | undefined
   readonly templateId?: string | undefined
+  /** IPv4 address at which the host takes what sandboxes report. */
+  readonly eventsAddress?: string | undefined
 }
 
 /** Directory of the files by which programs recognise the sandbox. */
 export const RUN_DIR = 'run/e2b'
 const HOSTS_ADDRESS = '127.0.1.1'
+const EVENTS_HOST = 'events.e2b.local'
 
 /** Writes the identity with a few synchronous calls: nothing else may run before it is complete. */
 export function writeIdentity(rootDir: string, identity: Identity): void {
   const runDir = join(rootDir, RUN_DIR)
   mkdirSync(runDir, { recursive: true })
   if (identity.hostname) writeHostname(rootDir, identity.hostname)
+  if (identity.hostname || identity.eventsAddress) writeHosts(rootDir, identity)
   if (identity.machineId) replaceFile(join(rootDir, 'etc/machine-id'), `${identity.machineId}\n`, 0o444)
   if (identity.bootId) overwriteInPlace(join(runDir, 'boot_id'), `${identity.bootId}\n`)
   for (const [name, value] of Object.entries(systemEnv(identity)))
@@ -49,21 +53,30 @@ export function systemEnv(identity: Identity): Record<string, string> {
     E2B_SANDBOX: 'true',
     ...(identity.sandboxId ? { E2B_SANDBOX_ID: identity.sandboxId } : {}),
     ...(identity.templateId ? { E2B_TEMPLATE_ID: identity.templateId } : {}),
+    ...(identity.eventsAddress ? { E2B_EVENTS_ADDRESS: `http://${identity.eventsAddress}` } : {}),
   }
 }
 
 function writeHostname(rootDir: string, name: string): void {
   writeFileSync(join(rootDir, 'etc/hostname'), `${name}\n`)
-  const hostsFile = join(rootDir, 'etc/hosts')
-  const kept = readLines(hostsFile).filter((line) => line && line.split(/\s+/)[0] !== HOSTS_ADDRESS)
-  const lines = kept.length > 0 ? kept : ['127.0.0.1 localhost']
-  writeFileSync(hostsFile, `${[...lines, `${HOSTS_ADDRESS} ${name}`].join('\n')}\n`)
   if (rootDir !== '/' || hostname() === name) return
   try {
     setHostname(name)
   } catch {
     // The engine set the name already, or the sandbox may not: the files above are what counts.
   }
+}
+
+function writeHosts(rootDir: string, { hostname: name, eventsAddress }: Identity): void {
+  const file = join(rootDir, 'etc/hosts')
+  const isReplaced = ([address, ...names]: string[]): boolean =>
+    (name !== undefined && address === HOSTS_ADDRESS) ||
+    (eventsAddress !== undefined && names.includes(EVENTS_HOST))
+  const kept = readLines(file).filter((line) => line && !isReplaced(line.split(/\s+/)))
+  const lines = kept.length > 0 ? kept : ['127.0.0.1 localhost']
+  if (name) lines.push(`${HOSTS_ADDRESS} ${name}`)
+  if (eventsAddress) lines.push(`${eventsAddress} ${EVENTS_HOST}`)
+  writeFileSync(file, `${lines.join('\n')}\n`)
 }
 
 function readLines(file: string): string[] {

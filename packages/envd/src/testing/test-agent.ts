@@ -9,7 +9,7 @@ import { startAgent } from '../agent.ts'
 import { compile } from '../layer/build.ts'
 
 /** A real agent on a free port, with its own users and system files below a temporary directory. */
-export async function startTestAgent(options: { token?: string } = {}) {
+export async function startTestAgent(options: { token?: string; eventsPort?: number } = {}) {
   const rootDir = mkdtempSync(join(tmpdir(), 'envd-'))
   const nativeDir = join(rootDir, 'native')
   const home = join(rootDir, 'home/user')
@@ -32,6 +32,7 @@ export async function startTestAgent(options: { token?: string } = {}) {
     rootDir,
     path: '/usr/local/bin:/usr/bin:/bin',
     defaultUser: 'root',
+    ...(options.eventsPort === undefined ? {} : { eventsPort: options.eventsPort }),
   })
   const baseUrl = `http://127.0.0.1:${agent.port}`
   const transport = createConnectTransport({ baseUrl, httpVersion: '1.1', useBinaryFormat: false })
