@@ -1,5 +1,5 @@
 import { type CommandExitError, Sandbox } from 'e2b'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 
 /** The outcome of a command that may fail. */
 async function attempt(sandbox: Sandbox, command: string, user: 'user' | 'root' = 'user') {
@@ -49,6 +49,46 @@ describe('limits', () => {
   it('processors: as many as the template says', async () => {
     const { stdout } = await attempt(sandbox, 'nproc')
     expect(Number(stdout)).toBeLessThanOrEqual(2)
+  })
+})
+
+/** What a guest can do to starve whoever shares its limits. */
+const BOMBS: Record<string, string> = {
+  processor: 'import os\nfor n in range(300):\n  if os.fork() == 0: break\nwhile True: pass',
+  memory: `import os
+def eat():
+  held = []
+  while True: held.append(b'x' * 1000000)
+for n in range(20):
+  if os.fork() == 0: eat()
+while True:
+  os.wait()
+  if os.fork() == 0: eat()`,
+  processes: `import os, time
+while True:
+  try:
+    if os.fork() == 0: time.sleep(1000)
+  except OSError: time.sleep(0.01)`,
+}
+
+describe('the agent of a sandbox that starves itself', () => {
+  let sandbox: Sandbox
+  afterEach(() => sandbox.kill())
+
+  it.each(Object.keys(BOMBS))('answers, and ends what starves it: %s', async (bomb) => {
+    sandbox = await Sandbox.create('base')
+    const agentPid = async () => (await sandbox.commands.run('pgrep -f envd.mjs', { user: 'root' })).stdout
+    const before = await agentPid()
+    await sandbox.files.write('/home/user/bomb.py', BOMBS[bomb]!)
+    const { pid } = await sandbox.commands.run('exec python3 bomb.py', { background: true, timeoutMs: 0 })
+    await new Promise((resolve) => setTimeout(resolve, 3_000))
+    for (let round = 0; round < 5; round++)
+      expect(await sandbox.isRunning({ requestTimeoutMs: 5_000 })).toBe(true)
+    expect((await sandbox.commands.list({ requestTimeoutMs: 5_000 })).map((one) => one.pid)).toContain(pid)
+    // Processes that are left are ended by one that the agent can still start.
+    await sandbox.commands.run('pkill -KILL -u user', { user: 'root', timeoutMs: 20_000 })
+    await expect.poll(() => sandbox.commands.list(), { timeout: 10_000 }).toEqual([])
+    expect(await agentPid()).toBe(before)
   })
 })
 

@@ -162,6 +162,31 @@ describe('egress', () => {
     expect(await reach(from, 'https://one.example', 'https://two.example')).toEqual([cloudflare, quad9])
   })
 
+  it.each([
+    ['curl over HTTP/2', 'curl -sf --http2 -m 5 https://one.example'],
+    [
+      'Python with authorities of its own',
+      `python3 -c "from pip._vendor import requests; print(requests.get('https://one.example').text)"`,
+    ],
+    ['node', `node -e "fetch('https://one.example').then((r) => r.text()).then(console.log)"`],
+  ])('sets them for %s', async (_what, command) => {
+    const rules = { 'one.example': [{ transform: { headers: { 'X-Key': 'secret' } } }] }
+    const from = await create({ network: { rules } })
+    const { stdout } = await from.commands.run(command)
+    expect((JSON.parse(stdout) as { headers: Record<string, string> }).headers['x-key']).toBe('secret')
+  })
+
+  it('sets them for Java', async () => {
+    const rules = { 'one.example': [{ transform: { headers: { 'X-Key': 'secret' } } }] }
+    sandbox = await Sandbox.create('code-interpreter-v1', { timeoutMs: 120_000, network: { rules } })
+    const source = `import java.net.URI; import java.net.http.*;
+class Get { public static void main(String[] a) throws Exception { System.out.println(HttpClient.newHttpClient()
+.send(HttpRequest.newBuilder(URI.create("https://one.example")).build(), HttpResponse.BodyHandlers.ofString()).body()); } }`
+    await sandbox.files.write('/home/user/Get.java', source)
+    const { stdout } = await sandbox.commands.run('java Get.java', { timeoutMs: 60_000 })
+    expect((JSON.parse(stdout) as { headers: Record<string, string> }).headers['x-key']).toBe('secret')
+  })
+
   it('refuses settings that cannot be', async () => {
     const from = await create()
     const put = (body: object): Promise<Response> =>
