@@ -100,6 +100,7 @@ export function codeInterpreterTemplate(): TemplateDefinition {
       files({
         '/opt/e2b/jupyter_server_config.py': text('files/jupyter_server_config.py'),
         '/opt/e2b/start_bash_kernel.py': text('files/start_bash_kernel.py'),
+        '/opt/e2b/start_r_kernel.R': text('files/start_r_kernel.R'),
         '/etc/ipython/ipython_kernel_config.py': text('files/ipython_kernel_config.py'),
         '/etc/e2b/services.json': `${JSON.stringify({ services: SERVICES }, null, 2)}\n`,
       }),

@@ -49,26 +49,59 @@ describe.each(Object.entries(LANGUAGES))('%s', (language, { hello, read, cwd }) 
   })
 })
 
-/** A kernel's own states, which are older than the clones. */
-const JAVASCRIPT_SOURCES = {
-  'Math.random': 'Math.random()',
-  randomUUID: 'crypto.randomUUID()',
-  randomBytes: 'require("crypto").randomBytes(8).toString("hex")',
-  getRandomValues: 'crypto.getRandomValues(new Uint32Array(2)).join()',
-}
+it.each([
+  ['r', 'x <- 2; x * 3', '[1] 6'],
+  ['java', 'int x = 2; x * 3', '6'],
+  ['javascript', 'const x = 2; x * 3', '6'],
+  ['typescript', 'const x: number = 2; x * 3', '6'],
+])('the last value of %s is the text of the cell', async (language, code, text) => {
+  expect((await sandbox.runCode(code, { language })).text).toBe(text)
+})
 
-it.each(Object.entries(JAVASCRIPT_SOURCES))(
-  'two clones differ in the JavaScript kernel: %s',
-  async (_name, code) => {
-    const clones = await Promise.all([Sandbox.create(), Sandbox.create()])
-    const texts = await Promise.all(
-      clones.map(async (clone) => (await clone.runCode(code, { language: 'js' })).text),
-    )
-    await Promise.all(clones.map((clone) => clone.kill()))
-    expect(texts[0]).toBeTruthy()
-    expect(texts[0]).not.toBe(texts[1])
-  },
-)
+it.each([
+  ['r', 'stop("bad")', /bad/],
+  ['java', 'throw new IllegalStateException("bad");', /IllegalStateException: bad/],
+  ['bash', 'ls /nowhere', /status 2/],
+])('an error of %s has name, value and traceback', async (language, code, traceback) => {
+  const { error } = await sandbox.runCode(code, { language })
+  expect(error?.name).toBeTruthy()
+  expect(error?.value).toBeTruthy()
+  expect(error?.traceback).toMatch(traceback)
+})
+
+it.each([
+  ['r', 'Sys.sleep(60)', 'cat("free")'],
+  ['java', 'while (true) {}', 'System.out.print("free")'],
+  ['bash', 'sleep 60', 'printf free'],
+])('%s is free again within a second after the client has left', async (language, code, next) => {
+  await expect(sandbox.runCode(code, { language, timeoutMs: 500 })).rejects.toThrow()
+  const start = Date.now()
+  expect((await sandbox.runCode(next, { language })).logs.stdout.join('')).toBe('free')
+  expect(Date.now() - start).toBeLessThan(1000)
+})
+
+it('any other installed kernel is used by its name', async () => {
+  await sandbox.commands.run('pip install --quiet calysto-scheme==2.1.9', { timeoutMs: 60_000 })
+  await sandbox.commands.run('python -m calysto_scheme install --user')
+  const { error, logs, results } = await sandbox.runCode('(+ 40 2)', { language: 'calysto_scheme' })
+  expect(error).toBeUndefined()
+  expect(logs.stdout.join('') + (results[0]?.text ?? '')).toContain('42')
+}, 90_000)
+
+it('the tools of an analyst are there, and apt installs more', async () => {
+  const { stdout } = await sandbox.commands.run(
+    'git --version && curl --version | head -n 1 && ffmpeg -version | head -n 1 && ffprobe -version | head -n 1',
+  )
+  expect(stdout).toMatch(/git version .*\ncurl .*\nffmpeg version .*\nffprobe version /)
+  const packages =
+    'numpy pandas matplotlib scipy sklearn seaborn plotly requests openpyxl PIL bs4 sympy bokeh altair'
+  const { error } = await sandbox.runCode(`import ${packages.split(' ').join(', ')}`)
+  expect(error).toBeUndefined()
+  await sandbox.commands.run('sudo apt-get update -qq && sudo apt-get install -y -qq tree', {
+    timeoutMs: 120_000,
+  })
+  expect((await sandbox.commands.run('tree --version')).stdout).toContain('tree v')
+}, 180_000)
 
 it('npm packages are there for the running JavaScript kernel, pip packages for Python', async () => {
   await sandbox.commands.run('npm install --silent is-odd@3.0.1 && pip install --quiet cowsay==6.1', {

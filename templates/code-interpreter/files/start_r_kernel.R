@@ -1,0 +1,35 @@
+# Starts IRkernel as Debian has it, with one change to what it sends: the value of the last expression is the result
+# of the cell. IRkernel shows every value as something displayed, and clients then find no text.
+local({
+  kernel <- IRkernel:::Kernel$new(connection_file = commandArgs(TRUE)[[1]])
+  send <- kernel$executor$send_response
+
+  # The last value so far, until it is known whether another one follows.
+  held <- NULL
+  release <- function(type, ...) {
+    if (is.null(held)) return()
+    value <- held
+    held <<- NULL
+    send(type, value$request, "iopub", c(value$bundle, list(...)))
+  }
+
+  # Values come from the one method with these arguments; `display()` and plots take other ways.
+  is_value <- function(caller) identical(names(formals(caller)), c("obj", "visible"))
+
+  kernel$executor$send_response <- function(type, request, socket, content) {
+    if (type == "display_data" && is_value(sys.function(-1))) {
+      release("display_data")
+      held <<- list(request = request, bundle = content)
+      return(invisible())
+    }
+    if (type == "execute_reply") {
+      if (identical(content$status, "ok")) {
+        release("execute_result", execution_count = content$execution_count)
+      } else {
+        release("display_data")
+      }
+    }
+    send(type, request, socket, content)
+  }
+  kernel$run()
+})
