@@ -86,6 +86,12 @@ const settings = {
   poolMin: integer('E2B_POOL_MIN', '--pool-min', 0, 'Pre-started sandboxes per template that is always hot'),
   slotsReady: integer('E2B_SLOTS_READY', '--slots-ready', 8, 'Network slots and disks made ahead', 1),
   diskMib: integer('E2B_DISK_MIB', '--disk-mib', 10240, 'Disk of a sandbox, a hard cap', 64),
+  sandboxMbit: integer(
+    'E2B_SANDBOX_MBIT',
+    '--sandbox-mbit',
+    0,
+    'Bandwidth of a sandbox in each direction, Mbit/s; 0 = no bound',
+  ),
   uppersGib: integer(
     'E2B_UPPERS_GIB',
     '--uppers-gib',
@@ -123,6 +129,13 @@ const settings = {
     '--admin-token',
     '',
     "Opens the operator's routes to X-Admin-Token; empty = closed",
+  ),
+  observationDays: integer(
+    'E2B_OBSERVATION_DAYS',
+    '--observation-days',
+    7,
+    'How long logs and metrics are kept',
+    1,
   ),
   logLevel: oneOf('E2B_LOG_LEVEL', '--log-level', ['info', 'debug', 'warn', 'error'], 'Log level'),
 } as const

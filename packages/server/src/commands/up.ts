@@ -11,6 +11,8 @@ import { type HostRole, openHostRole } from '../host-role.ts'
 import { openLog } from '../log.ts'
 import { ensureOperator, openConfiguredStore, registerPublishedTemplates } from '../tenancy.ts'
 
+const DAY_MS = 24 * 3600_000
+
 /** Every role in one process, with what ends them in order. */
 interface Server {
   readonly host: HostRole
@@ -55,6 +57,7 @@ async function openServer(config: Config, log: Logger): Promise<Server> {
       maxSnapshots: config.teamSnapshots,
     },
     logger: log.child({ role: 'api' }),
+    observationsKeptMs: config.observationDays * DAY_MS,
     ...(config.adminToken ? { adminToken: config.adminToken } : {}),
   })
   await api.app.listen({ host: '127.0.0.1', port: config.apiPort })
