@@ -76,7 +76,7 @@ async function openParts(
   const spareUidBase = slotUidBase(naming, options.maxSandboxes)
   const installed = await openEngines({ runDir, layers, uppers, cgroups, spareUidBase })
   const engines = new Engines(await probeEach(installed), options.isolation)
-  const network = new NetworkSlots(naming)
+  const network = new NetworkSlots({ ...naming, mbitPerSlot: options.sandboxMbit })
   const upstreams =
     options.dnsUpstreams.length > 0 ? options.dnsUpstreams.map(upstreamOf) : machineResolvers()
   const egressOf = (address: string): Egress | undefined => network.egressOf(address)

@@ -25,6 +25,8 @@ export interface HostOptions {
   slotsReady: number
   /** Size of the sparse file that holds the disks of all sandboxes. */
   uppersMib: number
+  /** Bandwidth of one sandbox in each direction, Mbit/s; 0 = as much as there is. */
+  sandboxMbit: number
   /** Limits of a sandbox whose snapshot and request name none. */
   defaultLimits: Limits
   /** Sum of all memory limits as a multiple of the machine's memory. */

@@ -34,6 +34,7 @@ export function hostOptions(config: Config, log: Logger): HostOptions {
     maxSandboxes: config.maxSandboxes,
     slotsReady: config.slotsReady,
     uppersMib: config.uppersGib * MIB_PER_GIB,
+    sandboxMbit: config.sandboxMbit,
     defaultLimits: { cpuCount: 2, memoryMib: 1024, diskMib: config.diskMib, pids: PIDS },
     pool: { min: config.poolMin, max: config.poolMax, idleMs: POOL_IDLE_MS },
     dnsUpstreams: config.dnsUpstreams.split(',').filter(Boolean),

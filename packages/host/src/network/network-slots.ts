@@ -62,6 +62,8 @@ export interface NetworkOptions extends SlotNaming {
   markBase?: number
   /** Tracked connections one sandbox may have; new ones are dropped beyond. Default 4,096. */
   maxFlowsPerSlot?: number
+  /** Bandwidth of one slot in each direction, Mbit/s. Default 0: as much as there is. */
+  mbitPerSlot?: number
 }
 
 /**
@@ -117,6 +119,7 @@ export class NetworkSlots {
       eventsPort: this.eventsEndpoint.port,
       forbidden: this.forbiddenRanges,
       maxFlowsPerSlot: this.#options.maxFlowsPerSlot ?? 4_096,
+      mbitPerSlot: this.#options.mbitPerSlot ?? 0,
     })
     // One transaction: no moment in which the rules stand and a running slot is not under them. Once more when a
     // policy was set while it was on its way.

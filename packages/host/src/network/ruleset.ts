@@ -26,6 +26,20 @@ export interface HostRulesetOptions {
   /** CIDR blocks that no slot reaches. */
   forbidden: readonly string[]
   maxFlowsPerSlot: number
+  /** Of each slot in each direction, Mbit/s; 0 = as much as there is. */
+  mbitPerSlot: number
+}
+
+const bytesPerMbit = 125_000
+/** What may come at once after silence beside a second's worth, which the kernel adds: packets between links are large. */
+const burstBytes = 128 * 1024
+
+/** Drops what is over the bound, as a slow link with a short queue does; TCP finds its pace. */
+function bandwidthRule(direction: 'iifname' | 'oifname', set: string, mbit: number): string {
+  if (mbit === 0) return ''
+  const bytesPerSec = Math.round(mbit * bytesPerMbit)
+  const limit = `limit rate over ${bytesPerSec} bytes/second burst ${burstBytes} bytes`
+  return `${direction} @slots add @${set} { ${direction} ${limit} } drop comment "bandwidth of one sandbox"`
 }
 
 /**
@@ -34,7 +48,7 @@ export interface HostRulesetOptions {
  * Policy of every chain is accept: other traffic of the machine is not ours to judge.
  */
 export function hostRuleset(options: HostRulesetOptions): string {
-  const { table, machineAddress, dnsPort, egressPort, eventsPort } = options
+  const { table, machineAddress, dnsPort, egressPort, eventsPort, mbitPerSlot } = options
   return `
 add table inet ${table}
 add set inet ${table} slots { type ifname; }
@@ -52,6 +66,10 @@ add set inet ${table} flows { type ifname; size 65536; flags dynamic; }
 flush set inet ${table} flows
 add set inet ${table} speakers { type ifname; size 65536; flags dynamic; }
 flush set inet ${table} speakers
+add set inet ${table} sent { type ifname; size 65536; flags dynamic; }
+flush set inet ${table} sent
+add set inet ${table} received { type ifname; size 65536; flags dynamic; }
+flush set inet ${table} received
 add set inet ${table} forbidden { type ipv4_addr; flags interval; auto-merge; }
 flush set inet ${table} forbidden
 add element inet ${table} forbidden { ${options.forbidden.join(', ')} }
@@ -61,6 +79,7 @@ add chain inet ${table} divert { type nat hook prerouting priority dstnat; polic
 add chain inet ${table} input { type filter hook input priority filter; policy accept; }
 add chain inet ${table} forward { type filter hook forward priority filter; policy accept; }
 add chain inet ${table} mark_host { type filter hook output priority mangle; policy accept; }
+add chain inet ${table} arriving { type filter hook postrouting priority mangle; policy accept; }
 add chain inet ${table} translate { type nat hook postrouting priority srcnat; policy accept; }
 add chain inet ${table} to_host
 add chain inet ${table} from_slot
@@ -72,6 +91,7 @@ flush chain inet ${table} divert
 flush chain inet ${table} input
 flush chain inet ${table} forward
 flush chain inet ${table} mark_host
+flush chain inet ${table} arriving
 flush chain inet ${table} translate
 flush chain inet ${table} to_host
 flush chain inet ${table} from_slot
@@ -81,6 +101,10 @@ table inet ${table} {
   chain guard {
     iifname @slots meta protocol != ip drop comment "no IPv6"
     iifname @slots iifname . ip saddr != @sources drop comment "a slot sends from its own address only"
+    ${bandwidthRule('iifname', 'sent', mbitPerSlot)}
+  }
+  chain arriving {
+    ${bandwidthRule('oifname', 'received', mbitPerSlot)}
   }
   chain mark_new {
     iifname @slots ct state new add @flows { iifname ct count over ${options.maxFlowsPerSlot} } drop \
