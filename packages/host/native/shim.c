@@ -13,7 +13,9 @@
  *   sysfs DIR        mounts a read-only sysfs of that network namespace there, for the program alone
  *   bind FROM<tab>TO shows FROM at TO, for the program alone (at most 64)
  *   env NAME=VALUE   set for the program (at most 8)
- *   pidfile FILE     where the program leaves the pid of the sandbox's init; absent: run the program, nothing else
+ *   pidfile FILE     where the program leaves the pid of the sandbox's init, before it ends with 0
+ *   stay yes         the program itself is the sandbox's init. With neither, the program is run and nothing else
+ *   listen PATH      makes a unix socket there that listens, only root may connect; the program has it as descriptor 9
  *   started FILE     gets "PID START_TIME ID\n" (start time in clock ticks, field 22 of /proc/PID/stat)
  *   exit FILE        gets "STATUS\n" when init ends; a negative status is a signal
  *   log FILE         gets what the program writes to standard output and error; absent: nobody does
@@ -24,7 +26,7 @@
  *   ready                        once, before anything is read
  *   started PID START_TIME       init runs, the program has ended with 0
  *   failed REASON                nothing of it is left; the shim ends
- *   done STATUS                  without `pidfile`: the program's exit status; the shim ends
+ *   done STATUS                  neither `pidfile` nor `stay`: the program's exit status; the shim ends
  *   exit STATUS                  init ended; the `exit` file is complete; the shim ends
  *
  * `shim hold` is something else: the smallest init there is. It is PID 1 of the engine's own probe.
@@ -43,15 +45,16 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { COMMAND_BYTES = 65536, CGROUPS = 16, BINDS = 64, HIDES = 4, ENVS = 8, ARGS = 256, STRAYS = 32 };
+enum { COMMAND_BYTES = 65536, CGROUPS = 16, BINDS = 64, HIDES = 4, ENVS = 8, ARGS = 256, STRAYS = 32, LISTEN_FD = 9 };
 
 static char text[COMMAND_BYTES];
 
 static struct {
-    char *id, *netns, *sysfs, *pidfile, *started, *exit, *log;
+    char *id, *netns, *sysfs, *pidfile, *started, *exit, *log, *stay, *listen;
     char *cgroup[CGROUPS], *hide[HIDES], *bind[BINDS], *env[ENVS], *arg[ARGS + 1];
     int cgroups, hides, binds, envs, args;
 } command;
@@ -107,6 +110,8 @@ static int field(char *line) {
     else if (!strcmp(line, "started")) command.started = value;
     else if (!strcmp(line, "exit")) command.exit = value;
     else if (!strcmp(line, "log")) command.log = value;
+    else if (!strcmp(line, "stay")) command.stay = value;
+    else if (!strcmp(line, "listen")) command.listen = value;
     else if (!strcmp(line, "cgroup")) return add(command.cgroup, &command.cgroups, CGROUPS, value);
     else if (!strcmp(line, "hide")) return add(command.hide, &command.hides, HIDES, value);
     else if (!strcmp(line, "bind")) return strchr(value, '\t') && add(command.bind, &command.binds, BINDS, value);
@@ -201,6 +206,20 @@ static void keep_output(int report) {
     dup2(log, 2);
 }
 
+/* Made before the program runs: whoever connects waits for it, and it cannot put another in its place. */
+static void listen_for_program(int report) {
+    if (!command.listen) return;
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    errno = ENAMETOOLONG;
+    if (strlen(command.listen) >= sizeof address.sun_path) child_fail(report, "listen", command.listen);
+    strcpy(address.sun_path, command.listen);
+    unlink(command.listen);
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, 4) || dup2(fd, LISTEN_FD) < 0)
+        child_fail(report, "listen", command.listen);
+    if (fd != LISTEN_FD) close(fd);
+}
+
 static pid_t run_program(int *report_read) {
     int report[2];
     if (pipe2(report, O_CLOEXEC)) fail("pipe", "report");
@@ -218,6 +237,7 @@ static pid_t run_program(int *report_read) {
         for (int fd = 0; fd < 3; fd++) dup2(null, fd);
         if (null > 2) close(null);
         keep_output(report[1]);
+        listen_for_program(report[1]);
         execvp(command.arg[0], command.arg);
         child_fail(report[1], "exec", command.arg[0]);
     }
@@ -302,7 +322,8 @@ int main(int count, char **words) {
 
     int report;
     pid_t program = run_program(&report);
-    int status = wait_program(program);
+    /* The report ends without a word when the program is executed. */
+    int status = command.stay ? 0 : wait_program(program);
     char line[512], reason[448];
     ssize_t size = read(report, reason, sizeof reason - 1);
     close(report);
@@ -313,12 +334,12 @@ int main(int count, char **words) {
         say("failed", line);
         return 1;
     }
-    if (!command.pidfile) {
+    if (!command.pidfile && !command.stay) {
         snprintf(line, sizeof line, "%d", status);
         say("done", line);
         return 0;
     }
-    pid_t init = read_pid();
+    pid_t init = command.stay ? program : read_pid();
     unsigned long long since = start_time(init);
     snprintf(line, sizeof line, "%d %llu %s\n", init, since, command.id ? command.id : "-");
     if (command.started && write_whole(command.started, line)) fail("write", command.started);

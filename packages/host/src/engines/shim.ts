@@ -6,6 +6,9 @@ const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 /** In place of a network namespace's path: an empty one that nobody else has. */
 export const NEW_NETWORK = 'new'
 
+/** The program's end of `listenPath`. */
+export const LISTEN_FD = 9
+
 /** A start takes tens of milliseconds, a dump a second for each half GiB; past these bounds something hangs. */
 const START_WITHIN_MS = 60_000
 const RUN_WITHIN_MS = 180_000
@@ -23,7 +26,14 @@ export interface ShimCommand {
   binds?: readonly { from: string; to: string }[]
   environment?: Readonly<Record<string, string>>
   /** With this the program leaves a sandbox behind; without, it is only run. */
-  sandbox?: { pidFile: string; startedFile: string; exitFile: string }
+  sandbox?: {
+    /** Where the program leaves the pid of init before it ends; undefined: the program itself is init. */
+    pidFile?: string | undefined
+    startedFile: string
+    exitFile: string
+  }
+  /** Path of a unix socket that listens before the program runs; the program has it as descriptor `LISTEN_FD`. */
+  listenPath?: string
   /** Gets what the program says. What stays behind of it must not hold on to its output. */
   logPath?: string
   program: readonly string[]
@@ -186,11 +196,12 @@ function commandText(command: ShimCommand): string {
     ]),
     ...(sandbox
       ? ([
-          ['pidfile', sandbox.pidFile],
+          sandbox.pidFile === undefined ? ['stay', 'yes'] : ['pidfile', sandbox.pidFile],
           ['started', sandbox.startedFile],
           ['exit', sandbox.exitFile],
         ] as [string, string][])
       : []),
+    ...(command.listenPath === undefined ? [] : [['listen', command.listenPath] as [string, string]]),
     ...(command.logPath === undefined ? [] : [['log', command.logPath] as [string, string]]),
     ...command.program.map((word): [string, string] => ['arg', word]),
   ]

@@ -197,7 +197,8 @@ export class UpperStore {
   /** Ids of all uppers that were taken, by this store or one before. */
   list(): string[] {
     return readdirSync(this.mountPoint).filter(
-      (id) => !this.#ready.includes(id) && id !== this.#making && !this.#unrecorded.has(id),
+      (id) =>
+        idPattern.test(id) && !this.#ready.includes(id) && id !== this.#making && !this.#unrecorded.has(id),
     )
   }
 
@@ -264,6 +265,9 @@ async function occupiedBytes(path: string): Promise<number> {
   const { stdout } = await run('du', ['-s', '--block-size=1', path], { timeoutMs: countTimeoutMs })
   return Number.parseInt(stdout, 10)
 }
+
+/** What else lies on the file system is not the store's: an engine keeps there what its uppers share blocks with. */
+const idPattern = /^[0-9a-f]{16}$/
 
 function newId(): string {
   return randomBytes(8).toString('hex')

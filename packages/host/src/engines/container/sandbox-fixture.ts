@@ -79,7 +79,7 @@ export class SandboxFixture {
       sizeMib: 2048,
     })
     const layers = new LayerStore({ layersDir: join(dir, 'layers'), mountsDir: join(runDir, 'layers') })
-    const base = await layers.importDirectory(await guestTree(join(dir, 'tree')))
+    const base = await layers.importDirectory(await guestTree(join(dir, 'tree'), GUEST))
     mkdirSync(join(dir, 'agent/.e2b'), { recursive: true })
     const agent = await layers.importDirectory(join(dir, 'agent'))
     const cacheDir = join(tmpdir(), 'criu-test-build')
@@ -197,7 +197,8 @@ async function answer(socketPath: string, path: string): Promise<string> {
   return body
 }
 
-async function guestTree(dir: string): Promise<string> {
+/** A root file system of this machine's own programs. @param guest its `/guest.mjs` */
+export async function guestTree(dir: string, guest: string): Promise<string> {
   for (const path of ['bin', 'etc', 'mnt', 'root']) mkdirSync(join(dir, path), { recursive: true })
   for (const program of [process.execPath, ...HOST_PROGRAMS]) {
     copyFileSync(program, join(dir, 'bin', program.split('/').at(-1)!))
@@ -208,7 +209,7 @@ async function guestTree(dir: string): Promise<string> {
   }
   const source = join(native, 'attempt.c')
   await run('gcc', ['-static', '-Os', '-s', '-Wall', '-Werror', '-o', join(dir, 'bin/attempt'), source])
-  writeFileSync(join(dir, 'guest.mjs'), GUEST)
+  writeFileSync(join(dir, 'guest.mjs'), guest)
   writeFileSync(join(dir, 'etc/passwd'), 'root:x:0:0::/root:/bin/sh\n')
   return dir
 }

@@ -1,0 +1,110 @@
+/** Kernel and initramfs of every microVM: built at set-up, named by their bytes, shared by all instances. */
+import { createHash } from 'node:crypto'
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { run } from '../../../linux/process.ts'
+import { type ArchiveFile, cpioArchive } from './cpio.ts'
+import { fetchKernelPackage, type KernelModule, kernelImage, kernelModules } from './kernel-package.ts'
+
+const GUEST_INIT = join(import.meta.dirname, '../../../../native/guest-init.c')
+/** Says which image is in use. */
+const CURRENT = 'current.json'
+
+export interface GuestImage {
+  /** Of kernel and initramfs together. */
+  digest: string
+  /** Package and version of the kernel. */
+  kernel: string
+  /** An ELF image with a PVH entry. */
+  kernelPath: string
+  initramfsPath: string
+}
+
+export interface GuestImageOptions {
+  /** `microvm` in the images directory; gets `<digest>/` and `current.json`. */
+  directory: string
+  progress?: (line: string) => void
+}
+
+/**
+ * Builds the guest's kernel and initramfs from Debian's cloud kernel and guest-init.c, and makes them the ones in use.
+ * Takes seconds and a download of about 12 MB. Equal inputs give equal bytes.
+ * @throws CommandError of apt, dpkg, gcc or a decompressor
+ */
+export async function buildGuestImage(options: GuestImageOptions): Promise<GuestImage> {
+  const { directory, progress = () => {} } = options
+  mkdirSync(directory, { recursive: true })
+  const work = mkdtempSync(join(tmpdir(), 'guest-image-'))
+  try {
+    const kernelPackage = await fetchKernelPackage(work, progress)
+    progress('unpacking the kernel')
+    const kernel = await kernelImage(kernelPackage)
+    const modules = await kernelModules(kernelPackage)
+    progress('compiling the first process of guests')
+    const initramfs = cpioArchive(initramfsFiles(await compileGuestInit(work), modules))
+    return publish(directory, kernelPackage.name, kernel, initramfs)
+  } finally {
+    rmSync(work, { recursive: true, force: true })
+  }
+}
+
+/** The image in use, or undefined before one was built. */
+export function currentGuestImage(directory: string): GuestImage | undefined {
+  const path = join(directory, CURRENT)
+  if (!existsSync(path)) return undefined
+  const { digest, kernel } = JSON.parse(readFileSync(path, 'utf8')) as { digest: string; kernel: string }
+  const image = imageAt(directory, digest, kernel)
+  return existsSync(image.kernelPath) && existsSync(image.initramfsPath) ? image : undefined
+}
+
+const imageAt = (directory: string, digest: string, kernel: string): GuestImage => ({
+  digest,
+  kernel,
+  kernelPath: join(directory, digest, 'vmlinux'),
+  initramfsPath: join(directory, digest, 'initramfs.cpio'),
+})
+
+async function compileGuestInit(work: string): Promise<Buffer> {
+  const path = join(work, 'guest-init')
+  // A build id would differ from linker to linker, and says nothing here.
+  const flags = ['-static', '-Os', '-s', '-Wall', '-Wextra', '-Werror', '-Wl,--build-id=none']
+  await run('gcc', [...flags, '-o', path, GUEST_INIT])
+  return readFileSync(path)
+}
+
+function initramfsFiles(init: Buffer, modules: readonly KernelModule[]): ArchiveFile[] {
+  const paths = modules.map(({ name }) => `lib/${name}.ko`)
+  return [
+    { path: 'init', content: init, mode: 0o755 },
+    { path: 'lib', mode: 0o755 },
+    ...modules.map(({ content }, at): ArchiveFile => ({ path: paths[at]!, content, mode: 0o644 })),
+    { path: 'modules', content: Buffer.from(paths.map((path) => `/${path}\n`).join('')), mode: 0o644 },
+  ]
+}
+
+/** One rename each: a reader sees a whole image or none. */
+function publish(directory: string, kernelName: string, kernel: Buffer, initramfs: Buffer): GuestImage {
+  const digest = createHash('sha256').update(kernel).update(initramfs).digest('hex')
+  const image = imageAt(directory, digest, kernelName)
+  if (!existsSync(join(directory, digest))) {
+    const unfinished = mkdtempSync(join(directory, '.new-'))
+    writeFileSync(join(unfinished, 'vmlinux'), kernel, { mode: 0o444 })
+    writeFileSync(join(unfinished, 'initramfs.cpio'), initramfs, { mode: 0o444 })
+    chmodSync(unfinished, 0o755)
+    renameSync(unfinished, join(directory, digest))
+  }
+  const record = join(directory, `${CURRENT}.${process.pid}`)
+  writeFileSync(record, `${JSON.stringify({ digest, kernel: kernelName })}\n`)
+  renameSync(record, join(directory, CURRENT))
+  return image
+}

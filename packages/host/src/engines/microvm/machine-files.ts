@@ -1,0 +1,35 @@
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+/** The files of one slot that belong to its machine. */
+export const machineFiles = (slotDir: string) => ({
+  exit: join(slotDir, 'exit'),
+  machine: join(slotDir, 'machine'),
+  record: join(slotDir, 'machine.json'),
+  started: join(slotDir, 'started'),
+})
+
+export type MachineFiles = ReturnType<typeof machineFiles>
+
+/** What memory was captured of; a restored machine has exactly this, whatever is asked for. */
+export interface MachineRecord {
+  version: 1
+  vcpuCount: number
+  memoryMib: number
+  /** Digests, bottom to top. */
+  layers: readonly string[]
+}
+
+/** Of a captured machine, in its `memoryDir`. */
+export const recordIn = (memoryDir: string): string => join(memoryDir, 'machine.json')
+
+export function writeMachineRecord(path: string, record: MachineRecord): void {
+  writeFileSync(path, `${JSON.stringify(record)}\n`)
+}
+
+/** @throws Error when there is none that this version understands */
+export function readMachineRecord(path: string): MachineRecord {
+  const record = JSON.parse(readFileSync(path, 'utf8')) as MachineRecord
+  if (record.version !== 1) throw new Error(`${path} is of a version that is not known here`)
+  return record
+}

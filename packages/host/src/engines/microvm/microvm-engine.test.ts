@@ -1,0 +1,179 @@
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { run } from '../../linux/process.ts'
+import type { Slot } from '../../slots.ts'
+import type { Instance } from '../engine.ts'
+import { guestState, inGuest, MachineFixture } from './machine-fixture.ts'
+import type { MicrovmEngine } from './microvm-engine.ts'
+import { QemuMonitor } from './qemu.ts'
+
+/** Guests are emulated here: everything takes tens of times as long as on a processor of their own. */
+const SETUP_TIMEOUT_MS = 300_000
+const TEST_TIMEOUT_MS = 300_000
+
+let fixture: MachineFixture
+let engine: MicrovmEngine
+/** A machine that has answered, as memory; its count goes on from 1. */
+let memoryDir: string
+
+beforeAll(async () => {
+  fixture = await MachineFixture.make('mvmt', '10.48.0.0/24')
+  engine = fixture.engine()
+}, SETUP_TIMEOUT_MS)
+
+afterAll(() => fixture.remove(), SETUP_TIMEOUT_MS)
+
+const inShell = (instance: Instance, script: string): Promise<string> =>
+  inGuest(instance, '/bin/sh', '-c', script)
+
+const statusOf = (instance: Instance, field: string): string =>
+  new RegExp(`^${field}:\\s*(.*)$`, 'm').exec(
+    readFileSync(`/proc/${instance.initPid}/status`, 'utf8'),
+  )?.[1] ?? ''
+
+async function networkOf({ netnsPath }: Slot): Promise<string> {
+  const name = netnsPath.split('/').at(-1)!
+  const views = [['addr'], ['route'], ['neigh']].map((words) => run('ip', ['-o', '-n', name, ...words]))
+  return (await Promise.all(views))
+    .map(({ stdout }) => stdout.replace(/ (STALE|REACHABLE).*/g, ''))
+    .join('\n')
+}
+
+/** What the agent does before a capture. */
+const SYNC = `'fs.fsyncSync(fs.openSync("/alone"))'`
+
+const timed = (name: string, body: () => Promise<void>): void => test(name, body, TEST_TIMEOUT_MS)
+
+timed('the probe boots a guest, and emulation is used only where it is asked for', async () => {
+  expect(await engine.probe()).toMatchObject({ usable: true })
+  const unasked = await fixture.engine({ isAskedFor: false }).probe()
+  expect(unasked).toMatchObject({ usable: false, detail: expect.stringContaining('asked for') })
+  expect(readdirSync(join(fixture.parts.runDir, 'slots'))).toEqual([])
+})
+
+timed('a machine boots, runs as nobody, is captured, and stopped leaves its slot as it was', async () => {
+  const plan = await fixture.plan(0)
+  const before = await networkOf(plan.slot)
+  const instance = await engine.start(plan)
+  expect(await guestState(instance)).toEqual({ count: 1, hostname: 'host0' })
+  expect(await inShell(instance, 'cat /etc/resolv.conf')).toBe('nameserver 169.254.0.22')
+  expect(statusOf(instance, 'Uid')).toBe(Array(4).fill(plan.slot.uidBase).join('\t'))
+  expect([
+    statusOf(instance, 'CapBnd'),
+    statusOf(instance, 'NoNewPrivs'),
+    statusOf(instance, 'Seccomp'),
+  ]).toEqual(['0000000000000000', '1', '2'])
+  await inShell(instance, 'echo kept > /kept')
+  memoryDir = fixture.memoryDir()
+  const { sizeBytes } = await engine.capture(instance, { memoryDir, leaveRunning: false })
+  expect(sizeBytes).toBeGreaterThan(20 * 2 ** 20)
+  expect(await instance.exited).toMatchObject({ status: -9, outOfMemory: false })
+  await engine.stop(instance)
+  expect(existsSync(`/proc/${instance.initPid}`)).toBe(false)
+  expect(readdirSync(join(fixture.parts.runDir, 'slots', '0'))).toEqual(['sys'])
+  expect(await networkOf(plan.slot)).toBe(before)
+})
+
+timed('two clones go on side by side, share what they do not write, and write for themselves', async () => {
+  const plans = await Promise.all([1, 2].map((index) => fixture.plan(index, { memoryDir })))
+  const clones = await Promise.all(plans.map((plan) => engine.start(plan)))
+  const [one, two] = [clones[0]!, clones[1]!]
+  for (const clone of clones) {
+    expect(await guestState(clone)).toMatchObject({ count: 2 })
+    expect(await inShell(clone, 'cat /kept')).toBe('kept')
+  }
+  await inShell(one, 'echo one > /own')
+  expect(await inShell(two, 'cat /own || true')).toContain('No such file')
+  const shared = /^Shared_Clean:\s*(\d+) kB/m.exec(readFileSync(`/proc/${one.initPid}/smaps_rollup`, 'utf8'))
+  expect(Number(shared?.[1])).toBeGreaterThan(30_000)
+  await Promise.all([engine.stop(one), engine.stop(two)])
+})
+
+timed('a clone is captured while it runs, and its own clone goes on from there in another slot', async () => {
+  const clone = await engine.start(await fixture.plan(1, { memoryDir }))
+  await guestState(clone)
+  await inShell(clone, 'echo later > /later')
+  const second = fixture.memoryDir()
+  const copy = fixture.parts.uppers.nameCopy(clone.upper)
+  await engine.capture(clone, { memoryDir: second, leaveRunning: true, upperCopyPath: copy.path })
+  expect(existsSync(join(second, 'disk.img'))).toBe(false)
+  expect(await guestState(clone)).toMatchObject({ count: 3 })
+
+  const upper = await fixture.parts.uppers.clone(copy, 256)
+  const third = await engine.start(await fixture.plan(2, { memoryDir: second, upper }))
+  expect(await guestState(third)).toMatchObject({ count: 3 })
+  expect(await inShell(third, 'cat /later')).toBe('later')
+  await Promise.all([engine.stop(clone), engine.stop(third)])
+})
+
+timed(
+  'frozen it does nothing until it is thawed, and a capture that is given up leaves it running',
+  async () => {
+    const instance = await engine.start(await fixture.plan(3, { memoryDir }))
+    await engine.freeze(instance)
+    const answer = guestState(instance)
+    const early = await Promise.race([answer, new Promise((resolve) => setTimeout(resolve, 1_000, 'silent'))])
+    expect(early).toBe('silent')
+    await engine.thaw(instance)
+    expect(await answer).toMatchObject({ count: 2 })
+
+    const givenUp = engine.capture(instance, {
+      memoryDir: fixture.memoryDir(),
+      leaveRunning: false,
+      whileStill: () => Promise.reject(new Error('given up')),
+    })
+    await expect(givenUp).rejects.toThrow('given up')
+    expect(await guestState(instance)).toMatchObject({ count: 3 })
+    await engine.stop(instance)
+  },
+)
+
+timed('files alone are kept, and boot anew with several layers in one device', async () => {
+  const upper = fixture.parts.uppers.take(256)
+  const first = await engine.start(await fixture.plan(3, { memoryDir, upper }))
+  await inShell(first, `echo alone > /alone; node -e ${SYNC}`)
+  await engine.capture(first, { memoryDir: undefined, leaveRunning: false })
+
+  const tight = new (class extends QemuMonitor {
+    override readonly maxDrives = 3
+  })(fixture.qemuOptions)
+  await tight.support()
+  const layers = [fixture.parts.base, ...(await Promise.all(['a', 'b', 'c'].map(smallLayer)))]
+  const changes = { upper, layers, hostname: 'again', limits: { ...fixture.limits, memoryMib: 192 } }
+  const again = await fixture.engine({ monitor: tight }).start(await fixture.plan(4, changes))
+  expect(await guestState(again)).toEqual({ count: 1, hostname: 'again' })
+  expect(await inShell(again, 'cat /alone /a /b /c /same')).toBe('alone\na\nb\nc\nc')
+  await engine.stop(again)
+})
+
+timed('a machine outlives its engine object and is adopted by the next, under a new name', async () => {
+  const plan = await fixture.plan(4, { memoryDir })
+  const { initPid } = await engine.rename(await engine.start(plan), 'claimed')
+  const next = fixture.engine()
+  expect(await next.adopt({ ...plan, sandboxId: 'another', initPid: undefined })).toBeUndefined()
+  const adopted = await next.adopt({ ...plan, sandboxId: 'claimed', initPid: undefined })
+  expect(adopted?.initPid).toBe(initPid)
+  expect(await guestState(adopted!)).toMatchObject({ count: 2 })
+  await next.stop(adopted!)
+  expect(await next.adopt({ ...plan, sandboxId: 'claimed', initPid })).toBeUndefined()
+})
+
+timed('a start that fails says why and leaves nothing', async () => {
+  const plan = await fixture.plan(5)
+  const before = await networkOf(plan.slot)
+  const broken = fixture.engine({ monitor: new QemuMonitor({ ...fixture.qemuOptions, path: '/no/qemu' }) })
+  await expect(broken.start(plan)).rejects.toThrow(/sandbox5 did not start: .*\/no\/qemu/s)
+  const empty = engine.start({ ...plan, memoryDir: fixture.memoryDir() })
+  await expect(empty).rejects.toThrow(/sandbox5 did not start/)
+  expect(readdirSync(join(fixture.parts.runDir, 'slots', '5'))).toEqual(['sys'])
+  expect(await networkOf(plan.slot)).toBe(before)
+  expect(fixture.parts.options.cgroups.cgroup('5').pids()).toEqual([])
+})
+
+async function smallLayer(name: string) {
+  const tree = join(fixture.parts.dir, `layer-${name}`)
+  mkdirSync(tree)
+  for (const file of [name, 'same']) writeFileSync(join(tree, file), `${name}\n`)
+  return await fixture.parts.layers.importDirectory(tree)
+}

@@ -1,0 +1,338 @@
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+} from 'node:fs'
+import { join } from 'node:path'
+import type { Cgroup, CgroupRoot } from '../../linux/cgroup.ts'
+import { alive } from '../../linux/process.ts'
+import { gatewayAddress, gatewayMac, guestAddress, type Slot } from '../../slots.ts'
+import { snapshotSubvolumeInBackground } from '../../storage/btrfs.ts'
+import type { Layer } from '../../storage/layers.ts'
+import type { Upper } from '../../storage/uppers.ts'
+import type {
+  AdoptEntry,
+  CapturedState,
+  CaptureTarget,
+  Engine,
+  EngineReport,
+  EngineStart,
+  Instance,
+  Usage,
+} from '../engine.ts'
+import { ProcessInstance, readStarted, watchExit, within, writeStarted } from '../instance.ts'
+import { Shim, type StartedInit } from '../shim.ts'
+import { keepDisk, prepareDisk } from './disk.ts'
+import { layerDrives } from './drives.ts'
+import { hostClass } from './host-class.ts'
+import type { GuestImage } from './image/guest-image.ts'
+import {
+  type MachineFiles,
+  machineFiles,
+  readMachineRecord,
+  recordIn,
+  writeMachineRecord,
+} from './machine-files.ts'
+import type { MachinePlan, Monitor, RunningMachine } from './monitor.ts'
+import { probeMicrovm } from './probe.ts'
+import { attachTap, detachTap, TAP } from './slot-attachment.ts'
+
+/** A killed monitor gives its memory back first: a gibibyte takes a tenth of a second. */
+const stopTimeoutMs = 10_000
+
+export interface MicrovmEngineOptions {
+  /** On tmpfs; `slots/<index>` in it belongs to a slot. Directories on the way must let others pass (0711). */
+  runDir: string
+  /** See native/build.ts. */
+  shimPath: string
+  monitor: Monitor
+  image: GuestImage
+  /** The agent's own layer: the topmost of every machine. */
+  agentLayer: Layer
+  cgroups: CgroupRoot
+  /** On the file system of the uppers: disks that others are copies of. See disk.ts. */
+  seedsDir: string
+  /** See drives.ts. */
+  bundlesDir: string
+  /** An emulating monitor is usable only when the operator named it. */
+  isAskedFor: boolean
+  /** For the probe: an upper of its own and ids that no slot has. */
+  probe: { take: () => Promise<Upper>; give: (upper: Upper) => Promise<void>; uidBase: number }
+}
+
+/** Sandboxes as machines of their own: a guest kernel each, under a virtual machine monitor. */
+export class MicrovmEngine implements Engine {
+  readonly name = 'microvm'
+  readonly canCapture = true
+  readonly writtenIn = 'memory'
+  readonly #options: MicrovmEngineOptions
+  readonly #oomKillsAtStart = new Map<string, number>()
+
+  constructor(options: MicrovmEngineOptions) {
+    this.#options = options
+    for (const dir of [options.runDir, join(options.runDir, 'slots')]) {
+      mkdirSync(dir, { recursive: true })
+      chmodSync(dir, 0o711)
+    }
+  }
+
+  async probe(): Promise<EngineReport> {
+    return probeMicrovm(this.#options)
+  }
+
+  hostClass(): string {
+    const { monitor, image, agentLayer } = this.#options
+    return hostClass(monitor, image, agentLayer.digest)
+  }
+
+  /** Nothing: which engine the next sandbox of a slot has is not known before. */
+  async prepare(): Promise<void> {}
+
+  async start(start: EngineStart): Promise<ProcessInstance> {
+    const { slot, upper } = start
+    const dir = this.#slotDir(slot)
+    const files = machineFiles(dir)
+    const { monitor } = this.#options
+    removeFiles(files)
+    this.#makeDirectories(slot, dir, files)
+    const shim = new Shim(this.#options.shimPath)
+    const cgroup = this.#cgroup(slot)
+    try {
+      const plan = await this.#plan(start, files)
+      await attachTap(slot)
+      this.#limit(cgroup, start, plan)
+      this.#oomKillsAtStart.set(dir, cgroup.usage().oomKills)
+      const { pidFile, ...command } = await monitor.prepare(plan)
+      const process = await shim.start({
+        ...command,
+        id: start.sandboxId,
+        cgroupPaths: slot.cgroupPaths,
+        netns: slot.netnsPath,
+        logPath: logPath(upper),
+        sandbox: { pidFile, startedFile: files.started, exitFile: files.exit },
+      })
+      await monitor.launch(plan, { slot, directory: files.machine, process })
+      return this.#instance(start.sandboxId, slot, upper, process, shim.ended())
+    } catch (error) {
+      shim.discard()
+      await cgroup.killAll()
+      const words = logTail(logPath(upper))
+      await detachTap(slot)
+      removeFiles(files)
+      const reason = error instanceof Error ? error.message : String(error)
+      throw new Error(`sandbox ${start.sandboxId} did not start: ${reason}${words}`, { cause: error })
+    }
+  }
+
+  async capture(instance: Instance, into: CaptureTarget): Promise<CapturedState> {
+    const { monitor } = this.#options
+    const machine = this.#machine(own(instance))
+    await monitor.pause(machine)
+    let isKept = false
+    try {
+      const sizeBytes =
+        into.memoryDir === undefined ? 0 : await this.#keep(machine, instance, into.memoryDir, into)
+      await into.whileStill?.({ sizeBytes })
+      isKept = true
+      return { sizeBytes }
+    } finally {
+      if (isKept && !into.leaveRunning) await this.stop(instance)
+      else await monitor.resume(machine)
+    }
+  }
+
+  freeze(instance: Instance): Promise<void> {
+    return this.#options.monitor.pause(this.#machine(own(instance)))
+  }
+
+  thaw(instance: Instance): Promise<void> {
+    return this.#options.monitor.resume(this.#machine(own(instance)))
+  }
+
+  /** The name inside is the agent's to set, as everything else that makes a clone its own. */
+  async rename(instance: Instance, sandboxId: string): Promise<ProcessInstance> {
+    const machine = own(instance)
+    const { started } = machineFiles(this.#slotDir(instance.slot))
+    writeStarted(started, { ...machine.init, sandboxId })
+    return machine.renamed(sandboxId)
+  }
+
+  async stop(instance: Instance): Promise<void> {
+    const machine = own(instance)
+    const dir = this.#slotDir(instance.slot)
+    const cgroup = this.#cgroup(instance.slot)
+    machine.kill()
+    await within(machine.exited, stopTimeoutMs * this.#options.monitor.timeScale)
+    if (cgroup.pids().length > 0) await cgroup.killAll()
+    await detachTap(instance.slot)
+    removeFiles(machineFiles(dir))
+    this.#oomKillsAtStart.delete(dir)
+  }
+
+  async adopt(entry: AdoptEntry): Promise<ProcessInstance | undefined> {
+    const started = readStarted(machineFiles(this.#slotDir(entry.slot)).started)
+    if (!started || !alive(started.pid, started.startTime)) return undefined
+    // A rename may have been cut between the two records; the pid says that it is the same sandbox.
+    if (started.sandboxId !== entry.sandboxId && started.pid !== entry.initPid) return undefined
+    const instance = this.#instance(entry.sandboxId, entry.slot, entry.upper, started)
+    // A capture that was cut off has left it standing.
+    await this.thaw(instance)
+    return instance
+  }
+
+  async usage(instance: Instance): Promise<Usage> {
+    return this.#cgroup(instance.slot).usage()
+  }
+
+  /** Last words of the guest's console: why it did not come up. */
+  console(instance: Instance): Promise<string> {
+    return this.#options.monitor.console(this.#machine(own(instance)))
+  }
+
+  /** Writes memory, and the disk unless the upper is copied as a whole. Answers the bytes written. */
+  async #keep(
+    machine: RunningMachine,
+    { slot, upper }: Instance,
+    memoryDir: string,
+    { upperCopyPath }: CaptureTarget,
+  ): Promise<number> {
+    const { monitor } = this.#options
+    const record = readMachineRecord(machineFiles(this.#slotDir(slot)).record)
+    await Promise.all([
+      monitor.snapshot(machine, memoryDir),
+      upperCopyPath === undefined
+        ? keepDisk(upper, memoryDir)
+        : snapshotSubvolumeInBackground(upper.path, upperCopyPath, { readOnly: true }),
+    ])
+    writeMachineRecord(recordIn(memoryDir), record)
+    return occupiedBytes(memoryDir)
+  }
+
+  async #plan(start: EngineStart, files: MachineFiles): Promise<MachinePlan> {
+    const { slot, upper, limits, memoryDir } = start
+    const { monitor, agentLayer, image, bundlesDir, seedsDir } = this.#options
+    const layers = [...start.layers, agentLayer]
+    const record = memoryDir === undefined ? newRecord(start, layers) : readMachineRecord(recordIn(memoryDir))
+    const given = layers.map(({ digest }) => digest)
+    if (record.layers.join() !== given.join()) throw new Error('its memory belongs to other layers')
+    const room = { maxDrives: monitor.maxDrives - 1, firstDrive: 1, bundlesDir }
+    const { drives, lower } = await layerDrives(layers, room)
+    const disk = await prepareDisk({ upper, diskMib: limits.diskMib, memoryDir, uid: slot.uidBase, seedsDir })
+    writeMachineRecord(files.record, record)
+    return {
+      sandboxId: start.sandboxId,
+      slot,
+      directory: files.machine,
+      diskDirectory: upper.path,
+      image,
+      vcpuCount: record.vcpuCount,
+      memoryMib: record.memoryMib,
+      drives: [{ path: disk, readOnly: false }, ...drives],
+      kernelArguments: guestArguments(start, lower),
+      tap: TAP,
+      memoryDir,
+    }
+  }
+
+  #limit(cgroup: Cgroup, { limits }: EngineStart, plan: MachinePlan): void {
+    const { overheadMib, overheadPids } = this.#options.monitor
+    cgroup.setLimits({
+      cpuCount: limits.cpuCount,
+      memoryMib: plan.memoryMib + overheadMib,
+      pids: plan.vcpuCount + overheadPids,
+    })
+    cgroup.thaw()
+  }
+
+  #makeDirectories(slot: Slot, dir: string, files: MachineFiles): void {
+    mkdirSync(dir, { recursive: true })
+    chmodSync(dir, 0o711)
+    mkdirSync(files.machine, { mode: 0o711 })
+    chmodSync(files.machine, 0o711)
+    chownSync(files.machine, slot.uidBase, slot.uidBase)
+  }
+
+  #instance(
+    sandboxId: string,
+    slot: Slot,
+    upper: Upper,
+    init: StartedInit,
+    shimEnded?: Promise<void>,
+  ): ProcessInstance {
+    const dir = this.#slotDir(slot)
+    const exited = watchExit(machineFiles(dir).exit, init, shimEnded).then((status) => ({
+      status,
+      outOfMemory: status === -9 && this.#oomKilled(slot, dir),
+    }))
+    return new ProcessInstance({ sandboxId, slot, upper, init, exited })
+  }
+
+  #oomKilled(slot: Slot, dir: string): boolean {
+    const cgroup = this.#cgroup(slot)
+    if (!existsSync(cgroup.paths[0]!)) return false
+    return cgroup.usage().oomKills > (this.#oomKillsAtStart.get(dir) ?? 0)
+  }
+
+  #machine({ slot, init }: ProcessInstance): RunningMachine {
+    return { slot, directory: machineFiles(this.#slotDir(slot)).machine, process: init }
+  }
+
+  #slotDir(slot: Pick<Slot, 'index'>): string {
+    return join(this.#options.runDir, 'slots', String(slot.index))
+  }
+
+  #cgroup(slot: Slot): Cgroup {
+    return this.#options.cgroups.cgroup(String(slot.index))
+  }
+}
+
+function guestArguments({ hostname, limits }: EngineStart, lower: string): string {
+  const words = {
+    disk: 'vda',
+    lower,
+    ip: guestAddress,
+    gw: gatewayAddress,
+    gwmac: gatewayMac,
+    host: hostname,
+    pids: limits.pids,
+  }
+  return Object.entries(words)
+    .map(([name, value]) => `e2b.${name}=${value}`)
+    .join(' ')
+}
+
+const newRecord = ({ limits }: EngineStart, layers: readonly Layer[]) =>
+  ({
+    version: 1,
+    vcpuCount: Math.max(1, Math.ceil(limits.cpuCount)),
+    memoryMib: limits.memoryMib,
+    layers: layers.map(({ digest }) => digest),
+  }) as const
+
+function own(instance: Instance): ProcessInstance {
+  if (instance instanceof ProcessInstance) return instance
+  throw new TypeError('the instance belongs to another engine')
+}
+
+function removeFiles(files: MachineFiles): void {
+  for (const path of Object.values(files)) rmSync(path, { recursive: true, force: true })
+}
+
+function occupiedBytes(dir: string): number {
+  return readdirSync(dir).reduce((sum, name) => sum + statSync(join(dir, name)).blocks * 512, 0)
+}
+
+/** Where a monitor that a guest has taken over cannot fill anything but the sandbox's own space. */
+const logPath = ({ path }: Upper): string => join(path, 'monitor.log')
+
+/** What the monitor said last, as the end of a sentence; empty when it said nothing. */
+function logTail(path: string): string {
+  if (!existsSync(path)) return ''
+  const text = readFileSync(path, 'utf8').trim()
+  return text === '' ? '' : `: ${text.slice(-2_000)}`
+}

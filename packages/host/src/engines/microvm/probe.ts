@@ -1,0 +1,124 @@
+import { chmodSync, chownSync, mkdirSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as pause } from 'node:timers/promises'
+import type { CgroupRoot } from '../../linux/cgroup.ts'
+import type { Slot } from '../../slots.ts'
+import type { Upper } from '../../storage/uppers.ts'
+import type { EngineReport } from '../engine.ts'
+import { NEW_NETWORK, Shim } from '../shim.ts'
+import type { GuestImage } from './image/guest-image.ts'
+import type { MachinePlan, Monitor, RunningMachine } from './monitor.ts'
+
+const MEMORY_MIB = 128
+const PIDS_BESIDE = 2
+/** No real slot has this number. */
+const PROBE_SLOT = 999_999
+/** A guest of this machine's own processor runs after a tenth of it. */
+const BOOT_WITHIN_MS = 9_000
+const LOOK_AGAIN_MS = 25
+/** As guest-init says it. */
+const GUEST_RUNS = 'a guest runs'
+
+export interface ProbeOptions {
+  runDir: string
+  shimPath: string
+  monitor: Monitor
+  image: GuestImage
+  cgroups: CgroupRoot
+  isAskedFor: boolean
+  probe: { take: () => Promise<Upper>; give: (upper: Upper) => Promise<void>; uidBase: number }
+}
+
+/** Boots a guest without disk and network, and waits for its word. Every failure is an answer. Leaves nothing. */
+export async function probeMicrovm(options: ProbeOptions): Promise<EngineReport> {
+  const { monitor, isAskedFor, probe } = options
+  const { usable, version, detail, remedy, isFast } = await monitor.support()
+  if (!usable) return { usable, version, detail, remedy }
+  if (!isFast && !isAskedFor)
+    return { usable: false, version, detail: `${detail}; only where it is asked for`, remedy: '' }
+  const upper = await probe.take()
+  try {
+    await boot(options, upper)
+    return { usable: true, version: `${version}, ${options.image.kernel}`, detail, remedy: '' }
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error)
+    return { usable: false, version, detail: `no guest comes up: ${reason}`, remedy: 'see docs/microvm.md' }
+  } finally {
+    await probe.give(upper)
+  }
+}
+
+async function boot(options: ProbeOptions, upper: Upper): Promise<void> {
+  const { monitor, runDir, shimPath, cgroups } = options
+  const dir = join(runDir, 'slots', String(PROBE_SLOT))
+  const cgroup = cgroups.cgroup(String(PROBE_SLOT))
+  const plan = probePlan(options, upper, join(dir, 'machine'), cgroup.paths)
+  const shim = new Shim(shimPath)
+  try {
+    rmSync(dir, { recursive: true, force: true })
+    mkdirSync(plan.directory, { recursive: true })
+    for (const path of [dir, plan.directory]) chmodSync(path, 0o711)
+    chownSync(plan.directory, plan.slot.uidBase, plan.slot.uidBase)
+    cgroup.create()
+    const memoryMib = MEMORY_MIB + monitor.overheadMib
+    cgroup.setLimits({ cpuCount: 1, memoryMib, pids: monitor.overheadPids + PIDS_BESIDE })
+    const { pidFile, ...command } = await monitor.prepare(plan)
+    const process = await shim.start({
+      ...command,
+      id: plan.sandboxId,
+      cgroupPaths: cgroup.paths,
+      netns: NEW_NETWORK,
+      logPath: join(dir, 'log'),
+      sandbox: { pidFile, startedFile: join(dir, 'started'), exitFile: join(dir, 'exit') },
+    })
+    const machine = { slot: plan.slot, directory: plan.directory, process }
+    await monitor.launch(plan, machine)
+    await guestSpeaks(monitor, machine)
+  } finally {
+    shim.discard()
+    await cgroup.remove()
+    rmSync(dir, { recursive: true, force: true })
+  }
+}
+
+/** The console is all that such a guest has to speak with, and it says nothing when there is news. */
+async function guestSpeaks(monitor: Monitor, machine: RunningMachine): Promise<void> {
+  const withinMs = BOOT_WITHIN_MS * monitor.timeScale
+  const endsAtMs = performance.now() + withinMs
+  for (;;) {
+    const said = await monitor.console(machine)
+    if (said.includes(GUEST_RUNS)) return
+    if (performance.now() > endsAtMs)
+      throw new Error(`it was silent for ${withinMs} ms; its console ends with '${said.slice(-200).trim()}'`)
+    await pause(LOOK_AGAIN_MS)
+  }
+}
+
+function probePlan(
+  { image, probe }: ProbeOptions,
+  upper: Upper,
+  directory: string,
+  cgroupPaths: readonly string[],
+): MachinePlan {
+  const slot: Slot = {
+    index: PROBE_SLOT,
+    netnsPath: NEW_NETWORK,
+    address: '',
+    uidBase: probe.uidBase,
+    cgroupPaths,
+    sysfsPath: '',
+  }
+  return {
+    sandboxId: 'probe',
+    slot,
+    directory,
+    diskDirectory: upper.path,
+    image,
+    vcpuCount: 1,
+    memoryMib: MEMORY_MIB,
+    drives: [],
+    kernelArguments: 'e2b.probe',
+    tap: undefined,
+    memoryDir: undefined,
+  }
+}
