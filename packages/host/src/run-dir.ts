@@ -1,24 +1,39 @@
-import { closeSync, mkdirSync, openSync, rmdirSync, statfsSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  rmdirSync,
+  rmSync,
+  statfsSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { HostError } from './host-error.ts'
 import { tryLock } from './linux/file-lock.ts'
 import { MS_NODEV, MS_NOSUID, mount } from './linux/mount.ts'
-import { unmountTree } from './linux/mount-table.ts'
+import { mountTable, unmountTree } from './linux/mount-table.ts'
 
 const TMPFS_MAGIC = 0x0102_1994
 
+/** In a directory that this made: all of it goes with the instance. */
+const OWNED = '.instance'
+
 /** Makes the directory for what lives until the next boot, on a tmpfs: it holds no state worth a disk's wait. */
 export function prepareRunDir(runDir: string): void {
-  mkdirSync(runDir, { recursive: true, mode: 0o755 })
+  const isNew = mkdirSync(runDir, { recursive: true, mode: 0o755 }) !== undefined
+  if (isNew) writeFileSync(join(runDir, OWNED), '')
   if (statfsSync(runDir).type === TMPFS_MAGIC) return
   mount('tmpfs', runDir, 'tmpfs', MS_NOSUID | MS_NODEV, 'mode=0755,size=256m')
 }
 
-/** Undoes `prepareRunDir` with every mount below. A directory that lay on a tmpfs before keeps what others put there. */
+/** Undoes `prepareRunDir` with every mount below. A directory that was there before keeps what others put there. */
 export function removeRunDir(runDir: string): void {
   unmountTree(runDir)
+  const isFree = !mountTable().some(({ target }) => target === runDir || target.startsWith(`${runDir}/`))
   try {
-    rmdirSync(runDir)
+    if (isFree && existsSync(join(runDir, OWNED))) rmSync(runDir, { recursive: true, force: true })
+    else rmdirSync(runDir)
   } catch {
     // Somebody else's files are in it, or a mount still in use: it stays.
   }

@@ -33,8 +33,7 @@ const debianPackages: Record<string, string> = {
 }
 
 /** The packages that are not installed on this machine, by dpkg's own word. */
-export function missingPackages(): string[] {
-  const names = Object.keys(debianPackages)
+export function missingPackages(names: readonly string[] = Object.keys(debianPackages)): string[] {
   const result = spawnSync('dpkg-query', ['-W', '-f', '${Package} ${db:Status-Abbrev}\n', ...names], {
     encoding: 'utf8',
   })
@@ -47,9 +46,16 @@ export function missingPackages(): string[] {
   return names.filter((name) => !installed.has(name))
 }
 
-/** Installs what is missing; a machine that has everything spawns one dpkg-query. */
-export async function installPackages(onProgress: (line: string) => void, logPath: string): Promise<string> {
-  const missing = missingPackages()
+/**
+ * Installs what is missing; a machine that has everything spawns one dpkg-query.
+ * @param names Debian packages; default what the host needs
+ */
+export async function installPackages(
+  onProgress: (line: string) => void,
+  logPath: string,
+  names?: readonly string[],
+): Promise<string> {
+  const missing = missingPackages(names)
   if (missing.length === 0) return 'all present'
   const env = { DEBIAN_FRONTEND: 'noninteractive', LC_ALL: 'C.UTF-8' }
   onProgress('apt-get update')

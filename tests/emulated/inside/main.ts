@@ -1,0 +1,43 @@
+import { readFileSync } from 'node:fs'
+import { cases } from './cases.ts'
+import { HostUnderTest } from './host-under-test.ts'
+import { report } from './report.ts'
+
+/** Runs in the emulated machine: opens the host role with the engine that is asked for and puts it through the cases. */
+
+export interface InsideOptions {
+  engine: string
+  /** Of a longer run: how often the machine has been booted with this state before. */
+  boot: number
+  /** Names of cases; empty runs all of this boot. */
+  only: readonly string[]
+}
+
+const LOG_PATH = '/run/host.log'
+const LOG_BYTES = 6_000
+
+function readOptions(): InsideOptions {
+  const encoded = /e2b\.options=(\S+)/.exec(readFileSync('/proc/cmdline', 'utf8'))?.[1] ?? ''
+  const given = JSON.parse(Buffer.from(encoded, 'base64url').toString() || '{}') as Partial<InsideOptions>
+  return { engine: 'container', boot: 0, only: [], ...given }
+}
+
+const options = readOptions()
+const host = new HostUnderTest(options.engine, LOG_PATH)
+const since = (startMs: number): number => Math.round(performance.now() - startMs)
+let failed = 0
+for (const { name, boot, run } of cases) {
+  if (boot !== options.boot || (options.only.length > 0 && !options.only.includes(name))) continue
+  const startMs = performance.now()
+  try {
+    const facts = await run(host)
+    report('passed', { name, ms: since(startMs), ...facts })
+  } catch (error) {
+    failed++
+    report('failed', { name, ms: since(startMs), error: (error as Error).stack ?? String(error) })
+    // What follows builds on what went before.
+    break
+  }
+}
+if (failed > 0) report('log', { text: readFileSync(LOG_PATH, 'utf8').slice(-LOG_BYTES) })
+process.exit(failed === 0 ? 0 : 1)

@@ -1,0 +1,108 @@
+/**
+ * `npm run test:emulated`: our host role in an emulated machine with cgroup v2, Debian's kernel and a working
+ * `/dev/kvm`, through the life of sandboxes and a reboot of the machine. Ends with `N passed, N failed`.
+ */
+import { mkdtempSync, rmSync, statSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { loadConfig } from '../../packages/server/src/config.ts'
+import { installPackages } from '../../packages/server/src/setup/packages.ts'
+import { runMachine } from './machine.ts'
+import { type MachineDisks, makeMachineDisks } from './machine-disks.ts'
+import { ensureMachineImage, type MachineImage } from './machine-image.ts'
+
+const USAGE = `npm run test:emulated -- [--engine container|gvisor|microvm] [--only NAME]… [--memory-mib N] [--json]
+
+Boots an emulated machine (QEMU, no KVM needed) and puts the engine through create, clones, pause, resume, fork,
+limits, adoption and a reboot. Takes minutes: it is about fifteen times slower than this machine, so the times it
+prints say nothing about the product. --verbose shows the machine's console, --json one line a report.
+Exit status: 0 all passed, 1 something failed, 2 wrong usage.
+`
+/** Debian packages that the machine is made and run with, besides those of the set-up. */
+const PACKAGES = ['qemu-system-x86', 'busybox-static', 'cpio']
+const BOOTS = [0, 1]
+const LIMIT_MS = 15 * 60_000
+
+interface Report {
+  event: string
+  name?: string
+  ms?: number
+  [fact: string]: unknown
+}
+
+const { values } = parseArgs({
+  options: {
+    engine: { type: 'string', default: 'microvm' },
+    only: { type: 'string', multiple: true, default: [] },
+    'memory-mib': { type: 'string', default: '4096' },
+    json: { type: 'boolean', default: false },
+    verbose: { type: 'boolean', default: false },
+    help: { type: 'boolean', default: false },
+  },
+})
+
+function show(report: Report): void {
+  if (values.json) return void process.stdout.write(`${JSON.stringify(report)}\n`)
+  const { event, name, ms, error, text, ...facts } = report
+  if (event === 'log') return void process.stdout.write(`${String(text)}\n`)
+  if (!name) return
+  const seconds = ((ms ?? 0) / 1000).toFixed(1)
+  const more = Object.keys(facts).length > 0 ? ` ${JSON.stringify(facts)}` : ''
+  process.stdout.write(`${event === 'passed' ? '✓' : '✗'} ${name} (${seconds} s)${more}\n`)
+  if (error) process.stdout.write(`${String(error)}\n`)
+}
+
+async function bootOnce(boot: number, image: MachineImage, disks: MachineDisks): Promise<Report[]> {
+  const reports: Report[] = []
+  let tail = ''
+  const options = { engine: values.engine, boot, only: values.only }
+  await runMachine({
+    image,
+    disks,
+    memoryMib: Number(values['memory-mib']),
+    options,
+    limitMs: LIMIT_MS,
+    onConsole: (line) => {
+      tail = `${tail}${line}\n`.slice(-4_000)
+      if (values.verbose) process.stderr.write(`${line}\n`)
+    },
+    onReport: (report) => {
+      reports.push(report as Report)
+      show(report as Report)
+    },
+  })
+  const end = reports.find(({ event }) => event === 'exit')
+  if (!end || (end.status !== 0 && !reports.some(({ event }) => event === 'failed')))
+    throw new Error(`the tests did not come to an end:\n${tail}`)
+  return reports
+}
+
+async function main(): Promise<number> {
+  if (values.help) {
+    process.stdout.write(USAGE)
+    return 0
+  }
+  const say = (line: string): void => void process.stderr.write(`${line}\n`)
+  const config = loadConfig()
+  await installPackages(say, join(config.stateDir, 'logs', 'emulated.log'), PACKAGES)
+  const image = await ensureMachineImage(join(config.stateDir, 'cache'), say)
+  const dir = mkdtempSync(join(tmpdir(), 'e2b-emulated-'))
+  const reports: Report[] = []
+  try {
+    const disks = await makeMachineDisks(config, dir)
+    for (const boot of BOOTS) {
+      say(boot === 0 ? 'Booting the emulated machine' : 'Booting it once more')
+      reports.push(...(await bootOnce(boot, image, disks)))
+      if (reports.some(({ event }) => event === 'failed')) break
+    }
+    say(`The state disk took ${Math.round((statSync(disks.statePath).blocks * 512) / 2 ** 20)} MiB`)
+  } finally {
+    rmSync(dir, { recursive: true, force: true })
+  }
+  const count = (event: string): number => reports.filter((report) => report.event === event).length
+  process.stdout.write(`\n${count('passed')} passed, ${count('failed')} failed\n`)
+  return count('failed') === 0 && count('passed') > 0 ? 0 : 1
+}
+
+process.exit(await main())
