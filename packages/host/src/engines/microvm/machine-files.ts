@@ -1,5 +1,6 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import type { Monitor } from './monitor.ts'
 
 /** The files of one slot that belong to its machine. */
 export const machineFiles = (slotDir: string) => ({
@@ -14,6 +15,7 @@ export type MachineFiles = ReturnType<typeof machineFiles>
 /** What memory was captured of; a restored machine has exactly this, whatever is asked for. */
 export interface MachineRecord {
   version: 1
+  monitor: Monitor['name']
   vcpuCount: number
   memoryMib: number
   /** Digests, bottom to top. */

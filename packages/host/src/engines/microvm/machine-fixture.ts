@@ -92,13 +92,13 @@ export class MachineFixture {
     const options: MicrovmEngineOptions = {
       runDir,
       shimPath: await buildShim({ outDir: dir }),
-      monitor: new QemuMonitor(qemuOptions),
+      monitors: [new QemuMonitor(qemuOptions)],
       image: currentGuestImage(imagesDir) ?? (await buildGuestImage({ directory: imagesDir })),
       agentLayer: await layers.importDirectory(agentTree(join(dir, 'agent'))),
       cgroups,
       seedsDir: join(runDir, 'uppers', '.seeds'),
       bundlesDir: join(dir, 'bundles'),
-      isAskedFor: true,
+      mayEmulate: true,
       probe: {
         take: async () => uppers.take(256),
         give: async (upper) => uppers.release(upper),

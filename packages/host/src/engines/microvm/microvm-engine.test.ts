@@ -47,9 +47,17 @@ const timed = (name: string, body: () => Promise<void>): void => test(name, body
 
 timed('the probe boots a guest, and emulation is used only where it is asked for', async () => {
   expect(await engine.probe()).toMatchObject({ usable: true })
-  const unasked = await fixture.engine({ isAskedFor: false }).probe()
+  const unasked = await fixture.engine({ mayEmulate: false }).probe()
   expect(unasked).toMatchObject({ usable: false, detail: expect.stringContaining('asked for') })
   expect(readdirSync(join(fixture.parts.runDir, 'slots'))).toEqual([])
+})
+
+timed('a KVM that opens but runs no guest is passed over for the next monitor', async () => {
+  const kvm = new QemuMonitor({ ...fixture.qemuOptions, accelerator: 'kvm', timeScale: 1 })
+  const alone = await fixture.engine({ monitors: [kvm] }).probe()
+  const both = fixture.engine({ monitors: [kvm, ...fixture.parts.options.monitors] })
+  expect(await both.probe()).toMatchObject({ usable: true })
+  expect(both.hostClass()).toContain(alone.usable ? '-kvm-' : '-tcg-')
 })
 
 timed('a machine boots, runs as nobody, is captured, and stopped leaves its slot as it was', async () => {
@@ -141,7 +149,7 @@ timed('files alone are kept, and boot anew with several layers in one device', a
   await tight.support()
   const layers = [fixture.parts.base, ...(await Promise.all(['a', 'b', 'c'].map(smallLayer)))]
   const changes = { upper, layers, hostname: 'again', limits: { ...fixture.limits, memoryMib: 192 } }
-  const again = await fixture.engine({ monitor: tight }).start(await fixture.plan(4, changes))
+  const again = await fixture.engine({ monitors: [tight] }).start(await fixture.plan(4, changes))
   expect(await guestState(again)).toEqual({ count: 1, hostname: 'again' })
   expect(await inShell(again, 'cat /alone /a /b /c /same')).toBe('alone\na\nb\nc\nc')
   await engine.stop(again)
@@ -162,7 +170,7 @@ timed('a machine outlives its engine object and is adopted by the next, under a 
 timed('a start that fails says why and leaves nothing', async () => {
   const plan = await fixture.plan(5)
   const before = await networkOf(plan.slot)
-  const broken = fixture.engine({ monitor: new QemuMonitor({ ...fixture.qemuOptions, path: '/no/qemu' }) })
+  const broken = fixture.engine({ monitors: [new QemuMonitor({ ...fixture.qemuOptions, path: '/no/qemu' })] })
   await expect(broken.start(plan)).rejects.toThrow(/sandbox5 did not start: .*\/no\/qemu/s)
   const empty = engine.start({ ...plan, memoryDir: fixture.memoryDir() })
   await expect(empty).rejects.toThrow(/sandbox5 did not start/)

@@ -33,13 +33,14 @@ import { hostClass } from './host-class.ts'
 import type { GuestImage } from './image/guest-image.ts'
 import {
   type MachineFiles,
+  type MachineRecord,
   machineFiles,
   readMachineRecord,
   recordIn,
   writeMachineRecord,
 } from './machine-files.ts'
 import type { MachinePlan, Monitor, RunningMachine } from './monitor.ts'
-import { probeMicrovm } from './probe.ts'
+import { probeMonitor } from './probe.ts'
 import { attachTap, detachTap, TAP } from './slot-attachment.ts'
 
 /** A killed monitor gives its memory back first: a gibibyte takes a tenth of a second. */
@@ -50,7 +51,8 @@ export interface MicrovmEngineOptions {
   runDir: string
   /** See native/build.ts. */
   shimPath: string
-  monitor: Monitor
+  /** In order of preference: the probe settles on the first that boots a guest. At least one. */
+  monitors: readonly Monitor[]
   image: GuestImage
   /** The agent's own layer: the topmost of every machine. */
   agentLayer: Layer
@@ -59,8 +61,8 @@ export interface MicrovmEngineOptions {
   seedsDir: string
   /** See drives.ts. */
   bundlesDir: string
-  /** An emulating monitor is usable only when the operator named it. */
-  isAskedFor: boolean
+  /** A monitor that emulates is usable only when the operator named it. */
+  mayEmulate: boolean
   /** For the probe: an upper of its own and ids that no slot has. */
   probe: { take: () => Promise<Upper>; give: (upper: Upper) => Promise<void>; uidBase: number }
 }
@@ -71,10 +73,13 @@ export class MicrovmEngine implements Engine {
   readonly canCapture = true
   readonly writtenIn = 'memory'
   readonly #options: MicrovmEngineOptions
+  /** For new machines. */
+  #monitor: Monitor
   readonly #oomKillsAtStart = new Map<string, number>()
 
   constructor(options: MicrovmEngineOptions) {
     this.#options = options
+    this.#monitor = options.monitors[0]!
     for (const dir of [options.runDir, join(options.runDir, 'slots')]) {
       mkdirSync(dir, { recursive: true })
       chmodSync(dir, 0o711)
@@ -82,12 +87,21 @@ export class MicrovmEngine implements Engine {
   }
 
   async probe(): Promise<EngineReport> {
-    return probeMicrovm(this.#options)
+    const reports: EngineReport[] = []
+    for (const monitor of this.#options.monitors) {
+      const report = await probeMonitor(monitor, this.#options)
+      reports.push(report)
+      if (!report.usable) continue
+      this.#monitor = monitor
+      return report
+    }
+    const detail = reports.map((report) => report.detail).join('; ')
+    return { ...reports[0]!, detail }
   }
 
   hostClass(): string {
-    const { monitor, image, agentLayer } = this.#options
-    return hostClass(monitor, image, agentLayer.digest)
+    const { image, agentLayer } = this.#options
+    return hostClass(this.#monitor, image, agentLayer.digest)
   }
 
   /** Nothing: which engine the next sandbox of a slot has is not known before. */
@@ -97,7 +111,7 @@ export class MicrovmEngine implements Engine {
     const { slot, upper } = start
     const dir = this.#slotDir(slot)
     const files = machineFiles(dir)
-    const { monitor } = this.#options
+    const monitor = this.#monitor
     removeFiles(files)
     this.#makeDirectories(slot, dir, files)
     const shim = new Shim(this.#options.shimPath)
@@ -130,13 +144,12 @@ export class MicrovmEngine implements Engine {
   }
 
   async capture(instance: Instance, into: CaptureTarget): Promise<CapturedState> {
-    const { monitor } = this.#options
-    const machine = this.#machine(own(instance))
+    const { monitor, machine } = this.#running(instance)
     await monitor.pause(machine)
     let isKept = false
     try {
       const sizeBytes =
-        into.memoryDir === undefined ? 0 : await this.#keep(machine, instance, into.memoryDir, into)
+        into.memoryDir === undefined ? 0 : await this.#keep(instance, into.memoryDir, into.upperCopyPath)
       await into.whileStill?.({ sizeBytes })
       isKept = true
       return { sizeBytes }
@@ -147,11 +160,13 @@ export class MicrovmEngine implements Engine {
   }
 
   freeze(instance: Instance): Promise<void> {
-    return this.#options.monitor.pause(this.#machine(own(instance)))
+    const { monitor, machine } = this.#running(instance)
+    return monitor.pause(machine)
   }
 
   thaw(instance: Instance): Promise<void> {
-    return this.#options.monitor.resume(this.#machine(own(instance)))
+    const { monitor, machine } = this.#running(instance)
+    return monitor.resume(machine)
   }
 
   /** The name inside is the agent's to set, as everything else that makes a clone its own. */
@@ -167,7 +182,7 @@ export class MicrovmEngine implements Engine {
     const dir = this.#slotDir(instance.slot)
     const cgroup = this.#cgroup(instance.slot)
     machine.kill()
-    await within(machine.exited, stopTimeoutMs * this.#options.monitor.timeScale)
+    await within(machine.exited, stopTimeoutMs * this.#monitor.timeScale)
     if (cgroup.pids().length > 0) await cgroup.killAll()
     await detachTap(instance.slot)
     removeFiles(machineFiles(dir))
@@ -191,18 +206,14 @@ export class MicrovmEngine implements Engine {
 
   /** Last words of the guest's console: why it did not come up. */
   console(instance: Instance): Promise<string> {
-    return this.#options.monitor.console(this.#machine(own(instance)))
+    const { monitor, machine } = this.#running(instance)
+    return monitor.console(machine)
   }
 
   /** Writes memory, and the disk unless the upper is copied as a whole. Answers the bytes written. */
-  async #keep(
-    machine: RunningMachine,
-    { slot, upper }: Instance,
-    memoryDir: string,
-    { upperCopyPath }: CaptureTarget,
-  ): Promise<number> {
-    const { monitor } = this.#options
-    const record = readMachineRecord(machineFiles(this.#slotDir(slot)).record)
+  async #keep(instance: Instance, memoryDir: string, upperCopyPath: string | undefined): Promise<number> {
+    const { monitor, machine, record } = this.#running(instance)
+    const { upper } = instance
     await Promise.all([
       monitor.snapshot(machine, memoryDir),
       upperCopyPath === undefined
@@ -215,9 +226,11 @@ export class MicrovmEngine implements Engine {
 
   async #plan(start: EngineStart, files: MachineFiles): Promise<MachinePlan> {
     const { slot, upper, limits, memoryDir } = start
-    const { monitor, agentLayer, image, bundlesDir, seedsDir } = this.#options
+    const { agentLayer, image, bundlesDir, seedsDir } = this.#options
+    const monitor = this.#monitor
     const layers = [...start.layers, agentLayer]
-    const record = memoryDir === undefined ? newRecord(start, layers) : readMachineRecord(recordIn(memoryDir))
+    const record =
+      memoryDir === undefined ? newRecord(start, layers, monitor) : readMachineRecord(recordIn(memoryDir))
     const given = layers.map(({ digest }) => digest)
     if (record.layers.join() !== given.join()) throw new Error('its memory belongs to other layers')
     const room = { maxDrives: monitor.maxDrives - 1, firstDrive: 1, bundlesDir }
@@ -240,7 +253,7 @@ export class MicrovmEngine implements Engine {
   }
 
   #limit(cgroup: Cgroup, { limits }: EngineStart, plan: MachinePlan): void {
-    const { overheadMib, overheadPids } = this.#options.monitor
+    const { overheadMib, overheadPids } = this.#monitor
     cgroup.setLimits({
       cpuCount: limits.cpuCount,
       memoryMib: plan.memoryMib + overheadMib,
@@ -278,8 +291,15 @@ export class MicrovmEngine implements Engine {
     return cgroup.usage().oomKills > (this.#oomKillsAtStart.get(dir) ?? 0)
   }
 
-  #machine({ slot, init }: ProcessInstance): RunningMachine {
-    return { slot, directory: machineFiles(this.#slotDir(slot)).machine, process: init }
+  /** What runs is under the monitor that started it, which may not be the one that the probe has settled on since. */
+  #running(instance: Instance): { monitor: Monitor; machine: RunningMachine; record: MachineRecord } {
+    const { slot, init } = own(instance)
+    const files = machineFiles(this.#slotDir(slot))
+    const record = readMachineRecord(files.record)
+    const monitor = this.#options.monitors.find(({ name }) => name === record.monitor)
+    if (!monitor)
+      throw new Error(`${record.monitor}, which runs sandbox ${instance.sandboxId}, is not installed`)
+    return { monitor, machine: { slot, directory: files.machine, process: init }, record }
   }
 
   #slotDir(slot: Pick<Slot, 'index'>): string {
@@ -306,13 +326,13 @@ function guestArguments({ hostname, limits }: EngineStart, lower: string): strin
     .join(' ')
 }
 
-const newRecord = ({ limits }: EngineStart, layers: readonly Layer[]) =>
-  ({
-    version: 1,
-    vcpuCount: Math.max(1, Math.ceil(limits.cpuCount)),
-    memoryMib: limits.memoryMib,
-    layers: layers.map(({ digest }) => digest),
-  }) as const
+const newRecord = ({ limits }: EngineStart, layers: readonly Layer[], { name }: Monitor): MachineRecord => ({
+  version: 1,
+  monitor: name,
+  vcpuCount: Math.max(1, Math.ceil(limits.cpuCount)),
+  memoryMib: limits.memoryMib,
+  layers: layers.map(({ digest }) => digest),
+})
 
 function own(instance: Instance): ProcessInstance {
   if (instance instanceof ProcessInstance) return instance

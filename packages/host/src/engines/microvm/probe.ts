@@ -22,34 +22,38 @@ const GUEST_RUNS = 'a guest runs'
 export interface ProbeOptions {
   runDir: string
   shimPath: string
-  monitor: Monitor
   image: GuestImage
   cgroups: CgroupRoot
-  isAskedFor: boolean
+  mayEmulate: boolean
   probe: { take: () => Promise<Upper>; give: (upper: Upper) => Promise<void>; uidBase: number }
 }
 
 /** Boots a guest without disk and network, and waits for its word. Every failure is an answer. Leaves nothing. */
-export async function probeMicrovm(options: ProbeOptions): Promise<EngineReport> {
-  const { monitor, isAskedFor, probe } = options
+export async function probeMonitor(monitor: Monitor, options: ProbeOptions): Promise<EngineReport> {
+  const { mayEmulate, probe } = options
   const { usable, version, detail, remedy, isFast } = await monitor.support()
   if (!usable) return { usable, version, detail, remedy }
-  if (!isFast && !isAskedFor)
+  if (!isFast && !mayEmulate)
     return { usable: false, version, detail: `${detail}; only where it is asked for`, remedy: '' }
   const upper = await probe.take()
   try {
-    await boot(options, upper)
+    await boot(monitor, options, upper)
     return { usable: true, version: `${version}, ${options.image.kernel}`, detail, remedy: '' }
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error)
-    return { usable: false, version, detail: `no guest comes up: ${reason}`, remedy: 'see docs/microvm.md' }
+    return {
+      usable: false,
+      version,
+      detail: `${detail}: no guest comes up: ${reason}`,
+      remedy: 'see docs/microvm.md',
+    }
   } finally {
     await probe.give(upper)
   }
 }
 
-async function boot(options: ProbeOptions, upper: Upper): Promise<void> {
-  const { monitor, runDir, shimPath, cgroups } = options
+async function boot(monitor: Monitor, options: ProbeOptions, upper: Upper): Promise<void> {
+  const { runDir, shimPath, cgroups } = options
   const dir = join(runDir, 'slots', String(PROBE_SLOT))
   const cgroup = cgroups.cgroup(String(PROBE_SLOT))
   const plan = probePlan(options, upper, join(dir, 'machine'), cgroup.paths)
