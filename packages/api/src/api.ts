@@ -9,6 +9,7 @@ import { requireApiKey, requireOperator } from './auth/authenticate.ts'
 import { SandboxTokens } from './auth/tokens.ts'
 import { createDirectory } from './directory.ts'
 import { type ApiApp, createHttpApp } from './http/app.ts'
+import { limitRates } from './http/rate-limits.ts'
 import { LogCollector } from './observing/log-collector.ts'
 import { MetricsSampler } from './observing/metrics-sampler.ts'
 import { Retention } from './observing/retention.ts'
@@ -130,6 +131,7 @@ export async function createApi(options: ApiOptions): Promise<Api> {
     const authenticated = scope.withTypeProvider<TypeBoxTypeProvider>()
     const keys = new ApiKeyCache(store, logger)
     authenticated.addHook('onRequest', requireApiKey({ keys, store, adminToken: options.adminToken }))
+    authenticated.addHook('onRequest', limitRates(options.rateLimits ?? {}))
     sandboxRoutes(authenticated, { lifecycle, answers, running, store })
     captureRoutes(authenticated, { forks, snapshots })
     transitionRoutes(authenticated, { lifecycle, pauses })

@@ -2,6 +2,7 @@ import type { Client } from '@connectrpc/connect'
 import type { Host } from '@sandbox/contract/gen/host/host_pb'
 import type { Store } from '@sandbox/store/store'
 import type { Logger } from 'pino'
+import type { RateLimits } from './http/rate-limits.ts'
 
 /** A machine that runs sandboxes, and how to reach it. */
 export interface HostEndpoint {
@@ -36,6 +37,8 @@ export interface ApiOptions {
    * the API: what it has no row for belongs to nobody.
    */
   readonly orphanGraceMs?: number
+  /** How often a team may call a route; default: as often as it likes. */
+  readonly rateLimits?: RateLimits
   /** Lets the operator act for any team (X-Admin-Token with X-Team-ID) and opens /admin; default: closed. */
   readonly adminToken?: string
   /** Secret that tokens are derived from; default one made once and kept in the store. */

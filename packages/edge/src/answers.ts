@@ -12,6 +12,9 @@ export interface Answer {
   readonly headers?: readonly string[]
 }
 
+/** Nothing was done, the same request may succeed a moment later. */
+const REPEATABLE = ['Retry-After', '1', 'Should-Retry', 'true']
+
 export const malformed = (message: string): Answer => ({ status: 400, body: `${message}\n` })
 
 export const notFound = (sandboxId: string): Answer => ({
@@ -27,6 +30,18 @@ export const portClosed = (sandboxId: string, port: number): Answer => ({
 export const refusedFor = (sandboxId: string, status: number, message: string): Answer => ({
   status,
   body: { sandboxId, message, code: status },
+  ...(status === 429 || status === 503 ? { headers: REPEATABLE } : {}),
+})
+
+export const tooManyConnections = (sandboxId: string, connectionLimit: number): Answer => ({
+  status: 429,
+  body: {
+    sandboxId,
+    message: 'There are too many connections to the sandbox, close some of them or try again later',
+    connectionLimit,
+    code: 429,
+  },
+  headers: REPEATABLE,
 })
 
 export const tokenRefused = (sandboxId: string, given: boolean): Answer =>
@@ -50,7 +65,7 @@ export const internalPath = (path: string): Answer => ({
 export const apiUnreachable: Answer = {
   status: 503,
   body: { code: 503, message: 'The API is not reachable at the moment' },
-  headers: ['Retry-After', '1', 'Should-Retry', 'true'],
+  headers: REPEATABLE,
 }
 
 const BROWSER = /mozilla|chrome|safari|firefox|edge|opera|msie/i

@@ -28,6 +28,8 @@ export interface EdgeOptions {
   readonly tls?: ListenAddress & { readonly key: string; readonly cert: string }
   /** HTTP/1.1 without TLS. Absent: no such listener. */
   readonly http?: ListenAddress
+  /** Requests and tunnels of one sandbox at once; more are answered 429. Absent: no bound. */
+  readonly maxPerSandbox?: number
   readonly log?: Logger
 }
 
@@ -85,7 +87,7 @@ export async function createEdge(options: EdgeOptions): Promise<Edge> {
   const log = options.log ?? pino({ level: 'silent' })
   const routes = new Routes(options.directory, log)
   const api = apiPlace(options)
-  const handler = new Handler(api, routes, log)
+  const handler = new Handler(api, routes, log, options.maxPerSandbox)
   const receiver: Receiver = {
     request: (exchange) => void handler.handle(exchange, forward),
     upgrade: (exchange, upgrade) =>

@@ -13,6 +13,7 @@ import {
   send,
   TRAFFIC_TOKEN_HEADER,
   tokenRefused,
+  tooManyConnections,
 } from './answers.ts'
 import type { Exchange } from './exchange.ts'
 import type { Destination, Outcome } from './forward.ts'
@@ -84,8 +85,11 @@ export class Handler {
   readonly #api: ApiPlace
   readonly #routes: Routes
   readonly #log: Logger
+  readonly #maxPerSandbox: number
 
-  constructor(api: ApiPlace, routes: Routes, log: Logger) {
+  /** @param maxPerSandbox requests and tunnels under way at once */
+  constructor(api: ApiPlace, routes: Routes, log: Logger, maxPerSandbox = Number.POSITIVE_INFINITY) {
+    this.#maxPerSandbox = maxPerSandbox
     this.#api = api
     this.#routes = routes
     this.#log = log
@@ -147,6 +151,8 @@ export class Handler {
         return this.#refuse(exchange, portClosed(sandboxId, port))
       const denied = checkTrafficToken(exchange, place, port)
       if (denied) return this.#refuse(exchange, denied)
+      if (place.upstream.liveCount >= this.#maxPerSandbox)
+        return this.#refuse(exchange, tooManyConnections(sandboxId, this.#maxPerSandbox))
       const outcome = await carry(exchange, destinationOf(exchange, place, port))
       if (outcome.kind === 'malformed') return this.#refuse(exchange, malformed('Invalid request'))
       if (outcome.kind !== 'failed') return

@@ -13,7 +13,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Code, ConnectError, createClient, createRouterTransport } from '@connectrpc/connect'
 import { Directory, type FindRequest } from '@sandbox/contract/gen/directory/directory_pb'
-import { createEdge, type Edge } from './edge.ts'
+import { createEdge, type Edge, type EdgeOptions } from './edge.ts'
 import { ensureLocalCa, type LocalCa } from './local-ca.ts'
 
 /** What the tests say about a sandbox. */
@@ -110,13 +110,17 @@ export class Testbed {
   tlsPort = 0
   httpPort = 0
 
-  static async start(api?: RequestListener): Promise<Testbed> {
+  static async start(
+    api?: RequestListener,
+    options: Pick<EdgeOptions, 'maxPerSandbox'> = {},
+  ): Promise<Testbed> {
     const bed = new Testbed()
     const dir = await mkdtemp(join(tmpdir(), 'edge-'))
     bed.ca = await ensureLocalCa({ dir, domain: Testbed.domain })
     await rm(dir, { recursive: true })
     const apiPort = api ? await bed.serve(createServer(api)) : 1
     bed.edge = await createEdge({
+      ...options,
       domain: Testbed.domain,
       apiUrl: `http://127.0.0.1:${apiPort}`,
       directory: bed.directory.client,

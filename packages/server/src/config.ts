@@ -100,6 +100,18 @@ const settings = {
     1,
   ),
   teamSandboxes: integer('E2B_TEAM_SANDBOXES', '--team-sandboxes', 500, 'Sandboxes at once per team', 1),
+  rateLimits: text(
+    'E2B_RATE_LIMITS',
+    '--rate-limits',
+    '',
+    'Calls of a team by route: {"/sandboxes/{sandboxID}/pause": {"rate": 10, "burst": 20, "period_s": 60}}',
+  ),
+  sandboxConnections: integer(
+    'E2B_SANDBOX_CONNECTIONS',
+    '--sandbox-connections',
+    0,
+    'Requests and streams at once to one sandbox through the edge; 0 = no bound',
+  ),
   teamMaxHours: integer(
     'E2B_TEAM_MAX_HOURS',
     '--team-max-hours',

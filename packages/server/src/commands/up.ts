@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import { createClient, createRouterTransport } from '@connectrpc/connect'
 import { type Api, createApi } from '@sandbox/api/api'
+import { parseRateLimits, type RateLimits } from '@sandbox/api/http/rate-limits'
 import { Directory } from '@sandbox/contract/gen/directory/directory_pb'
 import { createEdge, type Edge } from '@sandbox/edge/edge'
 import { ensureLocalCa } from '@sandbox/edge/local-ca'
@@ -21,6 +22,14 @@ interface Server {
   readonly store: Store
 }
 
+function readRateLimits(config: Config): RateLimits {
+  try {
+    return parseRateLimits(config.rateLimits)
+  } catch (error) {
+    throw new ConfigError(`E2B_RATE_LIMITS (--rate-limits): ${(error as Error).message}`)
+  }
+}
+
 async function openEdge(config: Config, api: Api, log: Logger): Promise<Edge> {
   const ca = await ensureLocalCa({
     dir: join(config.stateDir, 'tls'),
@@ -34,6 +43,7 @@ async function openEdge(config: Config, api: Api, log: Logger): Promise<Edge> {
     directory: createClient(Directory, transport),
     tls: { host: config.bind, port: config.httpsPort, ...ca.server },
     http: { host: '127.0.0.1', port: config.proxyPort },
+    ...(config.sandboxConnections > 0 ? { maxPerSandbox: config.sandboxConnections } : {}),
     log: log.child({ role: 'edge' }),
   })
   await edge.listen()
@@ -51,6 +61,7 @@ async function openServer(config: Config, log: Logger): Promise<Server> {
   const api = await createApi({
     store,
     hosts: [host],
+    rateLimits: readRateLimits(config),
     limits: {
       maxSandboxes: config.teamSandboxes,
       maxHours: config.teamMaxHours,
