@@ -30,9 +30,14 @@ export interface TestServer {
 /**
  * Makes a server that is not started yet.
  * @param index 0 to 9; servers that run at once need different ones
+ * @param launch makes a command of another that runs it, in namespaces for example
  */
-export function createTestServer(index: number, settings: Record<string, string> = {}): TestServer {
-  const stateDir = mkdtempSync(join(tmpdir(), `e2b-system-${index}-`))
+export function createTestServer(
+  index: number,
+  settings: Record<string, string> = {},
+  launch: (command: string[]) => string[] = (command) => command,
+): TestServer {
+  const stateDir = settings.E2B_STATE_DIR ?? mkdtempSync(join(tmpdir(), `e2b-system-${index}-`))
   const shared = loadConfig()
   const httpsPort = 4443 + index * 10
   const environment: Record<string, string> = {
@@ -55,7 +60,8 @@ export function createTestServer(index: number, settings: Record<string, string>
   let printed = ''
 
   const start = async (extra: Record<string, string> = {}): Promise<void> => {
-    const started = spawn(process.execPath, [main, 'up'], {
+    const [program, ...args] = launch([process.execPath, main, 'up']) as [string, ...string[]]
+    const started = spawn(program, args, {
       env: { ...process.env, ...environment, ...extra },
       stdio: ['ignore', 'pipe', 'pipe'],
     })
