@@ -128,7 +128,13 @@ function httpRoutes(
     }
   return new Map<string, Route>([
     ['GET /health', ({ response }) => sendEmpty(response, 204, { 'Cache-Control': 'no-store' })],
-    ['GET /metrics', ({ response }) => sendJson(response, 200, metrics.read())],
+    [
+      'GET /metrics',
+      ({ response }) => {
+        state.memoryFile.refresh()
+        sendJson(response, 200, metrics.read())
+      },
+    ],
     ['GET /envs', ({ response }) => sendJson(response, 200, state.env)],
     [
       'POST /init',

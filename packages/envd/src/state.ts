@@ -1,9 +1,11 @@
 import { createHash, timingSafeEqual } from 'node:crypto'
+import { MemoryFile } from './system/memory-file.ts'
 import { UserDatabase } from './system/users.ts'
 
 /** What `/init` set: the part of the agent that differs between two sandboxes of one template. */
 export class AgentState {
   readonly users: UserDatabase
+  readonly memoryFile: MemoryFile
   defaultUser: string
   defaultWorkdir: string | undefined
   /** Processes and threads that one user may have: the rest of the sandbox's are the agent's. */
@@ -15,6 +17,7 @@ export class AgentState {
 
   constructor(options: { rootDir: string; defaultUser: string }) {
     this.users = new UserDatabase(options.rootDir)
+    this.memoryFile = new MemoryFile(options.rootDir)
     this.defaultUser = options.defaultUser
   }
 

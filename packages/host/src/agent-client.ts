@@ -23,6 +23,8 @@ export interface InitBody {
   reseed?: string
   /** Processes and threads that one user of the sandbox may have. */
   maxProcesses?: number
+  /** Memory that the sandbox may use. */
+  memoryMib?: number
 }
 
 export interface AgentAnswer {
@@ -49,7 +51,7 @@ const LONGEST_PAUSE_MS = 20
 export class AgentClient {
   readonly address: string
   readonly #port: number
-  readonly #limits: Pick<InitBody, 'maxProcesses'>
+  readonly #limits: Pick<InitBody, 'maxProcesses' | 'memoryMib'>
   readonly #agent = new Agent({ keepAlive: true, maxSockets: 4 })
   #closed = false
 
@@ -57,7 +59,7 @@ export class AgentClient {
    * @param address under which this machine reaches the sandbox
    * @param limits told with every `init`
    */
-  constructor(address: string, port = ENVD_PORT, limits: Pick<InitBody, 'maxProcesses'> = {}) {
+  constructor(address: string, port = ENVD_PORT, limits: Pick<InitBody, 'maxProcesses' | 'memoryMib'> = {}) {
     this.address = address
     this.#port = port
     this.#limits = limits

@@ -36,6 +36,8 @@ export interface CellPlan {
   limits: Limits
   /** Undefined boots cold. */
   memoryDir: string | undefined
+  /** The agent's layer that the memory was captured with; undefined is the engine's own. */
+  agentLayer?: Layer | undefined
   network: NetworkPolicy
   endAtMs: number | undefined
   onEnd: 'kill' | 'pause'
@@ -95,6 +97,7 @@ export class Cell {
     this.limits = plan.limits
     this.agent = new AgentClient(instance.slot.address, parts.agentPort, {
       maxProcesses: guestProcesses(plan.limits.pids),
+      memoryMib: plan.limits.memoryMib,
     })
     this.exited = instance.exited
   }
@@ -114,6 +117,10 @@ export class Cell {
 
   get layers(): readonly Layer[] {
     return this.#plan.layers
+  }
+
+  get agentDigest(): string | undefined {
+    return this.#plan.agentDigest
   }
 
   get config(): SnapshotConfig {
@@ -258,6 +265,7 @@ export async function openCell(
       limits: plan.limits,
       hostname: plan.sandboxId,
       memoryDir: plan.memoryDir,
+      agentLayer: plan.agentLayer,
     })
     measure('engine')
     if (signal?.aborted) {
@@ -324,6 +332,7 @@ const planOf = (plan: CellPlan, startedAtMs: number): Plan => ({
   templateId: plan.templateId,
   engine: plan.engine.name,
   layers: plan.layers,
+  agentDigest: plan.agentLayer?.digest ?? plan.engine.agentDigest,
   limits: plan.limits,
   endAtMs: plan.endAtMs,
   onEnd: plan.onEnd,

@@ -71,6 +71,8 @@ function apply(
   state.maxProcesses = integerField(body, 'maxProcesses') ?? state.maxProcesses
   state.defaultWorkdir = stringField(body, 'defaultWorkdir') || state.defaultWorkdir
   writeIdentity(rootDir, identity)
+  const memoryMib = integerField(body, 'memoryMib')
+  if (memoryMib !== undefined) state.memoryFile.setLimit(memoryMib)
   return identity
 }
 

@@ -70,6 +70,7 @@ export function processService(parts: ProcessServiceParts): ServiceImpl<typeof P
 
 async function* start(parts: ProcessServiceParts, request: StartRequest, context: HandlerContext) {
   const spec = launchSpec(parts, request, context)
+  parts.state.memoryFile.refresh()
   let process: RunningProcess
   try {
     process = await parts.registry.start(spec, requestOf(request))

@@ -1,9 +1,10 @@
 import { randomUUID } from 'node:crypto'
 import { chmodSync, lstatSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
+import { memoryInfo } from '@sandbox/contract/meminfo'
 import { errorCode } from '../../linux/libc.ts'
 import { gatewayAddress } from '../../slots.ts'
-import { BOOT_ID_FILE, EMPTY_DIRECTORY, EMPTY_FILE, SHARED_MEMORY } from './bundle.ts'
+import { BOOT_ID_FILE, EMPTY_DIRECTORY, EMPTY_FILE, MEMORY_INFO_FILE, SHARED_MEMORY } from './bundle.ts'
 
 /** Mount points an image may lack, with their modes. */
 const DIRECTORIES = [
@@ -25,14 +26,19 @@ const EMPTY_AT_BOOT = ['/run', SHARED_MEMORY]
 /**
  * Puts what the bundle binds into the upper of a sandbox that boots cold, before its root is mounted. Nothing runs on
  * this upper, but something may have: whatever is no plain directory on the way is the guest's making, never followed,
- * and removed. `lowerPaths` are the mounted layers: a directory that an image has keeps the image's mode.
+ * and removed. `lowerPaths` are the mounted layers: a directory that an image has keeps the image's mode. `memoryMib`
+ * is given where the kernel would show the machine's memory instead.
  */
-export function prepareBootFiles(upperPath: string, lowerPaths: readonly string[]): void {
+export function prepareBootFiles(upperPath: string, lowerPaths: readonly string[], memoryMib?: number): void {
   const root = join(upperPath, 'upper')
   for (const path of EMPTY_AT_BOOT) if (hasPlainParents(root, path)) emptyDirectory(join(root, path))
   for (const [path, mode] of DIRECTORIES) ensureDirectory(root, path, modeIn(lowerPaths, path) ?? mode)
   writeNew(join(root, BOOT_ID_FILE), `${randomUUID()}\n`, 0o444)
   writeNew(join(root, EMPTY_FILE), '', 0o444)
+  if (memoryMib !== undefined) {
+    const totalKib = memoryMib * 1024
+    writeNew(join(root, MEMORY_INFO_FILE), memoryInfo({ totalKib, freeKib: totalKib }), 0o444)
+  }
   // The image's own names resolvers that no sandbox reaches; where it is a link, this stands before it.
   writeNew(join(root, '/etc/resolv.conf'), `nameserver ${gatewayAddress}\n`, 0o644)
 }

@@ -44,6 +44,7 @@ export const IDS_PER_SLOT = 65_536
 
 /** Paths inside the root that the engine makes before a cold boot; see `boot-files.ts`. */
 export const BOOT_ID_FILE = '/run/e2b/boot_id'
+export const MEMORY_INFO_FILE = '/run/e2b/meminfo'
 export const EMPTY_DIRECTORY = '/run/e2b/mask/directory'
 export const EMPTY_FILE = '/run/e2b/mask/file'
 export const SHARED_MEMORY = '/dev/shm'
@@ -134,6 +135,8 @@ function mounts(options: BundleOptions): OciMount[] {
     { destination: '/dev/mqueue', type: 'mqueue', source: 'mqueue', options: ['nosuid', 'noexec', 'nodev'] },
     // Clones of one snapshot have different boot ids: the agent rewrites the file after each start.
     bind(inRoot(BOOT_ID_FILE), '/proc/sys/kernel/random/boot_id', 'ro', 'nosuid', 'noexec', 'nodev'),
+    // The kernel shows the machine's memory, from which programs would choose their sizes.
+    bind(inRoot(MEMORY_INFO_FILE), '/proc/meminfo', 'ro', 'nosuid', 'noexec', 'nodev'),
     ...MASKED_FILES.filter(options.exists).map((path) =>
       bind(inRoot(EMPTY_FILE), path, 'ro', 'nosuid', 'noexec', 'nodev'),
     ),

@@ -94,8 +94,12 @@ export class ContainerEngine implements Engine {
     return this.#options.criu !== undefined
   }
 
-  hostClass(): string {
-    return hostClass(this.#options.criu?.version, this.#options.agentLayer.digest)
+  get agentDigest(): string {
+    return this.#options.agentLayer.digest
+  }
+
+  hostClass(agentDigest = this.agentDigest): string {
+    return hostClass(this.#options.criu?.version, agentDigest)
   }
 
   async prepare(slot: Slot): Promise<void> {
@@ -116,12 +120,12 @@ export class ContainerEngine implements Engine {
     cgroup.thaw()
     this.#oomKillsAtStart.set(dir, cgroup.usage().oomKills)
     const layerPaths = start.layers.map((layer) => this.#options.layerPath(layer.digest))
-    if (start.memoryDir === undefined) prepareBootFiles(upper.path, layerPaths)
+    if (start.memoryDir === undefined) prepareBootFiles(upper.path, layerPaths, start.limits.memoryMib)
     const usernsFd = await userNamespaceFor(slot.uidBase)
     const shim = this.#takeShim(slot)
     let init: StartedInit
     try {
-      this.#mountRoot(dir, layerPaths, upper, usernsFd)
+      this.#mountRoot(start, layerPaths, usernsFd)
       const command =
         start.memoryDir === undefined
           ? this.#bootCommand(start, files)
@@ -259,11 +263,16 @@ export class ContainerEngine implements Engine {
     return cgroup.usage().oomKills > (this.#oomKillsAtStart.get(dir) ?? 0)
   }
 
-  #mountRoot(dir: string, layerPaths: readonly string[], upper: Upper, usernsFd: number): void {
-    const agentLayerPath = this.#options.agentLayer.path
+  #mountRoot(
+    { slot, upper, agentLayer }: EngineStart,
+    layerPaths: readonly string[],
+    usernsFd: number,
+  ): void {
+    const { agentLayer: own, layerPath } = this.#options
+    const agentLayerPath = agentLayer ? layerPath(agentLayer.digest) : own.path
     const home = process.cwd()
     // Overlay shows its paths to the guest as they were given: relative ones tell nothing of this machine.
-    process.chdir(dir)
+    process.chdir(this.#slotDir(slot))
     try {
       mountRoot({ layerPaths, agentLayerPath, upper, usernsFd, dir: '.' })
     } finally {

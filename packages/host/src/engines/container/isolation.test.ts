@@ -129,6 +129,7 @@ test('boot id and masks', async () => {
   expect(own).toMatch(/^[0-9a-f-]{36}$/)
   expect(own).not.toBe(host)
   expect(await inGuest(restored, '/bin/cat', '/proc/timer_list')).toBe('')
+  expect(await inGuest(restored, '/bin/cat', '/proc/meminfo')).toMatch(/^MemTotal: +262144 kB$/m)
   expect(await inGuest(restored, '/bin/ls', '/sys/class/net')).toBe('lo')
 })
 
