@@ -10,19 +10,19 @@ export interface EngineUnderTest {
   readonly settings: Readonly<Record<string, string>>
   /** The guest has a kernel of its own: what it does to that one is no escape. */
   readonly hasOwnKernel: boolean
-  /** What a guest that takes more memory than it has comes to: its greedy process, or the sandbox with it. */
-  readonly memoryBomb: 'process' | 'sandbox'
+  /** What ends when a guest takes more memory or starts more processes than it may: that, or the sandbox with it. */
+  readonly bombEnds: 'process' | 'sandbox'
 }
 
 const runsc = await findRunsc(loadConfig())
 
 export const enginesUnderTest: readonly EngineUnderTest[] = [
-  { name: 'container', missing: undefined, settings: {}, hasOwnKernel: false, memoryBomb: 'process' },
+  { name: 'container', missing: undefined, settings: {}, hasOwnKernel: false, bombEnds: 'process' },
   {
     name: 'gvisor',
     missing: runsc ? undefined : 'npm run engine -- install gvisor',
     settings: {},
     hasOwnKernel: false,
-    memoryBomb: 'sandbox',
+    bombEnds: 'sandbox',
   },
 ]

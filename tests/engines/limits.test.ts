@@ -1,0 +1,186 @@
+/** What a greedy guest gets, and that its neighbour notices nothing. */
+import { constants } from 'node:os'
+import { afterAll, beforeAll, expect, it } from 'vitest'
+import { CgroupRoot } from '../../packages/host/src/linux/cgroup.ts'
+import { shell } from '../system/harness/test-host.ts'
+import { describeEngines, EngineHost, python } from './engine-host.ts'
+
+const FIRST_BOOT_MS = 120_000
+const ENDS_WITHIN_MS = 30_000
+const BOMB_MS = 60_000
+
+describeEngines('limits', (engine) => {
+  const under = new EngineHost(engine)
+  const { host } = under
+  let neighbour: string
+  beforeAll(async () => {
+    await under.start()
+    neighbour = await under.run('neighbour')
+  }, FIRST_BOOT_MS)
+  afterAll(() => host.dispose(), FIRST_BOOT_MS)
+
+  const neighbourIsFine = async (): Promise<void> => {
+    const began = performance.now()
+    expect(await shell(neighbour, 'echo fine')).toBe('fine')
+    expect(performance.now() - began).toBeLessThan(10_000)
+  }
+
+  /** After a bomb: the sandbox ends with it, or answers and is ended here. */
+  const isOverOrLives = async (sandboxId: string, address: string): Promise<void> => {
+    if (engine.bombEnds === 'sandbox') {
+      await expect.poll(() => host.address(sandboxId), { timeout: ENDS_WITHIN_MS }).toBeUndefined()
+      return
+    }
+    expect(await shell(address, 'echo lives')).toBe('lives')
+    await under.stop(sandboxId)
+  }
+
+  it(
+    'memory: a bomb takes what it was given, no more',
+    async () => {
+      const address = await under.run('memory', { resources: { memoryMib: 256 } })
+      const cgroups = new CgroupRoot({ instance: host.instance })
+      let mostBytes = 0
+      const watch = setInterval(() => {
+        for (const name of cgroups.list()) mostBytes = Math.max(mostBytes, usedBytes(cgroups, name))
+      }, 20)
+      const bomb = python(
+        address,
+        'blocks = [bytes([i % 256]) * (1 << 20) for i in range(4096)]\nprint(len(blocks))',
+      )
+      const printed = await bomb.catch(() => 'ended')
+      clearInterval(watch)
+      expect(printed).toBe('ended')
+      expect(mostBytes).toBeGreaterThan(64 * 2 ** 20)
+      expect(mostBytes).toBeLessThan(384 * 2 ** 20)
+      await neighbourIsFine()
+      await isOverOrLives('memory', address)
+      if (engine.bombEnds === 'sandbox') expect(host.log).toContain('out_of_memory')
+    },
+    BOMB_MS,
+  )
+
+  it(
+    'processes: a fork bomb meets its limit',
+    async () => {
+      const address = await under.run('processes', { resources: { pids: 64, memoryMib: 2048 } })
+      const forked = python(
+        address,
+        `
+import os, signal
+made = []
+try:
+    for _ in range(5000):
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+        made.append(pid)
+except OSError as error:
+    print(error.errno)
+print(len(made))
+for pid in made: os.kill(pid, 9)
+`,
+      )
+      const [errno, count] = (await forked.catch(() => '')).split('\n').map(Number)
+      if (engine.bombEnds === 'process') {
+        expect(errno).toBe(constants.errno.EAGAIN)
+        expect(count).toBeLessThan(64)
+      }
+      await neighbourIsFine()
+      await isOverOrLives('processes', address)
+    },
+    BOMB_MS,
+  )
+
+  it(
+    'files: as many as a process may have open, and the machine has more',
+    async () => {
+      const address = await under.run('descriptors')
+      const text = await python(
+        address,
+        `
+import os, resource
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 20000), hard))
+held = []
+try:
+    while True: held.append(os.open('/etc/passwd', os.O_RDONLY))
+except OSError as error:
+    print(error.errno)
+print(len(held) <= hard)
+`,
+      )
+      expect(text).toBe('24\nTrue')
+      await neighbourIsFine()
+      await under.stop('descriptors')
+    },
+    BOMB_MS,
+  )
+
+  it(
+    'disk: bytes',
+    async () => {
+      const address = await under.run('disk', { resources: { diskMib: 64 } })
+      const text = await shell(
+        address,
+        'dd if=/dev/zero of=/var/bomb bs=1M count=500 2>&1; stat -c %s /var/bomb; rm /var/bomb',
+      )
+      expect(text).toMatch(/No space left on device|Disk quota exceeded/)
+      expect(Number(text.split('\n').at(-1))).toBeLessThan(72 * 2 ** 20)
+      await neighbourIsFine()
+      await under.stop('disk')
+    },
+    BOMB_MS,
+  )
+
+  it(
+    'disk: inodes',
+    async () => {
+      const address = await under.run('inodes', { resources: { diskMib: 8 } })
+      const text = await python(
+        address,
+        `
+import os
+os.mkdir('/var/bomb')
+made = 0
+try:
+    while made < 200000:
+        os.close(os.open(f'/var/bomb/{made}', os.O_CREAT))
+        made += 1
+except OSError as error:
+    print(error.errno)
+`,
+      )
+      // ENOSPC or EDQUOT.
+      expect([28, 122]).toContain(Number(text))
+      await neighbourIsFine()
+      await under.stop('inodes')
+    },
+    BOMB_MS,
+  )
+
+  it(
+    'processors: four busy loops get one',
+    async () => {
+      const address = await under.run('busy')
+      const cgroups = new CgroupRoot({ instance: host.instance })
+      const usage = (): number =>
+        cgroups.list().reduce((sum, name) => sum + cgroups.cgroup(name).usage().cpuUsec, 0)
+      const [beganUsec, beganMs] = [usage(), performance.now()]
+      await shell(address, 'for i in 1 2 3 4; do timeout 3 sh -c "while :; do :; done" & done; wait; true')
+      const used = (usage() - beganUsec) / 1000 / (performance.now() - beganMs)
+      expect(used).toBeLessThan(1.35)
+      await under.stop('busy')
+    },
+    BOMB_MS,
+  )
+})
+
+function usedBytes(cgroups: CgroupRoot, name: string): number {
+  try {
+    return cgroups.cgroup(name).usage().memoryBytes
+  } catch {
+    // It went while its numbers were read.
+    return 0
+  }
+}
