@@ -10,6 +10,7 @@ import type { Config } from '../config.ts'
 import type { Runtime } from '../runtime.ts'
 import { openContainerEngine } from './container.ts'
 import { openGvisorEngine } from './gvisor.ts'
+import { openMicrovmEngine } from './microvm.ts'
 
 const MIB_PER_GIB = 1024
 
@@ -19,8 +20,9 @@ export async function openInstalledEngines(
   runtime: Runtime,
   parts: EngineParts,
 ): Promise<Engine[]> {
+  const microvm = openMicrovmEngine(config, runtime, parts)
   const gvisor = await openGvisorEngine(config, runtime, parts)
-  return [...(gvisor ? [gvisor] : []), openContainerEngine(runtime, parts)]
+  return [...(microvm ? [microvm] : []), ...(gvisor ? [gvisor] : []), openContainerEngine(runtime, parts)]
 }
 
 /** Names that no server uses, so that a probe can run beside one. */

@@ -1,6 +1,7 @@
 import type { EngineName } from '@sandbox/host/engines/engine'
 import type { Config } from '../config.ts'
 import { gvisorInstaller } from './install-gvisor.ts'
+import { qemuInstaller } from './install-qemu.ts'
 
 /** What `engine install <name>` can bring to this machine; nothing is installed without being asked for. */
 export interface EngineInstaller {
@@ -21,4 +22,4 @@ export interface EngineInstaller {
   install(config: Config, say: (line: string) => void): Promise<string>
 }
 
-export const installers: readonly EngineInstaller[] = [gvisorInstaller]
+export const installers: readonly EngineInstaller[] = [qemuInstaller, gvisorInstaller]

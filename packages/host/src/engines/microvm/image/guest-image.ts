@@ -11,12 +11,13 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { run } from '../../../linux/process.ts'
 import { type ArchiveFile, cpioArchive } from './cpio.ts'
 import { fetchKernelPackage, type KernelModule, kernelImage, kernelModules } from './kernel-package.ts'
 
 const GUEST_INIT = join(import.meta.dirname, '../../../../native/guest-init.c')
+const SOURCES = [GUEST_INIT, 'guest-image.ts', 'kernel-package.ts', 'cpio.ts']
 /** Says which image is in use. */
 const CURRENT = 'current.json'
 
@@ -58,13 +59,27 @@ export async function buildGuestImage(options: GuestImageOptions): Promise<Guest
   }
 }
 
-/** The image in use, or undefined before one was built. */
+interface CurrentImage {
+  digest: string
+  kernel: string
+  /** What it was built by. */
+  sources: string
+}
+
+/** The image in use; undefined before one was built from the sources as they are now. */
 export function currentGuestImage(directory: string): GuestImage | undefined {
   const path = join(directory, CURRENT)
   if (!existsSync(path)) return undefined
-  const { digest, kernel } = JSON.parse(readFileSync(path, 'utf8')) as { digest: string; kernel: string }
+  const { digest, kernel, sources } = JSON.parse(readFileSync(path, 'utf8')) as CurrentImage
+  if (sources !== sourcesDigest()) return undefined
   const image = imageAt(directory, digest, kernel)
   return existsSync(image.kernelPath) && existsSync(image.initramfsPath) ? image : undefined
+}
+
+function sourcesDigest(): string {
+  const hash = createHash('sha256')
+  for (const name of SOURCES) hash.update(readFileSync(resolve(import.meta.dirname, name)))
+  return hash.digest('hex')
 }
 
 const imageAt = (directory: string, digest: string, kernel: string): GuestImage => ({
@@ -104,7 +119,8 @@ function publish(directory: string, kernelName: string, kernel: Buffer, initramf
     renameSync(unfinished, join(directory, digest))
   }
   const record = join(directory, `${CURRENT}.${process.pid}`)
-  writeFileSync(record, `${JSON.stringify({ digest, kernel: kernelName })}\n`)
+  const current: CurrentImage = { digest, kernel: kernelName, sources: sourcesDigest() }
+  writeFileSync(record, `${JSON.stringify(current)}\n`)
   renameSync(record, join(directory, CURRENT))
   return image
 }

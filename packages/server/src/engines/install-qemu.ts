@@ -1,0 +1,52 @@
+import { existsSync } from 'node:fs'
+import { buildGuestImage, currentGuestImage } from '@sandbox/host/engines/microvm/image/guest-image'
+import { buildOpenReadOnly } from '../../../host/native/build.ts'
+import type { Config } from '../config.ts'
+import { runCommand } from '../setup/run-command.ts'
+import type { EngineInstaller } from './installers.ts'
+import { microvmDir, openReadOnlyPath, QEMU } from './microvm.ts'
+
+/** The monitor, disks of guests, and what unpacks Debian's kernels. */
+const PACKAGES = ['qemu-system-x86', 'e2fsprogs', 'lz4', 'xz-utils'] as const
+
+type Say = (line: string) => void
+
+/** QEMU from the distribution's packages, and the guest image that every monitor boots. */
+export const qemuInstaller: EngineInstaller = {
+  name: 'qemu',
+  engine: 'microvm',
+  doc: "QEMU of the distribution, and a guest kernel from Debian's cloud kernel package",
+  installed: describeInstalled,
+  async install(config, say) {
+    const known = await describeInstalled(config)
+    if (known) return known
+    await installPackages(say)
+    await ensureGuestImage(config, say)
+    await buildOpenReadOnly({ outDir: microvmDir(config) })
+    const installed = await describeInstalled(config)
+    if (!installed) throw new Error(`there is no ${QEMU} after the installation`)
+    return installed
+  },
+}
+
+async function describeInstalled(config: Config): Promise<string | undefined> {
+  const image = currentGuestImage(microvmDir(config))
+  if (!image || !existsSync(QEMU) || !existsSync(openReadOnlyPath(config))) return undefined
+  const version = /version (\S+)/.exec(await runCommand([QEMU, '--version']))?.[1] ?? ''
+  return `${version} (${QEMU}) with ${image.kernel}`
+}
+
+/** Builds kernel and initramfs of guests unless those of today's sources are there. */
+export async function ensureGuestImage(config: Pick<Config, 'imagesDir'>, say: Say): Promise<string> {
+  const directory = microvmDir(config)
+  const image = currentGuestImage(directory) ?? (await buildGuestImage({ directory, progress: say }))
+  return image.kernel
+}
+
+async function installPackages(say: Say): Promise<void> {
+  const env = { DEBIAN_FRONTEND: 'noninteractive', LC_ALL: 'C.UTF-8' }
+  say('apt-get update')
+  await runCommand(['apt-get', 'update', '-q'], { env })
+  say(`apt-get install ${PACKAGES.join(' ')}`)
+  await runCommand(['apt-get', 'install', '-y', '-q', '--no-install-recommends', ...PACKAGES], { env })
+}
