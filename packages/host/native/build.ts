@@ -16,6 +16,10 @@ export const buildShim = (options: NativeBuildOptions): Promise<string> =>
 export const buildOpenReadOnly = (options: NativeBuildOptions): Promise<string> =>
   compile(options, 'open-read-only.c', 'open-read-only.so', ['-shared', '-fPIC'])
 
+/** Compiles what shows a file to a jailed monitor, statically. Answers its path. Throws with the compiler's words. */
+export const buildMountInto = (options: NativeBuildOptions): Promise<string> =>
+  compile(options, 'mount-into.c', 'mount-into', ['-static'])
+
 async function compile(
   options: NativeBuildOptions,
   source: string,

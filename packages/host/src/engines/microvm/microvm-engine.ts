@@ -137,6 +137,7 @@ export class MicrovmEngine implements Engine {
       await cgroup.killAll()
       const words = logTail(logPath(upper))
       await detachTap(slot)
+      monitor.forget(slot)
       removeFiles(files)
       const reason = error instanceof Error ? error.message : String(error)
       throw new Error(`sandbox ${start.sandboxId} did not start: ${reason}${words}`, { cause: error })
@@ -185,6 +186,7 @@ export class MicrovmEngine implements Engine {
     await within(machine.exited, stopTimeoutMs * this.#monitor.timeScale)
     if (cgroup.pids().length > 0) await cgroup.killAll()
     await detachTap(instance.slot)
+    for (const monitor of this.#options.monitors) monitor.forget(instance.slot)
     removeFiles(machineFiles(dir))
     this.#oomKillsAtStart.delete(dir)
   }

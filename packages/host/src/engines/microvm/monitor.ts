@@ -98,4 +98,6 @@ export interface Monitor {
   snapshot(machine: RunningMachine, memoryDir: string): Promise<void>
   /** Last output of the guest's console, as far as the monitor keeps it: why a guest did not come up. */
   console(machine: RunningMachine): Promise<string>
+  /** Takes away what `prepare` made outside of the machine's directory, when nothing runs in the slot. Idempotent. */
+  forget(slot: Slot): void
 }

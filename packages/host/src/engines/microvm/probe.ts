@@ -81,6 +81,7 @@ async function boot(monitor: Monitor, options: ProbeOptions, upper: Upper): Prom
   } finally {
     shim.discard()
     await cgroup.remove()
+    monitor.forget(plan.slot)
     rmSync(dir, { recursive: true, force: true })
   }
 }

@@ -1,13 +1,4 @@
-import {
-  chownSync,
-  closeSync,
-  copyFileSync,
-  createReadStream,
-  openSync,
-  rmSync,
-  truncateSync,
-  writeFileSync,
-} from 'node:fs'
+import { chownSync, copyFileSync, createReadStream, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
@@ -15,7 +6,7 @@ import { run } from '../../linux/process.ts'
 import type { Slot } from '../../slots.ts'
 import { copyGuestMemory } from './memory-file.ts'
 import type { MachinePlan, Monitor, MonitorCommand, MonitorSupport, RunningMachine } from './monitor.ts'
-import { prepareMonitorDevices } from './monitor-devices.ts'
+import { canOpenKvm, prepareMonitorDevices } from './monitor-devices.ts'
 import { QEMU_LAYOUT, QEMU_MAX_DRIVES, qemuCommand, qemuFiles } from './qemu-command.ts'
 import { isGone, Qmp } from './qmp.ts'
 
@@ -72,7 +63,7 @@ export class QemuMonitor implements Monitor {
       return { usable: false, version: '', detail: `${path} cannot be run`, remedy, isFast }
     }
     const version = `QEMU ${this.#version}`
-    if (isFast && !canOpen('/dev/kvm')) {
+    if (isFast && !canOpenKvm()) {
       const remedy = 'load kvm_intel or kvm_amd, or turn virtualisation on in the firmware'
       return { usable: false, version, detail: 'there is no /dev/kvm', remedy, isFast }
     }
@@ -154,6 +145,9 @@ export class QemuMonitor implements Monitor {
     }
   }
 
+  /** Nothing lies outside. */
+  forget(): void {}
+
   #control<Result>(machine: RunningMachine, action: (qmp: Qmp) => Promise<Result>): Promise<Result> {
     return Qmp.with(qemuFiles(machine.directory).control, REQUEST_WITHIN_MS * this.timeScale, action)
   }
@@ -187,12 +181,3 @@ function emptyMemory(plan: MachinePlan): string {
 const emptyMemoryPath = (plan: MachinePlan): string => join(plan.diskDirectory, 'empty-memory')
 
 const giveTo = ({ uidBase }: Slot, path: string): void => chownSync(path, uidBase, uidBase)
-
-function canOpen(path: string): boolean {
-  try {
-    closeSync(openSync(path, 'r+'))
-    return true
-  } catch {
-    return false
-  }
-}

@@ -1,0 +1,235 @@
+import { readFileSync, writeFileSync } from 'node:fs'
+import { chmod, chown, open } from 'node:fs/promises'
+import { join } from 'node:path'
+import { run } from '../../linux/process.ts'
+import { guestMac, type Slot } from '../../slots.ts'
+import { callFirecracker, listening } from './firecracker-api.ts'
+import { closeJail, JAIL, type JailOptions, jailRoot, prepareJail, removeJail } from './firecracker-jail.ts'
+import type { MachinePlan, Monitor, MonitorCommand, MonitorSupport, RunningMachine } from './monitor.ts'
+import { canOpenKvm } from './monitor-devices.ts'
+
+/** Counts up when devices change in a way that older memory does not fit. */
+const LAYOUT = 1
+const REQUEST_WITHIN_MS = 10_000
+/** A memory of several GiB is written at the speed of the disk. */
+const SNAPSHOT_WITHIN_MS = 120_000
+const CONSOLE_BYTES = 16_384
+/** Its load request has another name for dirty tracking from this version on. */
+const TRACKS_DIRTY_PAGES_SINCE = [1, 13] as const
+const BOOT_WORDS =
+  'console=ttyS0 reboot=k panic=-1 i8042.noaux i8042.nomux i8042.dumbkbd quiet loglevel=3 random.trust_cpu=on'
+
+/** Bytes a second, with as much again at once; undefined does not limit. */
+export interface RateLimits {
+  diskBytesPerSecond?: number
+  networkBytesPerSecond?: number
+}
+
+export interface FirecrackerMonitorOptions extends JailOptions {
+  /** See native/mount-into.c. */
+  mountIntoPath: string
+  rateLimits: RateLimits
+  /** Multiplies every time-out. */
+  timeScale: number
+}
+
+/**
+ * Machines in Firecracker, each in a jail of the jailer's making: own user, root, process and network namespace, and
+ * the seccomp filter of the release. Memory is written whole, and mapped privately from its file by every clone.
+ */
+export class FirecrackerMonitor implements Monitor {
+  readonly name = 'firecracker'
+  readonly overheadMib = 48
+  readonly overheadPids = 8
+  /** Interrupt lines for devices end here, with the network's and the random source's. */
+  readonly maxDrives = 14
+  readonly #options: FirecrackerMonitorOptions
+  #version = ''
+
+  constructor(options: FirecrackerMonitorOptions) {
+    this.#options = options
+  }
+
+  get timeScale(): number {
+    return this.#options.timeScale
+  }
+
+  async support(): Promise<MonitorSupport> {
+    const remedy = 'npm run engine -- install firecracker'
+    const { firecrackerPath, jailerPath } = this.#options
+    const broken = (detail: string, what = remedy): MonitorSupport => ({
+      usable: false,
+      version: this.#version && `Firecracker ${this.#version}`,
+      detail,
+      remedy: what,
+      isFast: true,
+    })
+    const [version, jailer] = await Promise.all([versionOf(firecrackerPath), versionOf(jailerPath)])
+    this.#version = version ?? ''
+    if (!version) return broken(`${firecrackerPath} cannot be run`)
+    if (jailer !== version)
+      return broken(`the jailer at ${jailerPath} is ${jailer ?? 'not there'}, not ${version}`)
+    if (isDynamic(firecrackerPath))
+      return broken(`${firecrackerPath} is not static: the jailer cannot jail it`)
+    if (!canOpenKvm())
+      return broken(
+        'there is no /dev/kvm',
+        'load kvm_intel or kvm_amd, or turn virtualisation on in the firmware',
+      )
+    const detail = 'Firecracker under its jailer'
+    return { usable: true, version: `Firecracker ${version}`, detail, remedy: '', isFast: true }
+  }
+
+  memoryClass(): string {
+    return `firecracker${this.#version}-${LAYOUT}`
+  }
+
+  async prepare(plan: MachinePlan): Promise<MonitorCommand> {
+    return prepareJail(this.#options, plan)
+  }
+
+  async launch(plan: MachinePlan, machine: RunningMachine): Promise<void> {
+    await listening(this.#socketPath(machine.slot), REQUEST_WITHIN_MS * this.timeScale)
+    if (plan.memoryDir === undefined) await this.#configure(plan)
+    closeJail(this.#options, machine.slot)
+    if (plan.memoryDir === undefined)
+      return this.#call(machine.slot, 'PUT', '/actions', { action_type: 'InstanceStart' })
+    await this.#call(machine.slot, 'PUT', '/snapshot/load', {
+      snapshot_path: JAIL.state,
+      mem_backend: { backend_type: 'File', backend_path: JAIL.memory },
+      [this.#isSince(TRACKS_DIRTY_PAGES_SINCE) ? 'track_dirty_pages' : 'enable_diff_snapshots']: false,
+      resume_vm: true,
+    })
+  }
+
+  pause({ slot }: RunningMachine): Promise<void> {
+    return this.#call(slot, 'PATCH', '/vm', { state: 'Paused' })
+  }
+
+  resume({ slot }: RunningMachine): Promise<void> {
+    return this.#call(slot, 'PATCH', '/vm', { state: 'Resumed' })
+  }
+
+  async snapshot({ slot, process }: RunningMachine, memoryDir: string): Promise<void> {
+    const { mountIntoPath } = this.#options
+    const files = [
+      { file: join(memoryDir, 'state'), seen: JAIL.stateOut },
+      { file: join(memoryDir, 'memory'), seen: JAIL.memoryOut },
+    ]
+    const pid = String(process.pid)
+    const shown: string[] = []
+    try {
+      for (const { file, seen } of files) {
+        writeFileSync(file, '', { mode: 0o600, flag: 'wx' })
+        await chown(file, slot.uidBase, slot.uidBase)
+        await run(mountIntoPath, [pid, file, seen])
+        shown.push(seen)
+      }
+      const words = { snapshot_type: 'Full', snapshot_path: JAIL.stateOut, mem_file_path: JAIL.memoryOut }
+      await this.#call(slot, 'PUT', '/snapshot/create', words, SNAPSHOT_WITHIN_MS)
+    } finally {
+      for (const seen of shown) await run(mountIntoPath, [pid, seen]).catch(() => {})
+    }
+    await run('fallocate', ['--dig-holes', files[1]!.file], {
+      timeoutMs: SNAPSHOT_WITHIN_MS * this.timeScale,
+    })
+    for (const { file } of files) await seal(file)
+  }
+
+  /** The guest's console is the monitor's standard output, which is a log of the engine's. */
+  async console({ process }: RunningMachine): Promise<string> {
+    try {
+      return readFileSync(`/proc/${process.pid}/fd/1`, 'utf8').slice(-CONSOLE_BYTES)
+    } catch {
+      return ''
+    }
+  }
+
+  forget(slot: Slot): void {
+    removeJail(this.#options, slot)
+  }
+
+  async #configure(plan: MachinePlan): Promise<void> {
+    const { slot, drives, tap } = plan
+    const { rateLimits } = this.#options
+    const put = (path: string, body: unknown): Promise<void> => this.#call(slot, 'PUT', path, body)
+    await put('/machine-config', { vcpu_count: plan.vcpuCount, mem_size_mib: plan.memoryMib, smt: false })
+    await put('/boot-source', {
+      kernel_image_path: JAIL.kernel,
+      initrd_path: JAIL.initramfs,
+      boot_args: `${BOOT_WORDS} ${plan.kernelArguments}`,
+    })
+    for (const [index, { readOnly }] of drives.entries()) {
+      const id = `drive${index}`
+      await put(`/drives/${id}`, {
+        drive_id: id,
+        path_on_host: JAIL.drive(index),
+        is_root_device: false,
+        is_read_only: readOnly,
+        ...(readOnly ? {} : limiterOf('rate_limiter', rateLimits.diskBytesPerSecond)),
+      })
+    }
+    if (tap !== undefined)
+      await put('/network-interfaces/net', {
+        iface_id: 'net',
+        host_dev_name: tap,
+        guest_mac: guestMac,
+        ...limiterOf('rx_rate_limiter', rateLimits.networkBytesPerSecond),
+        ...limiterOf('tx_rate_limiter', rateLimits.networkBytesPerSecond),
+      })
+    await put('/entropy', {})
+    await put('/balloon', { amount_mib: 0, deflate_on_oom: true })
+  }
+
+  #call(
+    slot: Slot,
+    method: 'PUT' | 'PATCH',
+    path: string,
+    body: unknown,
+    withinMs = REQUEST_WITHIN_MS,
+  ): Promise<void> {
+    return callFirecracker(this.#socketPath(slot), method, path, body, withinMs * this.timeScale)
+  }
+
+  #socketPath(slot: Slot): string {
+    return join(jailRoot(this.#options, slot), JAIL.control)
+  }
+
+  #isSince([sinceMajor, sinceMinor]: readonly [number, number]): boolean {
+    const [major = 0, minor = 0] = this.#version.split('.').map(Number)
+    return major > sinceMajor || (major === sinceMajor && minor >= sinceMinor)
+  }
+}
+
+/** A token bucket that holds one second. */
+const limiterOf = (name: string, bytesPerSecond: number | undefined): Record<string, unknown> =>
+  bytesPerSecond === undefined ? {} : { [name]: { bandwidth: { size: bytesPerSecond, refill_time: 1000 } } }
+
+/** Root's, for everybody to read, on the disk. */
+async function seal(path: string): Promise<void> {
+  await chown(path, 0, 0)
+  await chmod(path, 0o444)
+  await using file = await open(path, 'r')
+  await file.sync()
+}
+
+async function versionOf(path: string): Promise<string | undefined> {
+  try {
+    const { stdout } = await run(path, ['--version'])
+    return /v(\d+\.\d+\.\d+)/.exec(stdout)?.[1]
+  } catch {
+    return undefined
+  }
+}
+
+const PROGRAM_HEADER_INTERPRETER = 3
+
+/** An ELF program that asks for a loader. */
+function isDynamic(path: string): boolean {
+  const image = readFileSync(path)
+  const start = Number(image.readBigUInt64LE(32))
+  const [size, count] = [image.readUInt16LE(54), image.readUInt16LE(56)]
+  return Array.from({ length: count }, (_, at) => image.readUInt32LE(start + at * size)).includes(
+    PROGRAM_HEADER_INTERPRETER,
+  )
+}
