@@ -31,6 +31,8 @@ export interface JournalEntry {
   readonly upper: Upper
   /** Bottom to top. */
   readonly layers: readonly Layer[]
+  /** The agent's layer above them, where memory captured with an older one can be restored. */
+  readonly agentDigest?: string | undefined
   readonly limits: Limits
   /** Undefined until the engine has answered: the start had not finished. */
   readonly initPid: number | undefined

@@ -119,7 +119,7 @@ export class Keeper {
             ofUpperId: cell.upper.id,
             limits: cell.limits,
             config: cell.config,
-            memory: request.memory ? { hostClass: cell.engine.hostClass(), sizeBytes } : undefined,
+            memory: request.memory ? memoryOf(cell, sizeBytes) : undefined,
             agentUnresponsive,
             createdAtMs: Date.now(),
           }
@@ -171,10 +171,18 @@ export class Keeper {
 }
 
 function refusal(sandboxId: string, { signal }: KeepRequest, error: unknown): unknown {
-  if (signal.aborted || error instanceof HostError) return error
+  if (signal.aborted) return signal.reason
+  if (error instanceof HostError) return error
   const reason = error instanceof Error ? error.message : String(error)
   return new HostError('unavailable', `sandbox '${sandboxId}' keeps running: ${reason}`, error)
 }
+
+/** An agent that was upgraded since the sandbox started is not the one in its memory. */
+const memoryOf = ({ engine, agentDigest }: Cell, sizeBytes: number): KeptSnapshot['memory'] => ({
+  hostClass: engine.hostClass(agentDigest),
+  agentDigest,
+  sizeBytes,
+})
 
 /** False when the agent does not answer; whatever it answers, it lives. */
 async function prepareAgent(cell: Cell): Promise<boolean> {

@@ -2,7 +2,9 @@ import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
+import { Engines } from './engines/engines.ts'
 import { type KeptSnapshot, KeptSnapshots } from './kept-snapshots.ts'
+import type { LayerSource } from './parts.ts'
 import { Kernel, partsOver } from './simulated-kernel.ts'
 
 let dir: string
@@ -19,12 +21,32 @@ afterEach(() => rmSync(dir, { recursive: true }))
 
 const limits = { cpuCount: 1, memoryMib: 128, diskMib: 64, pids: 64 }
 
-const open = (): KeptSnapshots => {
-  const { engines } = partsOver(new Kernel(), join(dir, 'journal'), async () => {})
-  return new KeptSnapshots(join(dir, 'kept'), engines, store)
+const { engines } = partsOver(new Kernel(), join(tmpdir(), 'kept-no-journal'), async () => {})
+
+const open = (of = engines): KeptSnapshots => new KeptSnapshots(join(dir, 'kept'), of, store)
+
+/** A machine with this agent and this kernel. */
+const machineWith = (agent: string, kernel = 'linux'): Engines => {
+  const engine = {
+    ...engines.for(undefined),
+    agentDigest: agent,
+    hostClass: (of = agent) => `${kernel}-${of}`,
+  }
+  return new Engines([{ engine, report: engines.reports[0]!.report }])
 }
 
-const snapshot = (id: string, sandboxId: string, createdAtMs: number): KeptSnapshot => ({
+const layersWith = (...digests: string[]): LayerSource => ({
+  get: (digest) => (digests.includes(digest) ? { digest, imagePath: '', sizeBytes: 1 } : undefined),
+  importDirectory: () => Promise.reject(new Error('nothing is imported here')),
+  importUpper: () => Promise.reject(new Error('nothing is imported here')),
+})
+
+const snapshot = (
+  id: string,
+  sandboxId: string,
+  createdAtMs: number,
+  memory?: KeptSnapshot['memory'],
+): KeptSnapshot => ({
   version: 1,
   id,
   sandboxId,
@@ -35,7 +57,7 @@ const snapshot = (id: string, sandboxId: string, createdAtMs: number): KeptSnaps
   ofUpperId: 'u',
   limits,
   config: { envVars: {}, user: 'root', workdir: '/', startCmd: '', readyCmd: '', beforeCapture: [], limits },
-  memory: undefined,
+  memory,
   agentUnresponsive: false,
   createdAtMs,
 })
@@ -77,4 +99,35 @@ test('of several pauses of a sandbox the newest counts', async () => {
   await publish(kept, 'old', 'one', 1)
   await publish(kept, 'new', 'one', 2)
   expect(kept.pauseOf('one')?.id).toBe('new')
+})
+
+test('memory of an agent that was upgraded since is restored with the agent that it was captured with', () => {
+  const captured = { hostClass: 'linux-old', agentDigest: 'old', sizeBytes: 1 }
+  const kept = snapshot('s', 'one', 1, captured)
+  const layers = layersWith('old', 'new')
+  expect(open(machineWith('old')).ready(kept, true, layers).agentLayer).toBeUndefined()
+  expect(open(machineWith('new')).ready(kept, true, layers)).toMatchObject({
+    memoryDir: expect.any(String),
+    agentLayer: { digest: 'old' },
+  })
+  // Booted, it has the new one.
+  expect(open(machineWith('new')).ready(kept, false, layers)).toMatchObject({
+    memoryDir: undefined,
+    agentLayer: undefined,
+  })
+})
+
+test('memory that cannot be restored here is refused, its files are not', () => {
+  const captured = { hostClass: 'linux-old', agentDigest: 'old', sizeBytes: 1 }
+  const kept = snapshot('s', 'one', 1, captured)
+  const layers = layersWith('old', 'new')
+  const otherKernel = open(machineWith('old', 'linux2'))
+  expect(() => otherKernel.ready(kept, true, layers)).toThrow('does not fit this host')
+  expect(otherKernel.ready(kept, false, layers).memoryDir).toBeUndefined()
+  expect(() => open(machineWith('new')).ready(kept, true, layersWith('new'))).toThrow(
+    'does not fit this host',
+  )
+  const unnamed = snapshot('s', 'one', 1, { hostClass: 'linux-old', sizeBytes: 1 })
+  expect(() => open(machineWith('new')).ready(unnamed, true, layers)).toThrow('does not fit this host')
+  expect(open(machineWith('old')).ready(unnamed, true, layers).memoryDir).toBeDefined()
 })

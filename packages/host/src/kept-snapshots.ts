@@ -2,13 +2,14 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync } from 'no
 import { mkdir, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { randomName } from '@sandbox/contract/ids'
-import type { EngineName, Limits } from './engines/engine.ts'
+import type { Engine, EngineName, Limits } from './engines/engine.ts'
 import type { Engines } from './engines/engines.ts'
 import { HostError } from './host-error.ts'
 import { layerStack } from './layer-stack.ts'
 import { renameDurably, syncTree } from './linux/durable.ts'
 import type { LayerSource } from './parts.ts'
 import type { SnapshotConfig } from './snapshots.ts'
+import type { Layer } from './storage/layers.ts'
 import type { Upper } from './storage/uppers.ts'
 import type { ReadySnapshot } from './warm-snapshots.ts'
 
@@ -45,9 +46,16 @@ export interface KeptSnapshot {
   readonly limits: Limits
   readonly config: SnapshotConfig
   /** Undefined when only files were kept. */
-  readonly memory: { readonly hostClass: string; readonly sizeBytes: number } | undefined
+  readonly memory: KeptMemory | undefined
   readonly agentUnresponsive: boolean
   readonly createdAtMs: number
+}
+
+export interface KeptMemory {
+  readonly hostClass: string
+  /** The agent's layer that it was captured with; undefined where only that of the engine itself can be restored. */
+  readonly agentDigest?: string | undefined
+  readonly sizeBytes: number
 }
 
 /** A snapshot in the making: the engine fills `memoryDir`. */
@@ -173,13 +181,7 @@ export class KeptSnapshots {
     const { id, config, limits, memory } = snapshot
     const engine = this.#engines.for(snapshot.engine)
     const usesMemory = withMemory && memory !== undefined
-    if (usesMemory && memory.hostClass !== engine.hostClass()) {
-      throw new HostError(
-        'wrongState',
-        `the memory of snapshot '${id}' was captured by another engine, kernel or agent and does not fit this host ` +
-          'any more; its files do: start it without memory',
-      )
-    }
+    const agentLayer = usesMemory ? agentLayerOf(id, memory, engine, layers) : undefined
     return {
       id,
       engine,
@@ -187,9 +189,32 @@ export class KeptSnapshots {
       limits,
       layers: layerStack(layers, snapshot.layers),
       memoryDir: usesMemory ? this.memoryDir(id) : undefined,
+      agentLayer,
       base: snapshot.upper,
     }
   }
+}
+
+/**
+ * The agent's layer that memory needs, undefined for the engine's own: a sandbox that was kept before an upgrade goes on
+ * with the agent that it was kept with.
+ * @throws HostError wrongState when the memory does not fit this machine
+ */
+function agentLayerOf(
+  id: string,
+  memory: KeptMemory,
+  engine: Engine,
+  layers: LayerSource,
+): Layer | undefined {
+  const { hostClass, agentDigest } = memory
+  const isOwn = agentDigest === undefined || agentDigest === engine.agentDigest
+  const agentLayer = isOwn ? undefined : layers.get(agentDigest)
+  if (hostClass === engine.hostClass(agentDigest) && (isOwn || agentLayer)) return agentLayer
+  throw new HostError(
+    'wrongState',
+    `the memory of snapshot '${id}' was captured by another engine, kernel or agent and does not fit this host any ` +
+      'more; its files do: start it without memory',
+  )
 }
 
 export const pausedOf = (snapshot: KeptSnapshot): Paused => ({

@@ -184,6 +184,7 @@ const planFor = (request: StartRequest, snapshot: ReadySnapshot): CellPlan => ({
   layers: snapshot.layers,
   limits: { ...snapshot.limits, ...request.limits },
   memoryDir: snapshot.memoryDir,
+  agentLayer: snapshot.agentLayer,
   network: request.network,
   endAtMs: request.endAtMs,
   onEnd: request.onEnd,

@@ -54,7 +54,9 @@ async function adopt(parts: SweepParts, entry: JournalEntry): Promise<boolean> {
     giveBack(parts.cells, entry.slot, keepUpper ? undefined : entry.upper)
     return false
   }
-  if (isPaused || !entry.isReady || entry.occupant === 'build') {
+  // A pooled one of an agent before this one is nobody's yet: whoever comes next gets the new agent.
+  const isOutdated = entry.occupant === 'pooled' && entry.agentDigest !== cell.engine.agentDigest
+  if (isPaused || isOutdated || !entry.isReady || entry.occupant === 'build') {
     await cell.release({ keepUpper })
     return false
   }

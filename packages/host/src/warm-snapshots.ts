@@ -16,6 +16,8 @@ export interface ReadySnapshot {
   readonly layers: readonly Layer[]
   /** Undefined only where the engine cannot capture: then every start boots. */
   readonly memoryDir: string | undefined
+  /** The agent's layer that its memory was captured with; undefined is the engine's own. */
+  readonly agentLayer?: Layer | undefined
   /** The files it has on top of its layers; a start gets a copy. Undefined starts with none. */
   readonly base?: Upper
 }

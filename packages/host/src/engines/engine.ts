@@ -16,10 +16,13 @@ export interface Engine {
   /** Really boots something; never trusts a device file. Ends within 10 s. */
   probe(): Promise<EngineReport>
   /**
-   * What a memory snapshot of this engine fits: engine, its version, kernel, CPU features, agent layer.
+   * What a memory snapshot of this engine fits: engine, its version, kernel, CPU features, agent layer (the engine's
+   * own, unless another is named).
    * Two hosts of one class can exchange memory snapshots.
    */
-  hostClass(): string
+  hostClass(agentDigest?: string): string
+  /** Digest of the agent's layer of new starts. Undefined where no older one can be restored. */
+  readonly agentDigest?: string
   /** Starts what the next sandbox of a slot will need, ahead of it. Idempotent. */
   prepare(slot: Slot): Promise<void>
   /** Restores memory if `start.memoryDir` is given, else boots the layers cold. Answers when the init process runs. */
@@ -71,6 +74,8 @@ export interface EngineStart {
   hostname: string
   /** A directory made by `capture` on a host of the same class, or undefined for a cold boot. */
   memoryDir: string | undefined
+  /** The agent's layer that the memory was captured with; undefined is the engine's own. */
+  agentLayer?: Layer | undefined
 }
 
 export interface CaptureTarget {

@@ -110,8 +110,12 @@ export class GvisorEngine implements Engine {
     }
   }
 
-  hostClass(): string {
-    return hostClass(this.#options.runsc, this.#options.agentLayer.digest)
+  get agentDigest(): string {
+    return this.#options.agentLayer.digest
+  }
+
+  hostClass(agentDigest = this.agentDigest): string {
+    return hostClass(this.#options.runsc, agentDigest)
   }
 
   async prepare(slot: Slot): Promise<void> {
@@ -140,7 +144,9 @@ export class GvisorEngine implements Engine {
     const shim = this.#takeShim(slot)
     let init: StartedInit
     try {
-      mountRoot({ layerPaths, agentLayerPath: this.#options.agentLayer.path, upper, usernsFd, dir })
+      const { agentLayer: own, layerPath } = this.#options
+      const agentLayerPath = start.agentLayer ? layerPath(start.agentLayer.digest) : own.path
+      mountRoot({ layerPaths, agentLayerPath, upper, usernsFd, dir })
       this.#writeConfig(start, files)
       const [started] = await Promise.all([
         shim.start({
