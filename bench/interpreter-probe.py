@@ -1,6 +1,7 @@
-"""Runs inside a sandbox: one kernel driven in three ways, in turn. Prints JSON: milliseconds by way and code.
+"""Runs inside a sandbox: kernels driven in three ways, in turn. Prints JSON: milliseconds by way and code.
 
-Arguments: kernel id, rounds of `1+1`, of prints; prints; access token.
+Arguments: rounds of `1+1`, of prints, of all kernels at once; prints; access token; kernel ids (the first alone for all
+but the last).
 """
 
 import http.client
@@ -9,6 +10,7 @@ import socket
 import sys
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from jupyter_client import BlockingKernelClient
@@ -17,18 +19,19 @@ from tornado.ioloop import IOLoop
 from tornado.netutil import Resolver
 from tornado.websocket import websocket_connect
 
-KERNEL, TOKEN = sys.argv[1], sys.argv[5]
-ROUNDS, PRINT_ROUNDS, PRINTS = map(int, sys.argv[2:5])
+ROUNDS, PRINT_ROUNDS, PARALLEL_ROUNDS, PRINTS = map(int, sys.argv[1:5])
+TOKEN, KERNELS = sys.argv[5], sys.argv[6:]
 SOCKET = "/opt/e2b/run/jupyter.sock"
 PRINT = f"for i in range({PRINTS}): print(i)"
+PRINT_FLUSHED = f"for i in range({PRINTS}): print(i, flush=True)"
 
 
 class Raw:
     """jupyter_client on the kernel's own sockets."""
 
-    def __init__(self):
+    def __init__(self, kernel):
         self.client = BlockingKernelClient()
-        self.client.load_connection_file(str(Path(jupyter_runtime_dir(), f"kernel-{KERNEL}.json")))
+        self.client.load_connection_file(str(Path(jupyter_runtime_dir(), f"kernel-{kernel}.json")))
         self.client.start_channels(stdin=False, hb=False)
         self.client.wait_for_ready(timeout=10)
 
@@ -47,11 +50,15 @@ class Raw:
             pass
         return result_at
 
+    def close(self):
+        self.client.stop_channels()
+
 
 class Websocket:
     """Jupyter Server's own websocket, as its front ends use it."""
 
-    def __init__(self):
+    def __init__(self, kernel):
+        self.kernel = kernel
         self.loop = IOLoop(make_current=False)
         self.session = uuid.uuid4().hex
         self.loop.run_sync(self.connect)
@@ -61,7 +68,7 @@ class Websocket:
             async def resolve(self, *_arguments, **_named):
                 return [(socket.AF_UNIX, SOCKET)]
 
-        url = f"ws://localhost/api/kernels/{KERNEL}/channels?session_id={self.session}"
+        url = f"ws://localhost/api/kernels/{self.kernel}/channels?session_id={self.session}"
         self.connection = await websocket_connect(url, resolver=UnixResolver(), max_message_size=2**30)
 
     def run(self, code):
@@ -85,13 +92,19 @@ class Websocket:
             is_idle |= kind == "status" and message["content"]["execution_state"] == "idle"
         return result_at
 
+    def close(self):
+        self.connection.close()
+        self.loop.run_sync(self.connection.read_message)
+        self.loop.close()
+
 
 class Service:
     """Our service on port 49999, on a connection that is kept for as long as the service keeps it."""
 
     KEPT_FOR_S = 3
 
-    def __init__(self):
+    def __init__(self, kernel):
+        self.kernel = kernel
         self.connection = http.client.HTTPConnection("127.0.0.1", 49999)
         self.used_at = time.perf_counter()
 
@@ -99,7 +112,7 @@ class Service:
         if time.perf_counter() - self.used_at > self.KEPT_FOR_S:
             self.connection.close()
         headers = {"Content-Type": "application/json", "X-Access-Token": TOKEN}
-        self.connection.request("POST", "/execute", json.dumps({"code": code, "context_id": KERNEL}), headers)
+        self.connection.request("POST", "/execute", json.dumps({"code": code, "context_id": self.kernel}), headers)
         response = self.connection.getresponse()
         result_at = None
         while line := response.readline():
@@ -110,25 +123,65 @@ class Service:
         self.used_at = time.perf_counter()
         return result_at
 
+    def close(self):
+        self.connection.close()
 
-WAYS = {"raw": Raw(), "websocket": Websocket(), "service": Service()}
+
+WAYS = {"raw": Raw, "websocket": Websocket, "service": Service}
 
 
-def measure(code, rounds, warm_ups=1):
+def measure_sum(rounds, warm_ups=5):
+    ways = {name: Way(KERNELS[0]) for name, Way in WAYS.items()}
     ends, results = {name: [] for name in WAYS}, {name: [] for name in WAYS}
     for turn in range(-warm_ups, rounds):
-        for name, way in WAYS.items():
+        for name, way in ways.items():
             started = time.perf_counter()
-            result_at = way.run(code)
+            result_at = way.run("1+1")
             ended = time.perf_counter()
-            if turn < 0:
-                continue
-            ends[name].append((ended - started) * 1000)
-            if result_at is not None:
+            if turn >= 0:
+                ends[name].append((ended - started) * 1000)
                 results[name].append((result_at - started) * 1000)
+    for way in ways.values():
+        way.close()
     return {"end": ends, "result": results}
 
 
-sum_ = measure("1+1", ROUNDS, warm_ups=5)
-prints = measure(PRINT, PRINT_ROUNDS)
-print(json.dumps({"sum": sum_, "prints": prints["end"]}))
+def measure_prints(code, rounds):
+    """Each way is connected for its turn alone: output that another one does not read would make the kernel wait."""
+    ends = {name: [] for name in WAYS}
+    for turn in range(-1, rounds):
+        for name, Way in WAYS.items():
+            way = Way(KERNELS[0])
+            way.run("1")
+            started = time.perf_counter()
+            way.run(code)
+            if turn >= 0:
+                ends[name].append((time.perf_counter() - started) * 1000)
+            way.close()
+    return ends
+
+
+def measure_parallel(rounds):
+    """`1+1` in all kernels at once, until the last has answered."""
+    ends = {name: [] for name in WAYS}
+    with ThreadPoolExecutor(len(KERNELS)) as threads:
+        ways = {name: list(threads.map(Way, KERNELS)) for name, Way in WAYS.items()}
+        for turn in range(-1, rounds):
+            for name, all_kernels in ways.items():
+                started = time.perf_counter()
+                list(threads.map(lambda way: way.run("1+1"), all_kernels))
+                if turn >= 0:
+                    ends[name].append((time.perf_counter() - started) * 1000)
+    return ends
+
+
+print(
+    json.dumps(
+        {
+            "sum": measure_sum(ROUNDS),
+            "prints": measure_prints(PRINT, PRINT_ROUNDS),
+            "flushed": measure_prints(PRINT_FLUSHED, PRINT_ROUNDS),
+            "parallel": measure_parallel(PARALLEL_ROUNDS),
+        }
+    )
+)

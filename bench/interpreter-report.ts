@@ -1,4 +1,4 @@
-import { type ByWay, type InterpreterResults, PRINTS } from './interpreter.ts'
+import { type ByWay, CONTEXTS, type InterpreterResults, PRINTS } from './interpreter.ts'
 import { ms, table } from './report.ts'
 import { type Comparison, comparisonTable, type Series } from './side-by-side.ts'
 import { percentile } from './statistics.ts'
@@ -13,6 +13,8 @@ export function interpreterReport(results: InterpreterResults): string {
       compare('`1+1` to the result', probe.sum.result),
       compare('`1+1` to the end', probe.sum.end, outside),
       compare(prints, probe.prints, outsidePrints),
+      compare(`${prints}, flushed`, probe.flushed),
+      compare(`\`1+1\` in ${CONTEXTS} contexts at once, to the last end`, probe.parallel),
       {
         title: 'Create to first result',
         series: [
@@ -31,7 +33,6 @@ export function interpreterReport(results: InterpreterResults): string {
           ms(parallel.allSleepMs),
           `${(parallel.allSleepMs / parallel.oneSleepMs).toFixed(2)}×`,
         ],
-        ['`1+1` in all, to the last answer', ms(parallel.allSumMs), ''],
       ],
     ),
     goalsTable(results),

@@ -19,6 +19,10 @@ export interface ByWay {
 interface ProbeTimes {
   readonly sum: { readonly end: ByWay; readonly result: ByWay }
   readonly prints: ByWay
+  /** The same with `flush=True`: a message for each line. */
+  readonly flushed: ByWay
+  /** `1+1` in all contexts at once, until the last has answered. */
+  readonly parallel: ByWay
 }
 
 interface ParallelTimes {
@@ -27,8 +31,6 @@ interface ParallelTimes {
   /** A second of sleep in one, and in all at once. */
   readonly oneSleepMs: number
   readonly allSleepMs: number
-  /** `1+1` in all at once, until the last has answered. */
-  readonly allSumMs: number
 }
 
 /** Everything that one run of `bench interpreter` has measured. */
@@ -45,8 +47,9 @@ export interface InterpreterResults {
 
 const SUM_ROUNDS = 300
 const PRINT_ROUNDS = 10
+const PARALLEL_ROUNDS = 20
 export const PRINTS = 10_000
-const CONTEXTS = 20
+export const CONTEXTS = 20
 const START_ROUNDS = 15
 const POOL_SIZE = 3
 
@@ -87,7 +90,7 @@ async function measureSandbox(
   const { sandbox } = official
   try {
     await untilQuiet()
-    step('1+1 and prints inside the sandbox, in three ways')
+    step(`1+1, prints and ${CONTEXTS} contexts inside the sandbox, in three ways`)
     const probe = await measureWays(official)
     step('1+1 and prints from outside')
     const thin = { id: sandbox.sandboxId, accessToken: official.accessToken }
@@ -112,16 +115,17 @@ async function measureSandbox(
 }
 
 async function measureWays({ sandbox, accessToken }: OfficialSandbox): Promise<ProbeTimes> {
-  const context = await sandbox.createCodeContext()
+  const contexts = await Promise.all(Array.from({ length: CONTEXTS }, () => sandbox.createCodeContext()))
   await sandbox.files.write(
     '/tmp/probe.py',
     readFileSync(join(import.meta.dirname, 'interpreter-probe.py'), 'utf8'),
   )
-  const words = [context.id, SUM_ROUNDS, PRINT_ROUNDS, PRINTS, accessToken ?? 'none']
+  const numbers = [SUM_ROUNDS, PRINT_ROUNDS, PARALLEL_ROUNDS, PRINTS]
+  const words = [...numbers, accessToken ?? 'none', ...contexts.map(({ id }) => id)]
   const { stdout } = await sandbox.commands.run(`python3 /tmp/probe.py ${words.join(' ')}`, {
-    timeoutMs: 60_000,
+    timeoutMs: 300_000,
   })
-  await sandbox.removeCodeContext(context.id)
+  await Promise.all(contexts.map((context) => sandbox.removeCodeContext(context.id)))
   return JSON.parse(stdout) as ProbeTimes
 }
 
@@ -148,6 +152,5 @@ async function measureParallel({ sandbox }: OfficialSandbox): Promise<ParallelTi
     createdMs,
     oneSleepMs: await inAll(sleep, contexts.slice(0, 1)),
     allSleepMs: await inAll(sleep, contexts),
-    allSumMs: await inAll('1+1', contexts),
   }
 }

@@ -5,7 +5,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { Context, type ContextInfo } from './context.ts'
 import { type JupyterClient, JupyterError, type Kernel } from './jupyter.ts'
-import { languageFor } from './languages.ts'
+import { DEFAULT_LANGUAGE, languageFor } from './languages.ts'
 import type { SandboxEnvironment } from './sandbox-environment.ts'
 
 export interface ContextsOptions {
@@ -53,8 +53,9 @@ export class Contexts {
     return [...this.#contexts.values()].map((context) => context.info)
   }
 
-  get(id: string): Context | undefined {
-    return this.#contexts.get(id)
+  /** `default` is another name of the one for code that names neither context nor language. */
+  async get(id: string): Promise<Context | undefined> {
+    return id === 'default' ? this.#defaults.get(DEFAULT_LANGUAGE) : this.#contexts.get(id)
   }
 
   /** The context for code that names none. Started on first use. Rejects when its kernel cannot start. */
@@ -98,9 +99,7 @@ export class Contexts {
     }
   }
 
-  async remove(id: string): Promise<void> {
-    const context = this.#contexts.get(id)
-    if (context === undefined) return
+  async remove(context: Context): Promise<void> {
     await context.remove()
     this.#forget(context)
   }

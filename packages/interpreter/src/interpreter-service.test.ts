@@ -118,6 +118,13 @@ describe('contexts', () => {
     expect([missing.status, await missing.text()]).toEqual([404, `Context ${id} not found`])
   })
 
+  test('the default one is known as `default`, and not listed so', async () => {
+    const set = await sandbox.execute('by_alias = 7', { context_id: 'default' })
+    expect(set.map(({ type }) => type)).toEqual(['number_of_executions', 'end_of_execution'])
+    expect(textOf(await sandbox.execute('by_alias'))).toBe('7')
+    expect(await (await fetch(sandbox.url('/contexts'))).text()).not.toContain('"default"')
+  })
+
   test('run one execution at a time, and side by side with others', async () => {
     const id = await created()
     const code = 'import time; a = time.time(); time.sleep(0.5); (a, time.time())'
@@ -198,7 +205,7 @@ describe('what goes wrong', () => {
     await delay(300)
     sandbox.killJupyter()
     expect(one(await running, 'error')?.name).toBe('WebSocketError')
-    expect(pids.map(residentMib)).toEqual([0, 0])
+    await expect.poll(() => pids.map(residentMib), { timeout: 1000, interval: 20 }).toEqual([0, 0])
     sandbox.startJupyter()
     await sandbox.becomesHealthy()
     expect(textOf(await sandbox.execute('1 + 1'))).toBe('2')

@@ -129,7 +129,7 @@ export class InterpreterService {
   }
 
   async #restart(id: string, response: ServerResponse): Promise<void> {
-    const context = this.#known(id)
+    const context = await this.#known(id)
     try {
       await context.restart()
     } catch {
@@ -139,17 +139,17 @@ export class InterpreterService {
   }
 
   async #remove(id: string, response: ServerResponse): Promise<void> {
-    this.#known(id)
+    const context = await this.#known(id)
     try {
-      await this.#contexts.remove(id)
+      await this.#contexts.remove(context)
     } catch {
       throw new RequestError(500, `Failed to remove context ${id}`)
     }
     answerJson(response, null)
   }
 
-  #known(id: string): Context {
-    const context = this.#contexts.get(id)
+  async #known(id: string): Promise<Context> {
+    const context = await this.#contexts.get(id)
     if (context === undefined) throw new RequestError(404, `Context ${id} not found`)
     return context
   }

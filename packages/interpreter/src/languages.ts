@@ -25,9 +25,11 @@ export interface Language {
   restore(runEnv: Readonly<Record<string, string>>): string
 }
 
-/** Lower-cased, trimmed and without abbreviation; `python` when none is given. */
+export const DEFAULT_LANGUAGE = 'python'
+
+/** Lower-cased, trimmed and without abbreviation; the default when none is given. */
 export function normalizeLanguage(language: string | null | undefined): string {
-  const name = language?.toLowerCase().trim() || 'python'
+  const name = language?.toLowerCase().trim() || DEFAULT_LANGUAGE
   return name === 'js' ? 'javascript' : name === 'ts' ? 'typescript' : name
 }
 
