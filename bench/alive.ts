@@ -1,3 +1,4 @@
+import type { JournalEntry } from '@sandbox/host/journal'
 import type { BenchServer } from './bench-server.ts'
 import { availableMb, sandboxMemory } from './memory.ts'
 import type { BenchSandbox } from './sandbox-client.ts'
@@ -5,6 +6,8 @@ import { mean } from './statistics.ts'
 
 /** Memory per sandbox while many are alive, in MB. */
 export interface AliveMemory {
+  /** What it would take if nothing was shared: the baseline. */
+  readonly rssMb: number
   readonly ussMb: number
   readonly pssMb: number
   /** By how much the machine's available memory fell, which includes what the kernel keeps for a sandbox. */
@@ -40,13 +43,24 @@ export async function measureAlive(bench: BenchServer, count: number): Promise<A
   return { count, started, used }
 }
 
+/** Memory per sandbox that waits in a pool, frozen before anybody asked for it. */
+export function measurePooled(bench: BenchServer, beforeMb: number): AliveMemory {
+  const waiting = bench.entries().filter(({ occupant, isReady }) => occupant === 'pooled' && isReady)
+  return averageMemory(waiting, beforeMb)
+}
+
 function readMemory(bench: BenchServer, sandboxes: readonly BenchSandbox[], beforeMb: number): AliveMemory {
-  const machineMb = (beforeMb - availableMb()) / sandboxes.length
   const ids = new Set(sandboxes.map(({ id }) => id))
   const slots = bench.entries().filter(({ sandboxId }) => ids.has(sandboxId))
   if (slots.length !== sandboxes.length) throw new Error(`${slots.length} of ${sandboxes.length} are alive`)
-  const uses = slots.map(({ slot }) => sandboxMemory(slot.cgroupPaths[0]!))
+  return averageMemory(slots, beforeMb)
+}
+
+function averageMemory(entries: readonly JournalEntry[], beforeMb: number): AliveMemory {
+  const machineMb = (beforeMb - availableMb()) / entries.length
+  const uses = entries.map(({ slot }) => sandboxMemory(slot.cgroupPaths[0]!))
   return {
+    rssMb: mean(uses.map(({ rssMb }) => rssMb)),
     ussMb: mean(uses.map(({ ussMb }) => ussMb)),
     pssMb: mean(uses.map(({ pssMb }) => pssMb)),
     machineMb,

@@ -36,7 +36,7 @@ export interface ServerResults {
   readonly throughput: Throughput
 }
 
-const AT_ONCE = [1, 2, 4, 8] as const
+const AT_ONCE = [1, 2, 4, 8, 20] as const
 const POOL_SIZE = 8
 const ALIVE = 50
 const COPYING_ROUNDS = 20

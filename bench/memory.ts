@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs'
 
-/** Memory of one sandbox in MB (10^6 bytes): what is its own, and with its part of what is shared. */
+/** Memory of one sandbox in MB (10^6 bytes): all that its processes see, what is its own, and with its part of what is shared. */
 export interface MemoryUse {
+  readonly rssMb: number
   readonly ussMb: number
   readonly pssMb: number
   readonly processes: number
@@ -16,6 +17,7 @@ export function sandboxMemory(cgroupPath: string): MemoryUse {
   const sum = (...names: string[]): number =>
     rollups.flatMap((text) => names.map((name) => kib(text, name))).reduce((a, b) => a + b, 0)
   return {
+    rssMb: (sum('Rss') * BYTES_PER_KIB) / 1e6,
     ussMb: (sum('Private_Clean', 'Private_Dirty') * BYTES_PER_KIB) / 1e6,
     pssMb: (sum('Pss') * BYTES_PER_KIB) / 1e6,
     processes: pids.length,

@@ -1,9 +1,11 @@
 import { join } from 'node:path'
 import { ENVD_PORT } from '@sandbox/contract/ports'
 import type { JournalEntry } from '@sandbox/host/journal'
-import { type AliveMemory, type AliveReport, measureAlive } from './alive.ts'
+import { type AliveMemory, type AliveReport, measureAlive, measurePooled } from './alive.ts'
+
 import { type BenchServer, openBenchServer } from './bench-server.ts'
 import { measureEcho, measureExec, measureWatch } from './interaction.ts'
+import { availableMb, residentMb } from './memory.ts'
 import { isInstalled, type Nginx, startNginx } from './nginx.ts'
 import { createOfficial, trustCertificatesOf } from './official-client.ts'
 import { measurePauses } from './pauses.ts'
@@ -21,10 +23,13 @@ export interface SandboxResults {
   readonly interaction: readonly Comparison[]
   readonly pauses: readonly Comparison[]
   readonly alive: AliveReport
+  /** Waiting in a pool, started ahead and frozen. */
+  readonly pooled: AliveMemory
   readonly hasNginx: boolean
 }
 
-const ALIVE = 50
+const ALIVE = 100
+const POOLED = 20
 
 /** Measures what is done inside and to one sandbox, against the bare tools of the machine. About two minutes. */
 export async function benchSandbox(): Promise<{ markdown: string; results: SandboxResults }> {
@@ -42,8 +47,23 @@ export async function benchSandbox(): Promise<{ markdown: string; results: Sandb
     await untilQuiet()
     step(`Memory with ${ALIVE} alive`)
     const alive = await measureAlive(bench, ALIVE)
-    const results = { machine: `${machine}; ${describeLoad()}`, ...inside, pauses, alive }
+    step(`Memory with ${POOLED} in a pool`)
+    const pooled = await measurePool()
+    const results = { machine: `${machine}; ${describeLoad()}`, ...inside, pauses, alive, pooled }
     return { markdown: sandboxReport(results), results }
+  } finally {
+    await bench.close()
+  }
+}
+
+async function measurePool(): Promise<AliveMemory> {
+  const beforeMb = availableMb()
+  const bench = await openBenchServer(1, POOLED)
+  try {
+    // The first start of a template fills its pool.
+    await bench.client.kill(await bench.client.create('code-interpreter-v1'))
+    await bench.poolFilled(POOLED)
+    return measurePooled(bench, beforeMb - residentMb(bench.server.pid()))
   } finally {
     await bench.close()
   }
@@ -87,10 +107,11 @@ function openNginx({ server }: BenchServer, { slot }: JournalEntry): Promise<Ngi
 }
 
 function sandboxReport(results: SandboxResults): string {
-  const { alive, machine, interaction, transfers, pauses } = results
-  const row = (name: string, memory: AliveMemory): string[] => [
+  const { alive, pooled, machine, interaction, transfers, pauses } = results
+  const row = (name: string, { rssMb, ussMb, pssMb, machineMb }: AliveMemory): string[] => [
     name,
-    ...[memory.ussMb, memory.pssMb, memory.machineMb].map((value) => value.toFixed(1)),
+    ...[rssMb, ussMb, pssMb, machineMb].map((value) => value.toFixed(1)),
+    `${(pssMb / rssMb).toFixed(2)}×`,
   ]
   return [
     `Machine: ${machine}.`,
@@ -98,8 +119,19 @@ function sandboxReport(results: SandboxResults): string {
     comparisonTable(transfers),
     comparisonTable(pauses),
     table(
-      [`Per sandbox, ${alive.count} alive`, 'USS MB', 'PSS MB', 'of the machine MB'],
-      [row('idle', alive.started), row('after `1+1`', alive.used)],
+      [
+        'Per sandbox',
+        '**if nothing was shared** MB',
+        'USS MB',
+        'PSS MB',
+        'of the machine MB',
+        'of the baseline',
+      ],
+      [
+        row(`${alive.count} alive: idle`, alive.started),
+        row(`${alive.count} alive: after \`1+1\``, alive.used),
+        row(`${POOLED} waiting in a pool`, pooled),
+      ],
     ),
   ].join('\n\n')
 }
