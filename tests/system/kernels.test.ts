@@ -80,6 +80,18 @@ it.each([
   expect(Date.now() - start).toBeLessThan(1000)
 })
 
+it.each([
+  ['python', 'input("name? ")'],
+  [
+    'javascript',
+    'await require("readline/promises").createInterface({ input: process.stdin }).question("?")',
+  ],
+  ['r', 'readline("name? ")'],
+  ['java', 'new Scanner(System.in).nextLine()'],
+])('code of %s that asks for input gets an error', async (language, code) => {
+  expect((await sandbox.runCode(code, { language, timeoutMs: 10_000 })).error?.name).toBeTruthy()
+})
+
 it('any other installed kernel is used by its name', async () => {
   await sandbox.commands.run('pip install --quiet calysto-scheme==2.1.9', { timeoutMs: 60_000 })
   await sandbox.commands.run('python -m calysto_scheme install --user')

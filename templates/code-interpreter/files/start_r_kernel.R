@@ -1,15 +1,18 @@
-# Starts IRkernel as Debian has it, with one change to what it sends: the value of the last expression is the result
-# of the cell. IRkernel shows every value as something displayed, and clients then find no text.
+# Starts IRkernel as Debian has it, with two changes to what it sends. The value of the last expression is the result
+# of the cell: IRkernel shows every value as something displayed, and clients then find no text. And code that asks
+# for input gets an error: IRkernel waits for an answer even when the client has said that none will come.
 local({
   kernel <- IRkernel:::Kernel$new(connection_file = commandArgs(TRUE)[[1]])
   send <- kernel$executor$send_response
 
   # The last value so far, until it is known whether another one follows.
   held <- NULL
+  released <- NULL
   release <- function(type, ...) {
     if (is.null(held)) return()
     value <- held
     held <<- NULL
+    released <<- value$bundle
     send(type, value$request, "iopub", c(value$bundle, list(...)))
   }
 
@@ -25,10 +28,13 @@ local({
     if (type == "execute_reply") {
       if (identical(content$status, "ok")) {
         release("execute_result", execution_count = content$execution_count)
-      } else {
+      } else if (!identical(held$bundle, released)) {
+        # Where an error follows, the last value is reported twice.
         release("display_data")
       }
+      held <<- released <<- NULL
     }
+    if (type == "input_request") stop("Code in a cell cannot read input: write the value into the code", call. = FALSE)
     send(type, request, socket, content)
   }
   kernel$run()
