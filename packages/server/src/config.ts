@@ -87,6 +87,13 @@ const settings = {
     ['auto', 'firecracker', 'qemu'],
     'Monitor of microVMs; auto takes the first that boots',
   ),
+  firecracker: text(
+    'E2B_FIRECRACKER',
+    '--firecracker',
+    '',
+    'Firecracker of your own, static; default the installed',
+  ),
+  jailer: text('E2B_JAILER', '--jailer', '', 'Its jailer, of the same version; default the installed'),
   timeScale: integer(
     'E2B_TIME_SCALE',
     '--time-scale',

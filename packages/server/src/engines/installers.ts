@@ -1,5 +1,6 @@
 import type { EngineName } from '@sandbox/host/engines/engine'
 import type { Config } from '../config.ts'
+import { firecrackerInstaller } from './install-firecracker.ts'
 import { gvisorInstaller } from './install-gvisor.ts'
 import { qemuInstaller } from './install-qemu.ts'
 
@@ -22,4 +23,4 @@ export interface EngineInstaller {
   install(config: Config, say: (line: string) => void): Promise<string>
 }
 
-export const installers: readonly EngineInstaller[] = [qemuInstaller, gvisorInstaller]
+export const installers: readonly EngineInstaller[] = [firecrackerInstaller, qemuInstaller, gvisorInstaller]

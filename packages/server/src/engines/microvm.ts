@@ -9,6 +9,7 @@ import { QemuMonitor } from '@sandbox/host/engines/microvm/qemu'
 import type { EngineParts } from '@sandbox/host/machine'
 import type { Config } from '../config.ts'
 import type { Runtime } from '../runtime.ts'
+import { openFirecracker } from './firecracker.ts'
 
 export const QEMU = '/usr/bin/qemu-system-x86_64'
 /** An emulated processor is tens of times slower. */
@@ -31,7 +32,8 @@ export function openMicrovmEngine(
   const { runDir, layers, uppers, cgroups, spareUidBase } = parts
   const image = currentGuestImage(microvmDir(config))
   const agentLayer = layers.get(runtime.agentLayer.digest)
-  const monitors = [...qemuMonitors(config, runDir)]
+  const firecracker = openFirecracker(config, parts)
+  const monitors = [...(firecracker ? [firecracker] : []), ...qemuMonitors(config, runDir)]
   if (!image || !agentLayer || monitors.length === 0) return undefined
   const seedsDir = join(uppers.mountPoint, '.seeds')
   const bundlesDir = join(microvmDir(config), 'bundles')
