@@ -20,10 +20,13 @@ import { adminRoutes } from './routes/admin.ts'
 import { apiKeyRoutes } from './routes/api-keys.ts'
 import { captureRoutes } from './routes/captures.ts'
 import { networkRoutes } from './routes/network.ts'
+import { nodeRoutes } from './routes/nodes.ts'
 import { observationRoutes } from './routes/observations.ts'
 import { sandboxListRoutes } from './routes/sandbox-lists.ts'
 import { sandboxRoutes } from './routes/sandboxes.ts'
+import { tagViewRoutes } from './routes/tag-views.ts'
 import { teamRoutes } from './routes/teams.ts'
+import { templateDetailRoutes } from './routes/template-details.ts'
 import { templateTagRoutes } from './routes/template-tags.ts'
 import { templateRoutes } from './routes/templates.ts'
 import { transitionRoutes } from './routes/transitions.ts'
@@ -138,6 +141,8 @@ export async function createApi(options: ApiOptions): Promise<Api> {
     networkRoutes(authenticated, new NetworkUpdates({ store, entries, features, logger }))
     sandboxListRoutes(authenticated, { store, answers, running, templates })
     templateRoutes(authenticated, { store, templates })
+    templateDetailRoutes(authenticated, { store, templates })
+    tagViewRoutes(authenticated, { store, templates })
     templateTagRoutes(authenticated, { store, templates })
     observationRoutes(authenticated, { store, sampler, logs })
     apiKeyRoutes(authenticated, store)
@@ -146,6 +151,7 @@ export async function createApi(options: ApiOptions): Promise<Api> {
   await app.register(async (scope) => {
     const operators = scope.withTypeProvider<TypeBoxTypeProvider>()
     operators.addHook('onRequest', requireOperator(options.adminToken))
+    nodeRoutes(operators, hosts)
     adminRoutes(operators, { store, running, lifecycle })
   })
   await app.ready()

@@ -106,6 +106,12 @@ export class TemplateRepository {
     return this.#describe(templates)
   }
 
+  /** What lists show of one template; undefined when it has no build. */
+  async describe(template: Template): Promise<DescribedTemplate | undefined> {
+    const [described] = await this.#describe([template])
+    return described?.build && described
+  }
+
   #byAlias(alias: string) {
     return this.#db
       .selectFrom('templateAliases')

@@ -21,8 +21,8 @@ export interface TemplateTagRouteParts {
   readonly templates: TemplateResolver
 }
 
-/** @throws ApiError 400 */
-function parseTag(text: string): string {
+/** A tag as it is kept. @throws ApiError 400 */
+export function parseTag(text: string): string {
   const tag = text.trim().toLowerCase()
   if (!TAG.test(tag))
     throw new ApiError('badRequest', `Invalid tag '${text}': use a-z, 0-9, '.', '-' and '_'`)

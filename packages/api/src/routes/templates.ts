@@ -23,7 +23,8 @@ export interface TemplateRouteParts {
   readonly templates: TemplateResolver
 }
 
-function toTemplate({ template, build, aliases, names, buildCount }: DescribedTemplate): Template {
+/** A template as lists show it. */
+export function toTemplate({ template, build, aliases, names, buildCount }: DescribedTemplate): Template {
   return {
     templateID: template.id,
     buildID: build.id,

@@ -16,8 +16,28 @@ interface PlacementQuery {
   readonly hostId?: string | null
 }
 
+/** Whether a host takes new sandboxes, as the operator set it. Draining and standby ones keep what they run. */
+export type Acceptance = 'ready' | 'draining' | 'standby'
+
+/** A host as the operator sees it. */
+export interface HostView {
+  readonly id: string
+  readonly status: Acceptance | 'connecting' | 'unhealthy'
+  /** Milliseconds since 1970. */
+  readonly changedAt: number
+  /** As last read; undefined while it does not answer. */
+  readonly capacity: StatusResponse | undefined
+  /** Starts since this server began: under way since the capacity was read, done, failed. */
+  readonly counts: { readonly starting: number; readonly started: number; readonly failed: number }
+}
+
 interface KnownHost {
   readonly endpoint: HostEndpoint
+  acceptance: Acceptance
+  /** When acceptance or reachability changed last. */
+  changedAt: number
+  started: number
+  failed: number
   status: StatusResponse | undefined
   readAt: number
   /** Starts sent since the status was read. */
@@ -36,7 +56,17 @@ export class Hosts {
     this.#hosts = new Map(
       endpoints.map((endpoint) => [
         endpoint.id,
-        { endpoint, status: undefined, readAt: 0, starting: 0, refreshing: false },
+        {
+          endpoint,
+          acceptance: 'ready',
+          changedAt: Date.now(),
+          started: 0,
+          failed: 0,
+          status: undefined,
+          readAt: 0,
+          starting: 0,
+          refreshing: false,
+        },
       ]),
     )
   }
@@ -60,13 +90,42 @@ export class Hosts {
     return [...this.#hosts.values()].map((host) => host.endpoint)
   }
 
+  /** Every host, reachable or not. */
+  views(): HostView[] {
+    return [...this.#hosts.values()].map((host) => ({
+      id: host.endpoint.id,
+      status: host.status ? host.acceptance : host.readAt === 0 ? 'connecting' : 'unhealthy',
+      changedAt: host.changedAt,
+      capacity: host.status,
+      counts: { starting: host.starting, started: host.started, failed: host.failed },
+    }))
+  }
+
+  /** Sets whether a host takes new sandboxes, until this server ends. */
+  setAcceptance(id: string, acceptance: Acceptance): void {
+    const host = this.#hosts.get(id)
+    if (!host || host.acceptance === acceptance) return
+    host.acceptance = acceptance
+    host.changedAt = Date.now()
+    this.#logger.info({ hostId: id, acceptance }, 'host set by the operator')
+  }
+
+  /** Counts how a start ended. */
+  noteOutcome(id: string, isStarted: boolean): void {
+    const host = this.#hosts.get(id)
+    if (host) host[isStarted ? 'started' : 'failed'] += 1
+  }
+
   /**
    * Hosts to try for a start, best first; only the given one where just that has the snapshot.
    * @throws ApiError 503 when none has room
    */
   candidates({ snapshotId, memoryMib, hostId = null }: PlacementQuery): HostEndpoint[] {
     const withRoom = [...this.#hosts.values()].filter(
-      (host) => hasRoom(host, memoryMib) && (hostId === null || host.endpoint.id === hostId),
+      (host) =>
+        takesNew(host, hostId) &&
+        hasRoom(host, memoryMib) &&
+        (hostId === null || host.endpoint.id === hostId),
     )
     if (withRoom.length === 0) {
       throw new ApiError(
@@ -99,6 +158,7 @@ export class Hosts {
 
   #setAside(host: KnownHost, error: unknown): void {
     if (host.status) this.#logger.warn({ err: error, hostId: host.endpoint.id }, 'host does not answer')
+    if (host.status) host.changedAt = Date.now()
     host.status = undefined
   }
 
@@ -107,7 +167,10 @@ export class Hosts {
     host.refreshing = true
     try {
       const status = await host.endpoint.client.status({}, { timeoutMs: STATUS_TIMEOUT_MS })
-      if (!host.status) this.#logger.info({ hostId: host.endpoint.id }, 'host answers')
+      if (!host.status) {
+        host.changedAt = Date.now()
+        this.#logger.info({ hostId: host.endpoint.id }, 'host answers')
+      }
       host.status = status
       host.readAt = performance.now()
       host.starting = 0
@@ -118,6 +181,10 @@ export class Hosts {
     }
   }
 }
+
+/** What only one host can start, as a sandbox that was paused there, it starts also while it is drained. */
+const takesNew = (host: KnownHost, onlyHostId: string | null): boolean =>
+  host.acceptance === 'ready' || onlyHostId === host.endpoint.id
 
 function hasRoom(host: KnownHost, memoryMib: number): boolean {
   const { status } = host

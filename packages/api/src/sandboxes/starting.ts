@@ -64,9 +64,11 @@ export class Starter {
       this.#hosts.noteStart(host.id)
       try {
         const answer = await host.client.start(request, { timeoutMs: this.#timeoutMs })
+        this.#hosts.noteOutcome(host.id, true)
         return { hostId: host.id, address: answer.sandbox?.address ?? '', fromPool: answer.fromPool }
       } catch (cause) {
         const error = ConnectError.from(cause)
+        this.#hosts.noteOutcome(host.id, false)
         this.#logger.warn({ err: error, hostId: host.id, sandboxId: order.sandboxId }, 'start failed')
         if (error.code === Code.Unavailable) this.#hosts.noteUnreachable(host.id, error)
         // The first two say that the host did nothing, the third that it is away: another may do better.

@@ -64,3 +64,127 @@ export const RemoveTags = Type.Object({
   name: Type.String({ minLength: 1 }),
   tags: Type.Array(Type.String(), { minItems: 1 }),
 })
+
+const BuildStatus = Type.Union([
+  Type.Literal('waiting'),
+  Type.Literal('building'),
+  Type.Literal('ready'),
+  Type.Literal('error'),
+])
+
+/** A build of a template. */
+export const TemplateBuild = Type.Object({
+  buildID: Type.String(),
+  status: BuildStatus,
+  createdAt: Type.String({ format: 'date-time' }),
+  updatedAt: Type.String({ format: 'date-time' }),
+  finishedAt: Type.Optional(Type.String({ format: 'date-time' })),
+  cpuCount: Type.Integer({ minimum: 1 }),
+  memoryMB: Type.Integer({ minimum: 128 }),
+  diskSizeMB: Type.Optional(Type.Integer({ minimum: 0 })),
+  envdVersion: Type.Optional(Type.String()),
+})
+export type TemplateBuild = Static<typeof TemplateBuild>
+
+/** What GET /templates/{templateID} answers; builds newest first. */
+export const TemplateWithBuilds = Type.Object({
+  ...Template.properties,
+  builds: Type.Array(TemplateBuild),
+})
+
+/** Query of the pages of builds. */
+export const TemplateBuildsQuery = Type.Object({
+  nextToken: Type.Optional(Type.String()),
+  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 100, default: 100 })),
+})
+
+/** Body of PATCH /v2/templates/{templateID}. */
+export const TemplateChange = Type.Object({ public: Type.Optional(Type.Boolean()) })
+
+export const ChangedTemplate = Type.Object({ names: Type.Array(Type.String()) })
+
+export const TagCount = Type.Object({ total: Type.Integer() })
+
+/** Query of GET /templates/{templateID}/tags/exists. */
+export const TagQuery = Type.Object({ tag: Type.String({ minLength: 1 }) })
+export const TagExists = Type.Object({ exists: Type.Boolean(), normalizedTag: Type.String() })
+
+/** That a tag pointed at a build from a moment on. */
+export const TagAssignment = Type.Object({
+  assignmentId: Type.String(),
+  buildId: Type.String(),
+  assignedAt: Type.String({ format: 'date-time' }),
+  buildCreatedAt: Type.String({ format: 'date-time' }),
+  buildFinishedAt: Type.Union([Type.String({ format: 'date-time' }), Type.Null()]),
+})
+export type TagAssignment = Static<typeof TagAssignment>
+
+/** Query of GET /templates/{templateID}/tags/groups. */
+export const TagGroupsQuery = Type.Object({
+  assignmentLimit: Type.Optional(Type.Integer({ minimum: 1, maximum: 100, default: 6 })),
+  tagsLimit: Type.Optional(Type.Integer({ minimum: 1, maximum: 100, default: 25 })),
+  tagsCursor: Type.Optional(Type.String()),
+  search: Type.Optional(Type.String({ maxLength: 128 })),
+  sort: Type.Optional(
+    Type.Union([
+      Type.Literal('name_asc'),
+      Type.Literal('name_desc'),
+      Type.Literal('latest_asc'),
+      Type.Literal('latest_desc'),
+    ]),
+  ),
+})
+
+const Cursor = Type.Union([Type.String(), Type.Null()])
+
+export const TagGroups = Type.Object({
+  tags: Type.Array(
+    Type.Object({ tag: Type.String(), assignments: Type.Array(TagAssignment), hasMore: Type.Boolean() }),
+  ),
+  nextCursor: Cursor,
+})
+
+/** Path of the assignments of one tag. */
+export const TagParams = Type.Object({
+  templateID: Type.String({ minLength: 1 }),
+  tag: Type.String({ minLength: 1 }),
+})
+export const TagAssignmentsQuery = Type.Object({
+  cursor: Type.Optional(Type.String()),
+  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 100, default: 50 })),
+})
+export const TagAssignments = Type.Object({ data: Type.Array(TagAssignment), nextCursor: Cursor })
+
+const BuildLogEntry = Type.Object({
+  timestamp: Type.String({ format: 'date-time' }),
+  message: Type.String(),
+  level: Type.String(),
+  step: Type.Optional(Type.String()),
+})
+
+export const BuildParams = Type.Object({
+  templateID: Type.String({ minLength: 1 }),
+  buildID: Type.String({ minLength: 1 }),
+})
+
+/** Query of GET /templates/{templateID}/builds/{buildID}/status. */
+export const BuildStatusQuery = Type.Object({
+  logsOffset: Type.Optional(Type.Integer({ minimum: 0, default: 0 })),
+  limit: Type.Optional(Type.Integer({ minimum: 0, maximum: 100, default: 100 })),
+  level: Type.Optional(Type.String()),
+})
+
+export const TemplateBuildInfo = Type.Object({
+  templateID: Type.String(),
+  buildID: Type.String(),
+  status: BuildStatus,
+  logs: Type.Array(Type.String(), { deprecated: true }),
+  logEntries: Type.Array(BuildLogEntry),
+  reason: Type.Optional(
+    Type.Object({
+      message: Type.String(),
+      step: Type.Optional(Type.String()),
+      logEntries: Type.Optional(Type.Array(BuildLogEntry)),
+    }),
+  ),
+})

@@ -1,0 +1,107 @@
+import { afterAll, beforeAll, expect, it } from 'vitest'
+import { registerTemplate } from '../operator.ts'
+import { RESOURCES, startTestApi, type TestApi } from '../testing/test-api.ts'
+
+let test: TestApi
+let templateId: string
+let buildIds: string[]
+let stranger: Record<string, string>
+
+beforeAll(async () => {
+  test = await startTestApi()
+  const template = {
+    teamId: test.team.id,
+    name: 'mine',
+    envdVersion: '0.6.13',
+    resources: RESOURCES,
+    isPublic: false,
+  }
+  const made: { templateId: string; buildId: string }[] = []
+  for (const snapshotId of ['s1', 's2', 's3']) {
+    made.push(await registerTemplate(test.store, { ...template, snapshotId }))
+  }
+  templateId = made[0]!.templateId
+  buildIds = made.map(({ buildId }) => buildId)
+  stranger = { 'x-api-key': (await test.otherTeam()).key }
+})
+afterAll(() => test.close())
+
+const get = async (url: string, headers?: Record<string, string>) =>
+  test.request('GET', url, undefined, headers)
+
+it('shows a template of the team with its builds in pages, by id and by name', async () => {
+  const whole = (await get(`/templates/${templateId}`)).json<{ builds: { buildID: string }[] }>()
+  expect(whole).toMatchObject({ templateID: templateId, buildCount: 3, names: ['test/mine'], public: false })
+  expect(whole.builds.map(({ buildID }) => buildID).sort()).toEqual([...buildIds].sort())
+  expect(whole.builds[0]).toMatchObject({
+    status: 'ready',
+    cpuCount: 2,
+    memoryMB: 512,
+    envdVersion: '0.6.13',
+  })
+  const first = await get('/templates/mine?limit=2')
+  const token = String(first.headers['x-next-token'])
+  const second = await get(`/templates/mine?limit=2&nextToken=${token}`)
+  expect(second.headers['x-next-token']).toBeUndefined()
+  const pages = [first, second].flatMap((page) => page.json<typeof whole>().builds)
+  expect(pages).toEqual(whole.builds)
+  expect((await get(`/templates/${templateId}`, stranger)).status).toBe(403)
+  expect((await get(`/templates/${test.templateId}`, stranger)).status).toBe(404)
+  expect((await get('/templates/nothing')).json()).toMatchObject({ code: 404 })
+})
+
+it('lets its owner alone publish it and take it back', async () => {
+  const patch = async (url: string, body: object, headers?: Record<string, string>) =>
+    test.request('PATCH', url, body, headers)
+  const published = await patch(`/v2/templates/${templateId}`, { public: true })
+  expect([published.status, published.json()]).toEqual([200, { names: ['test/mine'] }])
+  expect((await get('/templates/aliases/test%2Fmine', stranger)).json()).toEqual({
+    templateID: templateId,
+    public: true,
+  })
+  expect((await patch(`/v2/templates/${templateId}`, { public: false }, stranger)).status).toBe(404)
+  expect((await patch('/templates/mine', { public: false })).status).toBe(200)
+  expect((await get('/templates/aliases/test%2Fmine', stranger)).status).toBe(403)
+  expect((await patch(`/v2/templates/${templateId}`, { public: 'yes' })).status).toBe(400)
+})
+
+it('tells how a build went', async () => {
+  const answer = await get(`/templates/${templateId}/builds/${buildIds[0]}/status?logsOffset=0&limit=100`)
+  expect(answer.json()).toEqual({
+    templateID: templateId,
+    buildID: buildIds[0],
+    status: 'ready',
+    logs: [],
+    logEntries: [],
+  })
+  expect((await get(`/templates/${templateId}/builds/nothing/status`)).status).toBe(400)
+})
+
+it('counts, finds, groups and pages tags', async () => {
+  const tags = ['v1', 'v2', 'stable']
+  expect((await test.request('POST', '/templates/tags', { target: 'mine', tags })).status).toBe(201)
+  const of = async (path: string) => (await get(`/templates/mine/tags/${path}`)).json()
+  expect(await of('count')).toEqual({ total: 4 })
+  expect(await of('exists?tag=V1')).toEqual({ exists: true, normalizedTag: 'v1' })
+  expect(await of('exists?tag=v9')).toEqual({ exists: false, normalizedTag: 'v9' })
+  const groups = await of('groups?sort=name_desc&tagsLimit=2')
+  expect(groups).toMatchObject({
+    tags: [
+      {
+        tag: 'v2',
+        assignments: [{ buildId: buildIds[2], buildFinishedAt: expect.any(String) }],
+        hasMore: false,
+      },
+      { tag: 'v1' },
+    ],
+    nextCursor: 'v1',
+  })
+  expect(await of('groups?sort=name_desc&tagsLimit=2&tagsCursor=v1')).toMatchObject({
+    tags: [{ tag: 'stable' }, { tag: 'default' }],
+    nextCursor: null,
+  })
+  expect(await of('groups?search=stab')).toMatchObject({ tags: [{ tag: 'stable' }] })
+  expect(await of('v1/assignments')).toMatchObject({ data: [{ buildId: buildIds[2] }], nextCursor: null })
+  expect(await of('v9/assignments')).toEqual({ data: [], nextCursor: null })
+  expect((await get('/templates/nothing/tags/count')).status).toBe(404)
+})

@@ -1,0 +1,131 @@
+import { ApiError } from '@sandbox/contract/errors'
+import {
+  BuildParams,
+  BuildStatusQuery,
+  ChangedTemplate,
+  type TemplateBuild,
+  TemplateBuildInfo,
+  TemplateBuildsQuery,
+  TemplateChange,
+  TemplateParams,
+  TemplateWithBuilds,
+} from '@sandbox/contract/rest/templates'
+import type { TemplateBuild as StoredBuild, Team, Template } from '@sandbox/store/schema'
+import type { Store } from '@sandbox/store/store'
+import { teamOf } from '../auth/authenticate.ts'
+import type { ApiApp } from '../http/app.ts'
+import { nextToken, parseNextToken } from '../http/pagination.ts'
+import type { TemplateResolver } from '../templates/resolver.ts'
+import { errors } from './responses.ts'
+import { toTemplate } from './templates.ts'
+
+const MAX_PAGE = 100
+/** More builds of one template are not shown. */
+const MAX_BUILDS = 10_000
+
+export interface TemplateDetailParts {
+  readonly store: Store
+  readonly templates: TemplateResolver
+}
+
+const isoTime = (ms: number): string => new Date(ms).toISOString()
+
+function toBuild(build: StoredBuild): TemplateBuild {
+  return {
+    buildID: build.id,
+    status: build.status,
+    createdAt: isoTime(build.createdAt),
+    updatedAt: isoTime(build.updatedAt),
+    ...(build.finishedAt === null ? {} : { finishedAt: isoTime(build.finishedAt) }),
+    cpuCount: build.cpuCount,
+    memoryMB: build.memoryMib,
+    diskSizeMB: build.diskMib,
+    ...(build.envdVersion === null ? {} : { envdVersion: build.envdVersion }),
+  }
+}
+
+/** Routes of one template: what it is, whether others may use it, how its builds went. */
+export function templateDetailRoutes(app: ApiApp, { store, templates }: TemplateDetailParts): void {
+  const findOwn = async (team: Team, text: string): Promise<Template> => {
+    const template = await templates.findTemplate(team, text)
+    // Only what its owner may see is here: that others may use it makes no difference.
+    if (template.teamId !== team.id) throw new ApiError('notFound', `Template '${text}' not found`)
+    return template
+  }
+
+  app.get(
+    '/templates/:templateID',
+    {
+      schema: {
+        tags: ['templates'],
+        params: TemplateParams,
+        querystring: TemplateBuildsQuery,
+        response: { 200: TemplateWithBuilds, ...errors(400, 401, 403, 404) },
+      },
+    },
+    async (request, reply) => {
+      const template = await findOwn(teamOf(request), request.params.templateID)
+      const described = await store.templates.describe(template)
+      if (!described) throw new ApiError('notFound', `Template '${template.id}' has no build`)
+      const { limit = MAX_PAGE, nextToken: token } = request.query
+      const after = token ? parseNextToken(token, 'desc') : undefined
+      const all = await store.templateBuilds.list(template.id, MAX_BUILDS)
+      const rest = after ? all.slice(all.findIndex(({ id }) => id === after.id) + 1) : all
+      const shown = rest.slice(0, limit)
+      const last = shown.at(-1)
+      if (rest.length > limit && last) {
+        reply.header('X-Next-Token', nextToken({ startedAt: last.createdAt, id: last.id }, 'desc'))
+      }
+      return { ...toTemplate(described), builds: shown.map(toBuild) }
+    },
+  )
+
+  for (const url of ['/templates/:templateID', '/v2/templates/:templateID']) {
+    app.patch(
+      url,
+      {
+        schema: {
+          tags: ['templates'],
+          params: TemplateParams,
+          body: TemplateChange,
+          response: { 200: ChangedTemplate, ...errors(400, 401, 403, 404) },
+        },
+      },
+      async (request) => {
+        const template = await findOwn(teamOf(request), request.params.templateID)
+        const { public: isPublic } = request.body
+        if (isPublic !== undefined) {
+          await store.templates.update(template.id, { isPublic: isPublic ? 1 : 0, updatedAt: Date.now() })
+        }
+        return { names: [...((await store.templates.describe(template))?.names ?? [])] }
+      },
+    )
+  }
+
+  app.get(
+    '/templates/:templateID/builds/:buildID/status',
+    {
+      schema: {
+        tags: ['templates'],
+        params: BuildParams,
+        querystring: BuildStatusQuery,
+        response: { 200: TemplateBuildInfo, ...errors(400, 401, 403, 404) },
+      },
+    },
+    async (request) => {
+      const { templateID, buildID } = request.params
+      const template = await findOwn(teamOf(request), templateID)
+      const build = await store.templateBuilds.find(template.id, buildID)
+      if (!build) throw new ApiError('badRequest', `Template '${templateID}' has no build '${buildID}'`)
+      const { status } = build
+      return {
+        templateID: template.id,
+        buildID: build.id,
+        status,
+        logs: [],
+        logEntries: [],
+        ...(build.reason === null ? {} : { reason: JSON.parse(build.reason) as { message: string } }),
+      }
+    },
+  )
+}
