@@ -34,6 +34,7 @@ import { PortForwarder } from './services/port-forwarder.ts'
 import { startCommand } from './services/start-command.ts'
 import { ServiceSupervisor } from './services/supervisor.ts'
 import { AgentState } from './state.ts'
+import { syncFiles } from './system/own-kernel.ts'
 
 const TIMEOUT_HEADER = 'connect-timeout-ms'
 const LONGEST_TIMER_MS = 2 ** 31 - 1
@@ -150,6 +151,7 @@ function httpRoutes(
       hostOnly(async () => {
         watches.suspend()
         await exporter.suspend(LAST_LINES_WITHIN_MS)
+        syncFiles()
         globalThis.gc?.()
       }),
     ],

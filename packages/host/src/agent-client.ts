@@ -51,6 +51,7 @@ const LONGEST_PAUSE_MS = 20
 export class AgentClient {
   readonly address: string
   readonly #port: number
+  readonly #timeScale: number
   readonly #limits: Pick<InitBody, 'maxProcesses' | 'memoryMib'>
   readonly #agent = new Agent({ keepAlive: true, maxSockets: 4 })
   #closed = false
@@ -58,11 +59,18 @@ export class AgentClient {
   /**
    * @param address under which this machine reaches the sandbox
    * @param limits told with every `init`
+   * @param timeScale multiplies every time-out, where sandboxes or this machine are emulated
    */
-  constructor(address: string, port = ENVD_PORT, limits: Pick<InitBody, 'maxProcesses' | 'memoryMib'> = {}) {
+  constructor(
+    address: string,
+    port = ENVD_PORT,
+    limits: Pick<InitBody, 'maxProcesses' | 'memoryMib'> = {},
+    timeScale = 1,
+  ) {
     this.address = address
     this.#port = port
     this.#limits = limits
+    this.#timeScale = timeScale
   }
 
   /** Waits until the agent answers, repeating failed connections. @throws HostError failed after `withinMs` */
@@ -74,7 +82,8 @@ export class AgentClient {
 
   /** @throws HostError failed when the agent does not accept within `withinMs` */
   async init(body: InitBody, withinMs: number): Promise<void> {
-    const json = { ...this.#limits, ...body }
+    // As late as it is sent: a guest that boots may keep this waiting.
+    const json = { toJSON: () => ({ ...this.#limits, ...body, clockMs: Date.now() }) }
     const call = { method: 'POST', path: '/init', json, timeoutMs: withinMs } as const
     const answer = await this.#persist(call, withinMs)
     if (answer.status !== 204) {
@@ -89,7 +98,7 @@ export class AgentClient {
   send(call: Call): Promise<AgentAnswer> {
     return new Promise((resolve, reject) => {
       const body = call.json === undefined ? undefined : JSON.stringify(call.json)
-      const timeout = AbortSignal.timeout(call.timeoutMs)
+      const timeout = AbortSignal.timeout(call.timeoutMs * this.#timeScale)
       const outgoing = request({
         agent: this.#agent,
         host: this.address,
@@ -121,7 +130,7 @@ export class AgentClient {
    * its route may settle), then with growing pauses (a cold boot takes a while).
    */
   async #persist(call: Call, withinMs: number): Promise<AgentAnswer> {
-    const endsAtMs = performance.now() + withinMs
+    const endsAtMs = performance.now() + withinMs * this.#timeScale
     for (let attempt = 0; ; attempt++) {
       try {
         return await this.send({ ...call, timeoutMs: Math.max(1, Math.ceil(endsAtMs - performance.now())) })

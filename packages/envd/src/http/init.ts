@@ -3,6 +3,7 @@ import { ENVD_VERSION } from '../options.ts'
 import type { AgentState } from '../state.ts'
 import { type Identity, systemEnv, writeIdentity } from '../system/identity.ts'
 import { reseedOpenSsl } from '../system/kernel.ts'
+import { reseedKernel, setClock } from '../system/own-kernel.ts'
 import { requireHost } from './access.ts'
 import {
   type Exchange,
@@ -63,7 +64,13 @@ function apply(
   }
   const env = stringMapField(body, 'envVars')
   const reseed = stringField(body, 'reseed')
-  if (reseed) reseedOpenSsl(Buffer.from(reseed, 'hex'))
+  const clockMs = integerField(body, 'clockMs')
+  if (clockMs !== undefined) setClock(clockMs)
+  if (reseed) {
+    const seed = Buffer.from(reseed, 'hex')
+    reseedKernel(seed)
+    reseedOpenSsl(seed)
+  }
   if (env) state.setUserEnv(env)
   state.setSystemEnv(systemEnv(identity))
   state.setToken(token)
