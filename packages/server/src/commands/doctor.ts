@@ -1,6 +1,7 @@
 import type { Config } from '../config.ts'
 import { probeEngines } from '../engines/installed.ts'
 import { readRuntime } from '../runtime.ts'
+import { checkMicrovmRequirements } from '../setup/microvm-requirements.ts'
 import { missingPackages } from '../setup/packages.ts'
 import { checkRequirements, type Requirement } from '../setup/requirements.ts'
 import { readPublishedTemplates } from '../tenancy.ts'
@@ -44,6 +45,8 @@ function installedFindings(config: Config): Finding[] {
   ]
 }
 
+const NAME_WIDTH = 32
+
 const criuWay = (kind: 'cow' | 'stock'): string =>
   kind === 'cow' ? 'memory is mapped copy-on-write' : 'memory is copied at each start'
 
@@ -66,7 +69,8 @@ async function engineFindings(config: Config): Promise<Finding[]> {
  * @returns 0 when sandboxes can run, 1 otherwise
  */
 export async function doctor(config: Config, json: boolean): Promise<number> {
-  const machine = checkRequirements(config.stateDir).map((each): Finding => ({ ...each, kind: 'machine' }))
+  const requirements = [...checkRequirements(config.stateDir), ...checkMicrovmRequirements()]
+  const machine = requirements.map((each): Finding => ({ ...each, kind: 'machine' }))
   const findings = [...machine, ...installedFindings(config), ...(await engineFindings(config))]
   const usable = findings.every((finding) => finding.ok || !finding.required)
   if (json) {
@@ -75,7 +79,7 @@ export async function doctor(config: Config, json: boolean): Promise<number> {
   }
   for (const finding of findings) {
     const mark = finding.ok ? 'ok  ' : finding.required ? 'FAIL' : 'note'
-    process.stdout.write(`${mark} ${finding.name.padEnd(22)} ${finding.detail}\n`)
+    process.stdout.write(`${mark} ${finding.name.padEnd(NAME_WIDTH)} ${finding.detail}\n`)
     if (!finding.ok && finding.remedy) process.stdout.write(`     → ${finding.remedy}\n`)
   }
   process.stdout.write(usable ? 'Sandboxes can run on this machine.\n' : 'Sandboxes cannot run here yet.\n')
