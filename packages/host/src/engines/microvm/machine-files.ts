@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Monitor } from './monitor.ts'
 
@@ -34,4 +34,11 @@ export function readMachineRecord(path: string): MachineRecord {
   const record = JSON.parse(readFileSync(path, 'utf8')) as MachineRecord
   if (record.version !== 1) throw new Error(`${path} is of a version that is not known here`)
   return record
+}
+
+/** What a monitor said last, as the end of a sentence; empty when it said nothing. */
+export function lastWords(logPath: string): string {
+  if (!existsSync(logPath)) return ''
+  const text = readFileSync(logPath, 'utf8').trim()
+  return text === '' ? '' : `: ${text.slice(-2_000)}`
 }

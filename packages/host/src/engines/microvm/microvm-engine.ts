@@ -1,13 +1,4 @@
-import {
-  chmodSync,
-  chownSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-} from 'node:fs'
+import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Cgroup, CgroupRoot } from '../../linux/cgroup.ts'
 import { alive } from '../../linux/process.ts'
@@ -32,6 +23,7 @@ import { layerDrives } from './drives.ts'
 import { hostClass } from './host-class.ts'
 import type { GuestImage } from './image/guest-image.ts'
 import {
+  lastWords,
   type MachineFiles,
   type MachineRecord,
   machineFiles,
@@ -135,7 +127,7 @@ export class MicrovmEngine implements Engine {
     } catch (error) {
       shim.discard()
       await cgroup.killAll()
-      const words = logTail(logPath(upper))
+      const words = lastWords(logPath(upper))
       await detachTap(slot)
       monitor.forget(slot)
       removeFiles(files)
@@ -351,10 +343,3 @@ function occupiedBytes(dir: string): number {
 
 /** Where a monitor that a guest has taken over cannot fill anything but the sandbox's own space. */
 const logPath = ({ path }: Upper): string => join(path, 'monitor.log')
-
-/** What the monitor said last, as the end of a sentence; empty when it said nothing. */
-function logTail(path: string): string {
-  if (!existsSync(path)) return ''
-  const text = readFileSync(path, 'utf8').trim()
-  return text === '' ? '' : `: ${text.slice(-2_000)}`
-}

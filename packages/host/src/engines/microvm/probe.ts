@@ -7,6 +7,7 @@ import type { Upper } from '../../storage/uppers.ts'
 import type { EngineReport } from '../engine.ts'
 import { NEW_NETWORK, Shim } from '../shim.ts'
 import type { GuestImage } from './image/guest-image.ts'
+import { lastWords } from './machine-files.ts'
 import type { MachinePlan, Monitor, RunningMachine } from './monitor.ts'
 
 const MEMORY_MIB = 128
@@ -16,6 +17,7 @@ const PROBE_SLOT = 999_999
 /** A guest of this machine's own processor runs after a tenth of it. */
 const BOOT_WITHIN_MS = 9_000
 const LOOK_AGAIN_MS = 25
+const REMEDY = 'KVM must work: a machine of its own, or nested virtualisation turned on in the hypervisor'
 /** As guest-init says it. */
 const GUEST_RUNS = 'a guest runs'
 
@@ -45,7 +47,7 @@ export async function probeMonitor(monitor: Monitor, options: ProbeOptions): Pro
       usable: false,
       version,
       detail: `${detail}: no guest comes up: ${reason}`,
-      remedy: 'see docs/microvm.md',
+      remedy: REMEDY,
     }
   } finally {
     await probe.give(upper)
@@ -57,6 +59,7 @@ async function boot(monitor: Monitor, options: ProbeOptions, upper: Upper): Prom
   const dir = join(runDir, 'slots', String(PROBE_SLOT))
   const cgroup = cgroups.cgroup(String(PROBE_SLOT))
   const plan = probePlan(options, upper, join(dir, 'machine'), cgroup.paths)
+  const logPath = join(dir, 'log')
   const shim = new Shim(shimPath)
   try {
     rmSync(dir, { recursive: true, force: true })
@@ -72,12 +75,15 @@ async function boot(monitor: Monitor, options: ProbeOptions, upper: Upper): Prom
       id: plan.sandboxId,
       cgroupPaths: cgroup.paths,
       netns: NEW_NETWORK,
-      logPath: join(dir, 'log'),
+      logPath,
       sandbox: { pidFile, startedFile: join(dir, 'started'), exitFile: join(dir, 'exit') },
     })
     const machine = { slot: plan.slot, directory: plan.directory, process }
     await monitor.launch(plan, machine)
     await guestSpeaks(monitor, machine)
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error)
+    throw new Error(`${reason}${lastWords(logPath)}`, { cause: error })
   } finally {
     shim.discard()
     await cgroup.remove()
