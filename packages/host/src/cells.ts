@@ -63,9 +63,13 @@ export interface CellParts {
   journal: Journal
   slots: SlotSource
   uppers: UpperSource
+  /** Says that layers are in use, before they are. @throws HostError notFound when one is not there (any more) */
+  claimLayers?: (digests: readonly string[]) => void
   nowMs: () => number
   /** Port of the agent; the standard one when absent. */
   agentPort?: number
+  /** Multiplies the time that agents have to answer. Default 1. */
+  timeScale?: number
   /** PEM of the authority behind the certificates that sandboxes with rules meet. */
   egressAuthorityPem?: string
 }
@@ -95,10 +99,8 @@ export class Cell {
     this.slot = instance.slot
     this.upper = upper
     this.limits = plan.limits
-    this.agent = new AgentClient(instance.slot.address, parts.agentPort, {
-      maxProcesses: guestProcesses(plan.limits.pids),
-      memoryMib: plan.limits.memoryMib,
-    })
+    const limits = { maxProcesses: guestProcesses(plan.limits.pids), memoryMib: plan.limits.memoryMib }
+    this.agent = new AgentClient(instance.slot.address, parts.agentPort, limits, parts.timeScale)
     this.exited = instance.exited
   }
 
@@ -253,6 +255,7 @@ export async function openCell(
     measure('upper')
     signal?.throwIfAborted()
     const base = planOf(plan, parts.nowMs())
+    parts.claimLayers?.(digestsOf(base))
     parts.journal.write({ ...base, slot: made.slot, upper: made.upper, initPid: undefined })
     parts.uppers.recorded(made.upper)
     measure('journal')
@@ -280,6 +283,15 @@ export async function openCell(
     reservation.release()
     throw error
   }
+}
+
+/** Layers that something in the journal needs. */
+export const digestsOf = ({
+  layers,
+  agentDigest,
+}: Pick<JournalEntry, 'layers' | 'agentDigest'>): string[] => {
+  const digests = layers.map(({ digest }) => digest)
+  return agentDigest === undefined ? digests : [...digests, agentDigest]
 }
 
 function takeUpper(parts: CellParts, capMib: number): Upper {

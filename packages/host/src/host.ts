@@ -7,14 +7,17 @@ import { Admission, readMachineMemory } from './admission.ts'
 import { Builder } from './builds/builder.ts'
 import { StepCache } from './builds/step-cache.ts'
 import { captureMemory } from './capture.ts'
-import type { Cell, CellParts } from './cells.ts'
+import { type Cell, type CellParts, digestsOf } from './cells.ts'
 import type { Engines } from './engines/engines.ts'
 import { Foreground } from './foreground.ts'
 import { EventListener } from './guest-logs/event-listener.ts'
 import { LogRelay } from './guest-logs/log-relay.ts'
+import { ImageCollector } from './image-collector.ts'
 import { Journal, type JournalEntry, readBootId } from './journal.ts'
 import { Keeper } from './keeper.ts'
 import { KeptSnapshots } from './kept-snapshots.ts'
+import { LayerReferences } from './layer-references.ts'
+import { layerStack } from './layer-stack.ts'
 import { fileSystemOf } from './linux/file-system.ts'
 import { type Machine, type OpenEngines, openMachine } from './machine.ts'
 import { Metrics } from './metrics.ts'
@@ -24,6 +27,7 @@ import { Sandboxes } from './sandboxes.ts'
 import { hostService, type MachineStatus } from './service.ts'
 import { SnapshotStore } from './snapshots.ts'
 import { openPooled, Starter } from './start.ts'
+import type { LayerStore } from './storage/layers.ts'
 import { sweepAtStart } from './sweep.ts'
 import { WarmSnapshots } from './warm-snapshots.ts'
 
@@ -48,15 +52,18 @@ export async function createHost(options: HostOptions, openEngines: OpenEngines)
   const machine = await openMachine(options, openEngines)
   const { engines, slots, uppers, layers, egressAuthorityPem } = machine
   const journal = new Journal(join(options.stateDir, 'journal'), readBootId())
-  const store = new SnapshotStore(
-    join(options.imagesDir, 'snapshots'),
-    engines.hostClasses,
-    `${options.hostId}-${options.instance}`,
-  )
+  const owner = `${options.hostId}-${options.instance}`
+  const store = new SnapshotStore(join(options.imagesDir, 'snapshots'), engines.hostClasses, owner)
   const kept = new KeptSnapshots(join(options.stateDir, 'snapshots'), engines, uppers)
   const admission = new Admission(options)
   const nowMs = (): number => Date.now()
-  const cells: CellParts = { admission, engines, journal, slots, uppers, nowMs, egressAuthorityPem }
+  const { imagesDir, hostId, stateDir } = options
+  const references = new LayerReferences(join(imagesDir, 'references'), { name: owner, hostId, stateDir })
+  const claimLayers = layerClaims(references, layers)
+  const cells: CellParts = {
+    ...{ admission, engines, journal, slots, uppers },
+    ...{ claimLayers, nowMs, egressAuthorityPem, timeScale: options.timeScale },
+  }
   const captureParts = { cells, layers, store }
   const foreground = new Foreground()
   const snapshots = new WarmSnapshots({
@@ -83,6 +90,12 @@ export async function createHost(options: HostOptions, openEngines: OpenEngines)
   })
   const { agentVersion, maxBuilds, defaultLimits } = options
   const cache = new StepCache(join(options.imagesDir, 'build-steps'))
+  const ownDigests = (): Set<string> =>
+    new Set([...options.agentLayers(), ...kept.layerDigests(), ...journal.read().entries.flatMap(digestsOf)])
+  const collector = new ImageCollector({
+    ...{ imagesDir, layers, references, snapshots: store, steps: cache, ownDigests, log },
+    agentLayers: options.agentLayers,
+  })
   const builder = new Builder({ ...captureParts, cache, agentVersion, maxBuilds, log })
   const status = (): MachineStatus => machineStatus(options, engines, store)
 
@@ -116,6 +129,7 @@ export async function createHost(options: HostOptions, openEngines: OpenEngines)
       upkeep.unref()
       await store.sweepUnfinished()
       await listener.start()
+      collector.start()
       log.info({
         event: 'host.start',
         ...swept,
@@ -131,9 +145,18 @@ export async function createHost(options: HostOptions, openEngines: OpenEngines)
       await listener.stop()
       await sandboxes.close(keepSandboxes)
       await pool.close(keepSandboxes)
+      await collector.stop()
       await machine.close({ destroy: journal.read().entries.length === 0 })
       log.info({ event: 'host.close', keepSandboxes })
     },
+  }
+}
+
+function layerClaims(references: LayerReferences, layers: LayerStore): (digests: readonly string[]) => void {
+  return (digests) => {
+    if (!references.claim(digests)) return
+    // Only now nobody takes them away any more: one that is there stays.
+    layerStack(layers, digests)
   }
 }
 

@@ -123,6 +123,13 @@ export class KeptSnapshots {
     return [...this.#known.values()].some(({ isPause, ofUpperId }) => isPause && ofUpperId === upperId)
   }
 
+  /** Layers that must stay, the agent's of before an upgrade among them. */
+  layerDigests(): string[] {
+    return [...this.#known.values()].flatMap(({ layers, memory }) =>
+      memory?.agentDigest === undefined ? layers : [...layers, memory.agentDigest],
+    )
+  }
+
   /** Uppers that must stay. */
   upperIds(): Set<string> {
     return new Set([...this.#known.values()].map(({ upper }) => upper.id))

@@ -37,8 +37,12 @@ export interface HostOptions {
   memoryCacheMib: number
   pool: { min: number; max: number; idleMs: number }
   maxBuilds: number
+  /** Multiplies every time that sandboxes have to answer, for machines that are emulated themselves. */
+  timeScale: number
   /** Resolvers as `address` or `address:port`; empty takes those of the machine. */
   dnsUpstreams: readonly string[]
+  /** Layers that are neither of a sandbox nor of a snapshot and must stay: those of the agent. */
+  agentLayers: () => readonly string[]
   /** Version that the agent in the agent layer reports. */
   agentVersion: string
   log: Logger

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readdirSync } from 'node:fs'
 import { mkdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { randomName } from '@sandbox/contract/ids'
 import type { EngineName, Limits } from './engines/engine.ts'
 import { HostError } from './host-error.ts'
@@ -54,6 +54,7 @@ export interface SnapshotMemory {
 const SNAPSHOT_ID = /^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$/
 
 const MANIFEST_WITHIN_MS = 60 * 60_000
+const FORGOTTEN_MS = 7 * 24 * 3_600_000
 
 /** A capture in the making: the engine fills `dir`, `publish` makes it visible. */
 export interface MemoryDraft {
@@ -206,6 +207,48 @@ export class SnapshotStore {
     const grave = join(this.#draftDir, randomName(16))
     await rename(root, grave).catch(ignoreMissing)
     await rm(grave, { recursive: true, force: true })
+  }
+
+  /** Layers that manifests and memory name, of every class of host. */
+  async layerDigests(): Promise<Set<string>> {
+    const digests = new Set<string>()
+    for (const path of this.#records()) {
+      const text = await readIfThere(path)
+      if (text === undefined) continue
+      for (const digest of (JSON.parse(text) as Pick<SnapshotManifest, 'layers'>).layers) digests.add(digest)
+    }
+    return digests
+  }
+
+  /**
+   * Drops memory of classes of host that are not this one's and that nobody has used for a week: of the agent, engine
+   * or kernel before. @returns how many
+   */
+  async dropForgotten(nowMs = Date.now()): Promise<number> {
+    const own = new Set(this.#hostClasses.map(fileName))
+    let dropped = 0
+    for (const path of this.#records().filter((record) => record.endsWith('/memory.json'))) {
+      const root = dirname(path)
+      const found = own.has(basename(root)) ? undefined : await stat(path).catch(() => undefined)
+      if (!found || nowMs - found.mtimeMs < FORGOTTEN_MS) continue
+      const grave = join(this.#draftDir, randomName(16))
+      await rename(root, grave).catch(ignoreMissing)
+      await rm(grave, { recursive: true, force: true })
+      dropped++
+    }
+    return dropped
+  }
+
+  #records(): string[] {
+    const ids = readdirSync(this.#dir).filter((name) => SNAPSHOT_ID.test(name))
+    return ids.flatMap((id) => {
+      const memories = join(this.#dir, id, 'memory')
+      const classes = existsSync(memories) ? readdirSync(memories) : []
+      return [
+        join(this.#dir, id, 'manifest.json'),
+        ...classes.map((name) => join(memories, name, 'memory.json')),
+      ]
+    })
   }
 
   /** Writes the time of last use where the next daemon finds it. */

@@ -6,7 +6,7 @@ import { type HostOptions, hostOptionDefaults } from '@sandbox/host/options'
 import type { Logger } from 'pino'
 import type { Config } from './config.ts'
 import { openInstalledEngines } from './engines/installed.ts'
-import { AGENT_VERSION, requireRuntime } from './runtime.ts'
+import { AGENT_VERSION, readRuntime, requireRuntime } from './runtime.ts'
 
 /** A host in this process, and the client that the control plane uses for it. */
 export interface HostRole {
@@ -21,6 +21,7 @@ const POOL_IDLE_MS = 10 * 60_000
 const PIDS = 1024
 
 export function hostOptions(config: Config, log: Logger): HostOptions {
+  const runtime = requireRuntime(config)
   return {
     ...hostOptionDefaults,
     hostId: hostname(),
@@ -37,7 +38,10 @@ export function hostOptions(config: Config, log: Logger): HostOptions {
     sandboxMbit: config.sandboxMbit,
     defaultLimits: { cpuCount: 2, memoryMib: 1024, diskMib: config.diskMib, pids: PIDS },
     pool: { min: config.poolMin, max: config.poolMax, idleMs: POOL_IDLE_MS },
+    timeScale: config.timeScale,
     dnsUpstreams: config.dnsUpstreams.split(',').filter(Boolean),
+    // This process's, and the one that the next will start with.
+    agentLayers: () => [runtime, readRuntime(config) ?? runtime].map(({ agentLayer }) => agentLayer.digest),
     agentVersion: AGENT_VERSION,
     log: log.child({ role: 'host' }),
   }

@@ -196,10 +196,7 @@ export class Builder {
   async #usable(key: string): Promise<StepResult | undefined> {
     const found = await this.#parts.cache.get(key)
     if (!found) return undefined
-    const layers = found.layers.map((digest) => this.#parts.layers.get(digest))
-    return (await Promise.allSettled(layers)).every(({ status }) => status === 'fulfilled')
-      ? found
-      : undefined
+    return found.layers.every((digest) => this.#parts.layers.get(digest) !== undefined) ? found : undefined
   }
 
   async #runStep(

@@ -202,7 +202,32 @@ test('a layer whose bytes changed does not verify; garbage goes, also while moun
   expect(await layers.verify(layer.digest)).toBe(false)
   const keep = new Set(layers.list().map((other) => other.digest))
   keep.delete(layer.digest)
-  expect(layers.collectGarbage(keep)).toEqual([layer.digest])
+  expect(await layers.collectGarbage(async () => keep)).toEqual([])
+  expect(await layers.collectGarbage(async () => keep, { youngMs: 0 })).toEqual([layer.digest])
   expect(layers.get(layer.digest)).toBeUndefined()
   expect(layers.get(baseDigest)).toBeDefined()
+})
+
+test('a layer that comes into use while garbage is collected stays, also when the collector dies', async () => {
+  const tree = join(dir, 'wanted')
+  mkdirSync(tree)
+  writeFileSync(join(tree, 'file'), 'wanted')
+  const { digest } = await layers.importDirectory(tree)
+  const others = layers
+    .list()
+    .map((layer) => layer.digest)
+    .filter((other) => other !== digest)
+  let asked = 0
+  const needed = async () => new Set(++asked === 1 ? others : [...others, digest])
+  expect(await layers.collectGarbage(needed, { youngMs: 0 })).toEqual([])
+  expect(await layers.verify(digest)).toBe(true)
+  asked = 0
+  const dying = async () => {
+    if (++asked === 2) throw new Error('killed')
+    return new Set(others)
+  }
+  await expect(layers.collectGarbage(dying, { youngMs: 0 })).rejects.toThrow('killed')
+  expect(layers.get(digest)).toBeUndefined()
+  expect(await layers.collectGarbage(async () => new Set([...others, digest]))).toEqual([])
+  expect(await layers.verify(digest)).toBe(true)
 })

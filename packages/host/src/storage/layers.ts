@@ -3,7 +3,7 @@
  * many sandboxes use it. The kernel's mount table is the only record of what is mounted.
  */
 import { createHash, randomBytes } from 'node:crypto'
-import { closeSync, createReadStream, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs'
+import { closeSync, createReadStream, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs'
 import { open, rename } from 'node:fs/promises'
 import { join } from 'node:path'
 import { SystemError } from '../linux/libc.ts'
@@ -17,6 +17,9 @@ const importTimeoutMs = 900_000
 const ENOTBLK = 15
 const imageSuffix = '.erofs'
 const unfinishedPrefix = '.new-'
+const doomedPrefix = '.doomed-'
+/** Longer than anything takes from an import to the record of what it is for. */
+const youngLayerMs = 3_600_000
 const digestPattern = /^[0-9a-f]{64}$/
 /** Fixed, so that equal trees differ in nothing that we add. */
 const imageUuid = '00000000-0000-4000-8000-000000000000'
@@ -126,17 +129,38 @@ export class LayerStore {
   }
 
   /**
-   * Deletes every layer not in `keep`, and what broken-off imports left. Not while an import runs whose digest is
-   * not known yet; the owner of the snapshots sees to that. Answers the digests that are gone.
+   * Deletes the layers that `needed` does not name, and what broken-off imports left. It is asked twice: a layer is out
+   * of reach in between, so that whoever has come to need it meanwhile either says so the second time or has failed to
+   * find it. Young layers stay: whoever imported one may not have said yet what for. Answers the digests that are gone.
    */
-  collectGarbage(keep: ReadonlySet<string>): string[] {
+  async collectGarbage(
+    needed: () => Promise<ReadonlySet<string>>,
+    { youngMs = youngLayerMs }: { youngMs?: number } = {},
+  ): Promise<string[]> {
     this.#removeUnfinished()
-    const gone = this.list().filter((layer) => !keep.has(layer.digest))
-    for (const layer of gone) {
-      this.unmount(layer.digest)
-      rmSync(layer.imagePath, { force: true })
+    const before = await needed()
+    const isOld = ({ imagePath }: Layer): boolean => {
+      const stats = statSync(imagePath, { throwIfNoEntry: false })
+      return stats !== undefined && Date.now() - stats.mtimeMs >= youngMs
     }
-    return gone.map((layer) => layer.digest)
+    for (const layer of this.list()) {
+      if (before.has(layer.digest) || !isOld(layer)) continue
+      renameSync(layer.imagePath, this.#doomedPath(layer.digest))
+    }
+    const doomed = readdirSync(this.#layersDir).filter((name) => name.startsWith(doomedPrefix))
+    if (doomed.length === 0) return []
+    const after = await needed()
+    const gone: string[] = []
+    for (const name of doomed) {
+      const digest = name.slice(doomedPrefix.length)
+      if (after.has(digest)) renameSync(this.#doomedPath(digest), this.#imagePath(digest))
+      else {
+        this.unmount(digest)
+        rmSync(this.#doomedPath(digest), { force: true })
+        gone.push(digest)
+      }
+    }
+    return gone
   }
 
   /** Another instance may be importing into the same directory: only what is older than any import can be. */
@@ -174,6 +198,10 @@ export class LayerStore {
 
   #imagePath(digest: string): string {
     return join(this.#layersDir, `${checkedDigest(digest)}${imageSuffix}`)
+  }
+
+  #doomedPath(digest: string): string {
+    return join(this.#layersDir, `${doomedPrefix}${checkedDigest(digest)}`)
   }
 
   #mountPath(digest: string): string {
