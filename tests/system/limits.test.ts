@@ -27,6 +27,15 @@ describe('limits', () => {
     expect((await attempt(sandbox, 'echo alive')).stdout).toBe('alive\n')
   })
 
+  it('memory: programs see the limit of the sandbox, and what is used of it', async () => {
+    const { memoryMB } = await sandbox.getInfo()
+    const sizes = await attempt(sandbox, "awk '/^Mem(Total|Available):/ { print $2 }' /proc/meminfo")
+    const [total, available] = sizes.stdout.split('\n').map(Number)
+    expect(total).toBe(memoryMB * 1024)
+    expect(available).toBeGreaterThan(total! / 4)
+    expect(available).toBeLessThan(total!)
+  })
+
   it('processes: a fork bomb is contained', async () => {
     const bomb =
       'python3 -c "\nimport os, time\nn = 0\ntry:\n  while n < 100000:\n    if os.fork() == 0: time.sleep(3); os._exit(0)\n    n += 1\nexcept OSError: print(n)"'
