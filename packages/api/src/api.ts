@@ -121,7 +121,7 @@ export async function createApi(options: ApiOptions): Promise<Api> {
   const resumes = new Resumes(shared)
   const lifecycle = new Lifecycle({ ...shared, launcher, resumes, idempotency, features })
   const sampler = new MetricsSampler(hosts.endpoints, store, logger)
-  const teamMetrics = new TeamMetrics(running)
+  const teamMetrics = new TeamMetrics(running, store, logger)
   const app = createHttpApp(logger)
   if (options.openapi) await app.register(swagger, { openapi: OPENAPI })
   app.get(

@@ -111,4 +111,19 @@ describe.each(databaseKinds)('observations on %s', (_name, start) => {
     expect(left.filter(({ isCoarse }) => !isCoarse).map(({ at }) => at)[0]).toBe(times[20])
     expect(left[0]?.at).toBe(times[1])
   })
+
+  it('reads samples of a team, and deletes old ones', async () => {
+    const samples = [0, 1, 2].map((n) => ({
+      teamId: 't1',
+      at: BEGIN_MS + n,
+      concurrentSandboxes: n,
+      startRate: 0.5,
+    }))
+    await store.teamMetrics.insert([...samples, { ...samples[0]!, teamId: 't2' }])
+    await store.teamMetrics.insert(samples)
+    expect(await store.teamMetrics.read('t1', BEGIN_MS, BEGIN_MS + 1)).toEqual(samples.slice(0, 2))
+    await store.teamMetrics.deleteBefore(BEGIN_MS + 1)
+    expect(await store.teamMetrics.read('t1', 0, BEGIN_MS + 9)).toEqual(samples.slice(1))
+    expect(await store.teamMetrics.read('t2', 0, BEGIN_MS + 9)).toEqual([])
+  })
 })

@@ -175,6 +175,14 @@ export interface SandboxMetricTable {
   diskTotalBytes: number
 }
 
+export interface TeamMetricTable {
+  teamId: string
+  at: number
+  concurrentSandboxes: number
+  /** Starts a second. */
+  startRate: number
+}
+
 export interface ServerSecretTable {
   name: string
   value: string
@@ -192,6 +200,7 @@ export interface Database {
   looseSnapshots: LooseSnapshotTable
   sandboxLogs: SandboxLogTable
   sandboxMetrics: SandboxMetricTable
+  teamMetrics: TeamMetricTable
   serverSecrets: ServerSecretTable
 }
 
@@ -208,3 +217,4 @@ export type IdempotencyKey = Selectable<IdempotencyKeyTable>
 export type LooseSnapshot = Selectable<LooseSnapshotTable>
 export type SandboxLogRow = Selectable<SandboxLogTable>
 export type SandboxMetricRow = Selectable<SandboxMetricTable>
+export type TeamMetricRow = Selectable<TeamMetricTable>

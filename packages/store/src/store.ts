@@ -9,6 +9,7 @@ import { firstLight } from './migrations/0001-first-light.ts'
 import { wholeLife } from './migrations/0002-whole-life.ts'
 import { looseSnapshots } from './migrations/0003-loose-snapshots.ts'
 import { observations } from './migrations/0004-observations.ts'
+import { teamMetrics } from './migrations/0005-team-metrics.ts'
 import { SandboxLogRepository } from './sandbox-logs.ts'
 import { SandboxMetricRepository } from './sandbox-metrics.ts'
 import { SandboxRepository } from './sandboxes.ts'
@@ -16,6 +17,7 @@ import type { Database, StoreDb } from './schema.ts'
 import { ServerSecretRepository } from './server-secrets.ts'
 import { SnapshotRepository } from './snapshots.ts'
 import { NodeSqliteDialect, openSqliteFile, syncSqliteFile } from './sqlite-dialect.ts'
+import { TeamMetricRepository } from './team-metrics.ts'
 import { TeamRepository } from './teams.ts'
 import { TemplateBuildRepository } from './template-builds.ts'
 import { TemplateRepository } from './templates.ts'
@@ -41,6 +43,7 @@ export interface Store {
   readonly idempotencyKeys: IdempotencyKeyRepository
   readonly sandboxLogs: SandboxLogRepository
   readonly sandboxMetrics: SandboxMetricRepository
+  readonly teamMetrics: TeamMetricRepository
   readonly serverSecrets: ServerSecretRepository
   /**
    * A number that differs once another process may have changed teams, keys or templates: what a cache
@@ -64,6 +67,7 @@ async function migrate(db: StoreDb): Promise<void> {
         '0002-whole-life': wholeLife,
         '0003-loose-snapshots': looseSnapshots,
         '0004-observations': observations,
+        '0005-team-metrics': teamMetrics,
       }),
     },
   })
@@ -88,6 +92,7 @@ function assemble(
     idempotencyKeys: new IdempotencyKeyRepository(db),
     sandboxLogs: new SandboxLogRepository(db),
     sandboxMetrics: new SandboxMetricRepository(db),
+    teamMetrics: new TeamMetricRepository(db),
     serverSecrets: new ServerSecretRepository(db),
     version: () => changes.current(),
     sync,

@@ -42,12 +42,13 @@ export class Retention {
 
   /** Deletes some of what has to go; more of it goes the next time. */
   async sweep(nowMs = Date.now(), mostLogLines = MOST_LOG_LINES): Promise<void> {
-    const { sandboxLogs, sandboxMetrics } = this.#store
+    const { sandboxLogs, sandboxMetrics, teamMetrics } = this.#store
     await repeat(() => sandboxMetrics.deleteSomeBefore('fine', nowMs - FINE_KEPT_MS))
     await repeat(() => sandboxMetrics.deleteSomeBefore('coarse', nowMs - this.#keptMs))
     await repeat(() => sandboxLogs.deleteSomeBefore(nowMs - this.#keptMs))
     if (nowMs - this.#countedAtMs < COUNT_EVERY_MS) return
     this.#countedAtMs = nowMs
+    await teamMetrics.deleteBefore(nowMs - this.#keptMs)
     await repeat(() => sandboxLogs.deleteSomeBeyond(mostLogLines))
   }
 }

@@ -64,7 +64,7 @@ export function teamRoutes(app: ApiApp, metrics: TeamMetrics): void {
       checkOwnTeam(request, request.params.teamID)
       checkRange(range)
       const field = metric === 'concurrent_sandboxes' ? 'concurrentSandboxes' : 'sandboxStartRate'
-      const samples = metrics.read(teamOf(request).id, range)
+      const samples = await metrics.read(teamOf(request).id, range)
       const top = samples.reduce<TeamMetric | undefined>(
         (best, sample) => (best && best[field] >= sample[field] ? best : sample),
         undefined,
