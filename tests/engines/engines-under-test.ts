@@ -1,5 +1,6 @@
 import { loadConfig } from '../../packages/server/src/config.ts'
 import { findRunsc } from '../../packages/server/src/engines/gvisor.ts'
+import { requireRuntime } from '../../packages/server/src/runtime.ts'
 
 /** One engine that the suites run on. What an engine does differently on purpose is said here and nowhere else. */
 export interface EngineUnderTest {
@@ -8,20 +9,33 @@ export interface EngineUnderTest {
   readonly missing: string | undefined
   /** Settings of the host besides the engine's name. */
   readonly settings: Readonly<Record<string, string>>
+  /** Files of this machine that run sandboxes. */
+  readonly programs: readonly string[]
   /** The guest has a kernel of its own: what it does to that one is no escape. */
   readonly hasOwnKernel: boolean
   /** What ends when a guest takes more memory or starts more processes than it may: that, or the sandbox with it. */
   readonly bombEnds: 'process' | 'sandbox'
 }
 
-const runsc = await findRunsc(loadConfig())
+const config = loadConfig()
+const runsc = await findRunsc(config)
+
+const shim = requireRuntime(config).shimPath
 
 export const enginesUnderTest: readonly EngineUnderTest[] = [
-  { name: 'container', missing: undefined, settings: {}, hasOwnKernel: false, bombEnds: 'process' },
+  {
+    name: 'container',
+    missing: undefined,
+    settings: {},
+    programs: ['/usr/bin/crun', shim],
+    hasOwnKernel: false,
+    bombEnds: 'process',
+  },
   {
     name: 'gvisor',
     missing: runsc ? undefined : 'npm run engine -- install gvisor',
     settings: {},
+    programs: runsc ? [runsc.path, shim] : [],
     hasOwnKernel: false,
     bombEnds: 'sandbox',
   },
