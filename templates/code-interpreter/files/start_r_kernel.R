@@ -1,7 +1,24 @@
-# Starts IRkernel as Debian has it, with two changes to what it sends. The value of the last expression is the result
+# Starts IRkernel as Debian has it, with three changes to what it sends. The value of the last expression is the result
 # of the cell: IRkernel shows every value as something displayed, and clients then find no text. And code that asks
 # for input gets an error: IRkernel waits for an answer even when the client has said that none will come.
+# And code that prints faster than it is read waits.
 local({
+  # ZeroMQ drops what a reader has not taken after 1,000 messages. Here the sender waits, and after few of them, because
+  # they may be large. Both are set before the socket is bound, when its connections get their bounds.
+  xpub_nodrop <- 69L
+  waiting_messages <- 16L
+  imports <- parent.env(asNamespace("IRkernel"))
+  bind <- get("zmq.bind", imports)
+  unlockBinding("zmq.bind", imports)
+  assign("zmq.bind", function(socket, endpoint) {
+    if (pbdZMQ::zmq.getsockopt(socket, pbdZMQ::ZMQ.SO()$TYPE, 0L) == pbdZMQ::ZMQ.ST()$PUB) {
+      pbdZMQ::zmq.setsockopt(socket, pbdZMQ::ZMQ.SO()$SNDHWM, waiting_messages)
+      pbdZMQ::zmq.setsockopt(socket, xpub_nodrop, 1L)
+    }
+    bind(socket, endpoint)
+  }, imports)
+  lockBinding("zmq.bind", imports)
+
   kernel <- IRkernel:::Kernel$new(connection_file = commandArgs(TRUE)[[1]])
   send <- kernel$executor$send_response
 
