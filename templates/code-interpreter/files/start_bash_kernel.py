@@ -66,7 +66,8 @@ class Shell:
     def send(self, code):
         """The last line is read also when an interrupt ends the others."""
         cell = shlex.quote(code.replace("\0", ""))
-        lines = f"eval {cell} </dev/null; printf 'S %s\\n' \"$?\" >&{self.report}; PS1= PS2=\nprintf 'E\\n' >&{self.report}\n"
+        run = f"eval {cell} </dev/null; printf 'S %s\\n' \"$?\" >&{self.report}; PS1= PS2="
+        lines = f"{run}\nprintf 'E\\n' >&{self.report}\n"
         try:
             self.process.stdin.write(lines.encode("utf-8", "replace"))
             self.process.stdin.flush()
