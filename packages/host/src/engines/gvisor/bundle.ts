@@ -24,8 +24,9 @@ const CAPABILITIES = [
 export interface BundleOptions {
   /** Mounted root file system. */
   rootPath: string
-  /** Path inside the root of the file that shows as the kernel's boot id. */
+  /** Paths inside the root of the files that stand before the sentry's own: boot id and memory. */
   bootIdFile: string
+  memoryInfoFile: string
   /** Undefined makes a network namespace of its own, with nothing in it. */
   netnsPath: string | undefined
   hostname: string
@@ -65,12 +66,9 @@ export function bundleConfig(options: BundleOptions): object {
       { destination: '/dev', type: 'tmpfs', source: 'tmpfs' },
       { destination: '/sys', type: 'sysfs', source: 'sysfs', options: ['ro', 'nosuid', 'noexec', 'nodev'] },
       // Clones of one snapshot have different boot ids: the agent rewrites the file after each start.
-      {
-        destination: '/proc/sys/kernel/random/boot_id',
-        type: 'bind',
-        source: options.rootPath + options.bootIdFile,
-        options: ['bind', 'ro'],
-      },
+      bind(options.rootPath + options.bootIdFile, '/proc/sys/kernel/random/boot_id'),
+      // The sentry shows the machine's memory, from which programs would choose their sizes.
+      bind(options.rootPath + options.memoryInfoFile, '/proc/meminfo'),
     ],
     linux: {
       namespaces: [
@@ -82,3 +80,10 @@ export function bundleConfig(options: BundleOptions): object {
     },
   }
 }
+
+const bind = (source: string, destination: string) => ({
+  destination,
+  type: 'bind',
+  source,
+  options: ['bind', 'ro'],
+})

@@ -17,7 +17,7 @@ import { snapshotSubvolumeInBackground } from '../../storage/btrfs.ts'
 import { mountRoot, unmountRoot } from '../../storage/overlay.ts'
 import type { Upper } from '../../storage/uppers.ts'
 import { prepareBootFiles } from '../container/boot-files.ts'
-import { BOOT_ID_FILE } from '../container/bundle.ts'
+import { BOOT_ID_FILE, MEMORY_INFO_FILE } from '../container/bundle.ts'
 import type {
   AdoptEntry,
   CapturedState,
@@ -138,7 +138,7 @@ export class GvisorEngine implements Engine {
     cgroup.thaw()
     this.#oomKillsAtStart.set(dir, cgroup.usage().oomKills)
     const layerPaths = start.layers.map((layer) => this.#options.layerPath(layer.digest))
-    if (start.memoryDir === undefined) prepareFiles(upper, layerPaths)
+    if (start.memoryDir === undefined) prepareFiles(upper, layerPaths, limits.memoryMib)
     const usernsFd = await userNamespaceFor(slot.uidBase)
     const hasNetwork = slot.netnsPath !== NEW_NETWORK
     const shim = this.#takeShim(slot)
@@ -291,6 +291,7 @@ export class GvisorEngine implements Engine {
     const config = bundleConfig({
       rootPath: join(this.#slotDir(slot), 'root'),
       bootIdFile: BOOT_ID_FILE,
+      memoryInfoFile: MEMORY_INFO_FILE,
       netnsPath: slot.netnsPath === NEW_NETWORK ? undefined : slot.netnsPath,
       hostname,
       uidBase: slot.uidBase,
@@ -332,8 +333,8 @@ export class GvisorEngine implements Engine {
 /** runsc puts a tmpfs on an empty `/tmp`, whose content would be kept in memory snapshots and lost with the memory. */
 const NOT_EMPTY = 'tmp/.disk'
 
-function prepareFiles(upper: Upper, layerPaths: readonly string[]): void {
-  prepareBootFiles(upper.path, layerPaths)
+function prepareFiles(upper: Upper, layerPaths: readonly string[], memoryMib: number): void {
+  prepareBootFiles(upper.path, layerPaths, memoryMib)
   const marker = join(upper.path, 'upper', NOT_EMPTY)
   rmSync(marker, { recursive: true, force: true })
   writeFileSync(marker, '', { flag: 'wx' })

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { PLATFORM, type Runsc } from './runsc.ts'
 
 /** Counts up when mounts or options of a sandbox change in a way that older memory does not fit. */
-const FORMAT = 1
+const FORMAT = 2
 
 /**
  * Names what memory fits: readable in front, exact in the hash. runsc refuses memory of another version, and programs
