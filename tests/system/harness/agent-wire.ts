@@ -9,7 +9,7 @@ import { apiRequest } from './clients.ts'
 
 /** Requests to a sandbox's agent through the edge as bytes, at the pace of the test. */
 
-export interface WireRequest {
+interface WireRequest {
   readonly method: 'GET' | 'POST'
   readonly path: string
   readonly headers?: Readonly<Record<string, string>>
