@@ -8,6 +8,7 @@ import Fastify, {
   type RawServerDefault,
 } from 'fastify'
 import type { Logger } from 'pino'
+import { allowOtherOrigins } from './cors.ts'
 import { answerErrors, answerFrameworkError } from './errors.ts'
 import { logRequests, newTraceId, TRACE_HEADER } from './request-log.ts'
 import { validateRequests } from './validation.ts'
@@ -42,5 +43,6 @@ export function createHttpApp(logger: Logger): ApiApp {
   validateRequests(app)
   answerErrors(app)
   logRequests(app)
+  allowOtherOrigins(app)
   return app
 }
