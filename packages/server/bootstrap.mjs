@@ -47,7 +47,7 @@ const entries = {
   test: 'tests/run.ts',
   'test:compat': 'tests/compat/run.ts',
   'test:chaos': 'tests/chaos/run.ts',
-  'test:emulated': 'tests/emulated/run.ts',
+  'test:microvm': 'tests/emulated/run.ts',
   bench: 'bench/run.ts',
 }
 const main = join(root, entries[command] ?? 'packages/server/src/main.ts')

@@ -1,10 +1,21 @@
-import { copyFileSync, linkSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import {
+  copyFileSync,
+  cpSync,
+  linkSync,
+  mkdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import type { SnapshotManifest } from '../../packages/host/src/snapshots.ts'
 import type { Config } from '../../packages/server/src/config.ts'
+import { microvmDir } from '../../packages/server/src/engines/microvm.ts'
 import { requireRuntime } from '../../packages/server/src/runtime.ts'
 import { runCommand } from '../../packages/server/src/setup/run-command.ts'
 import { readPublishedTemplates } from '../../packages/server/src/tenancy.ts'
+import type { FirecrackerBinaries } from './firecracker-binaries.ts'
 
 /** The disks that bring our code and the layers of a template into the emulated machine, and one to write on. */
 
@@ -38,7 +49,11 @@ function modules(name: string): string {
   return `node_modules/${name}`
 }
 
-export async function makeMachineDisks(config: Config, dir: string): Promise<MachineDisks> {
+export async function makeMachineDisks(
+  config: Config,
+  binaries: FirecrackerBinaries,
+  dir: string,
+): Promise<MachineDisks> {
   mkdirSync(dir, { recursive: true })
   const disks = {
     repoPath: join(dir, 'repo.erofs'),
@@ -49,7 +64,7 @@ export async function makeMachineDisks(config: Config, dir: string): Promise<Mac
     ...['mkfs.erofs', '--quiet', ...LEFT_OUT.map((path) => `--exclude-path=${path}`)],
     ...[disks.repoPath, root],
   ])
-  await makeImages(config, join(dir, 'images'), disks.imagesPath)
+  await makeImages(config, binaries, join(dir, 'images'), disks.imagesPath)
   await makeStateDisk(disks.statePath)
   return disks
 }
@@ -60,7 +75,12 @@ async function makeStateDisk(path: string): Promise<void> {
   await runCommand(['mkfs.ext4', '-q', '-E', 'lazy_itable_init=1,lazy_journal_init=1', path])
 }
 
-async function makeImages(config: Config, staging: string, imagePath: string): Promise<void> {
+async function makeImages(
+  config: Config,
+  binaries: FirecrackerBinaries,
+  staging: string,
+  imagePath: string,
+): Promise<void> {
   const base = readPublishedTemplates(config).find(({ name }) => name === 'base')
   if (!base) throw new Error("there is no template 'base' on this machine: run 'npm run quickstart' first")
   const snapshotDir = join(config.imagesDir, 'snapshots', base.snapshotId)
@@ -87,10 +107,21 @@ async function makeImages(config: Config, staging: string, imagePath: string): P
       criu: criu ? { ...criu, path: join(inside, 'criu/criu') } : undefined,
     }
     writeFileSync(join(staging, 'runtime/runtime.json'), JSON.stringify(moved))
+    copyMachineEngine(config, binaries, staging)
     await runCommand(['mkfs.erofs', '--quiet', imagePath, staging])
   } finally {
     rmSync(staging, { recursive: true, force: true })
   }
+}
+
+/** The guest image, and the monitor with what it needs; see `hostEnvironment` for the place. */
+function copyMachineEngine(config: Config, binaries: FirecrackerBinaries, staging: string): void {
+  cpSync(microvmDir(config), join(staging, 'microvm'), {
+    recursive: true,
+    filter: (path) => !path.endsWith('/bundles'),
+  })
+  mkdirSync(join(staging, 'firecracker'))
+  for (const [name, path] of Object.entries(binaries)) copyFileSync(path, join(staging, 'firecracker', name))
 }
 
 function linkOrCopy(from: string, to: string): void {

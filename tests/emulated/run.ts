@@ -1,26 +1,30 @@
 /**
- * `npm run test:emulated`: our host role in an emulated machine with cgroup v2, Debian's kernel and a working
+ * `npm run test:microvm`: our host role in an emulated machine with cgroup v2, Debian's kernel and a working
  * `/dev/kvm`, through the life of sandboxes and a reboot of the machine. Ends with `N passed, N failed`.
  */
 import { mkdtempSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { buildMountInto } from '../../packages/host/native/build.ts'
 import { loadConfig } from '../../packages/server/src/config.ts'
+import { ensureGuestImage } from '../../packages/server/src/engines/install-qemu.ts'
+import { microvmDir } from '../../packages/server/src/engines/microvm.ts'
 import { installPackages } from '../../packages/server/src/setup/packages.ts'
+import { ensureFirecracker } from './firecracker-binaries.ts'
 import { runMachine } from './machine.ts'
 import { type MachineDisks, makeMachineDisks } from './machine-disks.ts'
 import { ensureMachineImage, type MachineImage } from './machine-image.ts'
 
-const USAGE = `npm run test:emulated -- [--engine container|gvisor|microvm] [--only NAME]… [--memory-mib N] [--json]
+const USAGE = `npm run test:microvm -- [--engine container|gvisor|microvm] [--short] [--only NAME]… [--memory-mib N] [--json]
 
 Boots an emulated machine (QEMU, no KVM needed) and puts the engine through create, clones, pause, resume, fork,
 limits, adoption and a reboot. Takes minutes: it is about fifteen times slower than this machine, so the times it
-prints say nothing about the product. --verbose shows the machine's console, --json one line a report.
+prints say nothing about the product. --short boots it once, for what is essential. --verbose shows the machine's console, --json one line a report.
 Exit status: 0 all passed, 1 something failed, 2 wrong usage.
 `
 /** Debian packages that the machine is made and run with, besides those of the set-up. */
-const PACKAGES = ['qemu-system-x86', 'busybox-static', 'cpio']
+const PACKAGES = ['qemu-system-x86', 'busybox-static', 'cpio', 'lz4', 'xz-utils', 'python3-pip']
 const BOOTS = [0, 1]
 const LIMIT_MS = 15 * 60_000
 
@@ -36,6 +40,7 @@ const { values } = parseArgs({
     engine: { type: 'string', default: 'microvm' },
     only: { type: 'string', multiple: true, default: [] },
     'memory-mib': { type: 'string', default: '4096' },
+    short: { type: 'boolean', default: false },
     json: { type: 'boolean', default: false },
     verbose: { type: 'boolean', default: false },
     help: { type: 'boolean', default: false },
@@ -56,7 +61,7 @@ function show(report: Report): void {
 async function bootOnce(boot: number, image: MachineImage, disks: MachineDisks): Promise<Report[]> {
   const reports: Report[] = []
   let tail = ''
-  const options = { engine: values.engine, boot, only: values.only }
+  const options = { engine: values.engine, boot, only: values.only, isShort: values.short }
   await runMachine({
     image,
     disks,
@@ -87,11 +92,14 @@ async function main(): Promise<number> {
   const config = loadConfig()
   await installPackages(say, join(config.stateDir, 'logs', 'emulated.log'), PACKAGES)
   const image = await ensureMachineImage(join(config.stateDir, 'cache'), say)
+  const binaries = await ensureFirecracker(join(config.stateDir, 'cache'), say)
+  await ensureGuestImage(config, say)
+  await buildMountInto({ outDir: microvmDir(config) })
   const dir = mkdtempSync(join(tmpdir(), 'e2b-emulated-'))
   const reports: Report[] = []
   try {
-    const disks = await makeMachineDisks(config, dir)
-    for (const boot of BOOTS) {
+    const disks = await makeMachineDisks(config, binaries, dir)
+    for (const boot of values.short ? BOOTS.slice(0, 1) : BOOTS) {
       say(boot === 0 ? 'Booting the emulated machine' : 'Booting it once more')
       reports.push(...(await bootOnce(boot, image, disks)))
       if (reports.some(({ event }) => event === 'failed')) break

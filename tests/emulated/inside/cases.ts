@@ -2,11 +2,16 @@ import assert from 'node:assert/strict'
 import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import type { HostUnderTest } from './host-under-test.ts'
+import { jailOf, monitorPid } from './jail.ts'
 
 /** What is put to the test, in order: each case builds on those before it. */
 
 export interface Case {
   name: string
+  /** Part of the short run. */
+  isEssential?: boolean
+  /** Undefined: every engine. */
+  engine?: string
   /** In which boot of the machine it runs. */
   boot: number
   /** Answers facts for the report. @throws when it does not hold */
@@ -27,6 +32,7 @@ const counterOf = async (host: HostUnderTest, { address }: Running): Promise<num
 export const cases: Case[] = [
   {
     name: 'the host opens and its engine is usable',
+    isEssential: true,
     boot: 0,
     async run(host) {
       await host.open()
@@ -38,6 +44,7 @@ export const cases: Case[] = [
   },
   {
     name: 'a sandbox is created from captured memory and runs commands',
+    isEssential: true,
     boot: 0,
     async run(host) {
       first = await host.start()
@@ -52,7 +59,17 @@ export const cases: Case[] = [
     },
   },
   {
+    name: 'its monitor is jailed: nobody, in a root and a process namespace of its own, every thread filtered',
+    isEssential: true,
+    engine: 'microvm',
+    boot: 0,
+    async run() {
+      return jailOf(await monitorPid())
+    },
+  },
+  {
     name: 'a second clone is somebody else',
+    isEssential: true,
     boot: 0,
     async run(host) {
       second = await host.start()

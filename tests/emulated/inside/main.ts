@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import { cases } from './cases.ts'
+import { type Case, cases } from './cases.ts'
 import { HostUnderTest } from './host-under-test.ts'
 import { report } from './report.ts'
 
@@ -11,6 +11,8 @@ export interface InsideOptions {
   boot: number
   /** Names of cases; empty runs all of this boot. */
   only: readonly string[]
+  /** The essential cases alone. */
+  isShort: boolean
 }
 
 const LOG_PATH = '/run/host.log'
@@ -19,15 +21,20 @@ const LOG_BYTES = 6_000
 function readOptions(): InsideOptions {
   const encoded = /e2b\.options=(\S+)/.exec(readFileSync('/proc/cmdline', 'utf8'))?.[1] ?? ''
   const given = JSON.parse(Buffer.from(encoded, 'base64url').toString() || '{}') as Partial<InsideOptions>
-  return { engine: 'container', boot: 0, only: [], ...given }
+  return { engine: 'container', boot: 0, only: [], isShort: false, ...given }
+}
+
+function isWanted({ name, boot, engine, isEssential }: Case): boolean {
+  if (boot !== options.boot || (engine && engine !== options.engine)) return false
+  if (options.isShort && !isEssential) return false
+  return options.only.length === 0 || options.only.includes(name)
 }
 
 const options = readOptions()
 const host = new HostUnderTest(options.engine, LOG_PATH)
 const since = (startMs: number): number => Math.round(performance.now() - startMs)
 let failed = 0
-for (const { name, boot, run } of cases) {
-  if (boot !== options.boot || (options.only.length > 0 && !options.only.includes(name))) continue
+for (const { name, run } of cases.filter(isWanted)) {
   const startMs = performance.now()
   try {
     const facts = await run(host)

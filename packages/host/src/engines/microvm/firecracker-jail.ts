@@ -65,8 +65,10 @@ export function prepareJail(options: JailOptions, plan: MachinePlan): MonitorCom
 /** From here on no name in the jail is the monitor's to choose, should a guest take it over. */
 export function closeJail(options: Pick<JailOptions, 'jailsDir'>, slot: Slot): void {
   const root = jailRoot(options, slot)
-  for (const name of ['', 'dev', 'dev/net', 'run']) chownSync(join(root, name), 0, 0)
-  chmodSync(root, 0o711)
+  for (const name of ['', 'dev', 'dev/net', 'run']) {
+    chownSync(join(root, name), 0, 0)
+    chmodSync(join(root, name), 0o711)
+  }
 }
 
 /** Jails need device nodes that can be opened, which a run directory does not allow. */
