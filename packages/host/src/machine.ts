@@ -12,7 +12,7 @@ import type { Egress } from './network/policy.ts'
 import type { HostOptions } from './options.ts'
 import { lockInstance, prepareRunDir, removeRunDir } from './run-dir.ts'
 import { SlotPool } from './slot-pool.ts'
-import { type Slot, slotUidBase } from './slots.ts'
+import { slotUidBase } from './slots.ts'
 import { LayerStore } from './storage/layers.ts'
 import { UpperStore } from './storage/uppers.ts'
 
