@@ -29,7 +29,7 @@ export interface MachineDisks {
 }
 
 /** Where the machine mounts the images. */
-export const MACHINE_IMAGES_DIR = '/state/images'
+const MACHINE_IMAGES_DIR = '/state/images'
 const STATE_BYTES = 12 * 2 ** 30
 /** Of the sandboxes in it: their memory is written and read by an emulated processor. */
 const LIMITS = { cpuCount: 1, memoryMib: 256, diskMib: 512, pids: 512 }

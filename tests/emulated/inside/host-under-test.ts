@@ -15,7 +15,7 @@ export interface Answer {
   output: string
 }
 
-export function machineConfig(engine: string): Config {
+function machineConfig(engine: string): Config {
   return loadConfig(
     {},
     {
