@@ -115,6 +115,17 @@ timed('a clone is captured while it runs, and its own clone goes on from there i
   await Promise.all([engine.stop(clone), engine.stop(third)])
 })
 
+timed('memory goes on with the agent that it was captured with, whatever newer one there is', async () => {
+  const { agentLayer } = fixture.parts.options
+  const newer = fixture.engine({ agentLayer: await smallLayer('newer') })
+  await newer.probe()
+  expect(newer.hostClass(agentLayer.digest)).toBe(engine.hostClass())
+  await expect(newer.start(await fixture.plan(3, { memoryDir }))).rejects.toThrow('other layers')
+  const clone = await newer.start(await fixture.plan(3, { memoryDir, agentLayer }))
+  expect(await guestState(clone)).toMatchObject({ count: 2 })
+  await newer.stop(clone)
+})
+
 timed(
   'frozen it does nothing until it is thawed, and a capture that is given up leaves it running',
   async () => {

@@ -91,9 +91,12 @@ export class MicrovmEngine implements Engine {
     return { ...reports[0]!, detail }
   }
 
-  hostClass(): string {
-    const { image, agentLayer } = this.#options
-    return hostClass(this.#monitor, image, agentLayer.digest)
+  get agentDigest(): string {
+    return this.#options.agentLayer.digest
+  }
+
+  hostClass(agentDigest = this.agentDigest): string {
+    return hostClass(this.#monitor, this.#options.image, agentDigest)
   }
 
   /** Nothing: which engine the next sandbox of a slot has is not known before. */
@@ -220,9 +223,9 @@ export class MicrovmEngine implements Engine {
 
   async #plan(start: EngineStart, files: MachineFiles): Promise<MachinePlan> {
     const { slot, upper, limits, memoryDir } = start
-    const { agentLayer, image, bundlesDir, seedsDir } = this.#options
+    const { image, bundlesDir, seedsDir } = this.#options
     const monitor = this.#monitor
-    const layers = [...start.layers, agentLayer]
+    const layers = [...start.layers, start.agentLayer ?? this.#options.agentLayer]
     const record =
       memoryDir === undefined ? newRecord(start, layers, monitor) : readMachineRecord(recordIn(memoryDir))
     const given = layers.map(({ digest }) => digest)

@@ -44,7 +44,7 @@ export class QemuMonitor implements Monitor {
 
   /** Translated code lies in the monitor's memory. */
   get overheadMib(): number {
-    return this.#options.accelerator === 'kvm' ? 96 : 320
+    return this.#options.accelerator === 'kvm' ? 128 : 320
   }
 
   get timeScale(): number {
