@@ -163,6 +163,36 @@ it.each([
   expect(text).toBe('2')
 })
 
+/** Four thousand lines of ten thousand characters, each sent as it is printed. */
+const FORTY_MEGABYTES = {
+  python: 'for i in range(4000): print("x" * 9999, flush=True)',
+  javascript: 'for (let i = 0; i < 4000; i++) console.log("x".repeat(9999))',
+  typescript: 'for (let i: number = 0; i < 4000; i++) console.log("x".repeat(9999))',
+  bash: 'for i in {1..4000}; do printf "%09999d\\n" 0; done',
+  r: 'for (i in 1:4000) { cat(strrep("x", 9999), "\\n", sep = ""); flush(stdout()) }',
+  java: 'for (int i = 0; i < 4000; i++) System.out.println("x".repeat(9999));',
+}
+
+it.each(Object.entries(FORTY_MEGABYTES))(
+  'nothing of %s is dropped when the reader rests',
+  async (language, code) => {
+    const answer = await fetch(`https://${sandbox.getHost(49999)}/execute`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ code, language }),
+    })
+    await new Promise((resolve) => setTimeout(resolve, 3000))
+    const lines = (await answer.text()).trimEnd().split('\n')
+    const texts = lines.map((line): { type: string; text?: string } => JSON.parse(line))
+    const printed = texts
+      .filter(({ type }) => type === 'stdout')
+      .map(({ text }) => text?.replaceAll('\r', ''))
+    expect(printed.join('').length).toBe(40_000_000)
+    expect(texts.at(-1)?.type).toBe('end_of_execution')
+  },
+  60_000,
+)
+
 /** The most memory that the processes of these programs have ever had, in MiB. */
 const PEAKS = `for p in interpreter.mj[s] jupyter_serve[r] ipykernel_launche[r]; do
   for pid in $(pgrep -f $p); do awk '/VmHWM/ { print int($2 / 1024) }' /proc/$pid/status; done | sort -n | tail -n 1
