@@ -51,9 +51,11 @@ export class TestHost {
     return this.#client
   }
 
+  /** @param extra settings that stay with this host */
   async start(extra: Record<string, string> = {}): Promise<void> {
+    Object.assign(this.#environment, extra)
     const child = spawn(process.execPath, [program], {
-      env: { ...process.env, ...this.#environment, ...extra },
+      env: { ...process.env, ...this.#environment },
       stdio: ['ignore', 'pipe', 'pipe'],
     })
     this.#child = child
