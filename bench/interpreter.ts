@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import type { Context } from '@e2b/code-interpreter'
 import { type BenchServer, openBenchServer } from './bench-server.ts'
 import { interpreterReport } from './interpreter-report.ts'
 import { createOfficial, type OfficialSandbox, trustCertificatesOf } from './official-client.ts'
@@ -91,7 +92,10 @@ async function measureSandbox(
   try {
     await untilQuiet()
     step(`1+1, prints and ${CONTEXTS} contexts inside the sandbox, in three ways`)
-    const probe = await measureWays(official)
+    const startedMs = performance.now()
+    const contexts = await Promise.all(Array.from({ length: CONTEXTS }, () => sandbox.createCodeContext()))
+    const createdMs = performance.now() - startedMs
+    const probe = await measureWays(official, contexts)
     step('1+1 and prints from outside')
     const thin = { id: sandbox.sandboxId, accessToken: official.accessToken }
     const outside = await sideBySide(SUM_ROUNDS / 3, {
@@ -107,15 +111,17 @@ async function measureSandbox(
       },
     })
     step(`${CONTEXTS} contexts in parallel`)
-    const parallel = await measureParallel(official)
+    const parallel = await measureParallel(official, contexts, createdMs)
     return { probe, outside, outsidePrints, parallel }
   } finally {
     await sandbox.kill()
   }
 }
 
-async function measureWays({ sandbox, accessToken }: OfficialSandbox): Promise<ProbeTimes> {
-  const contexts = await Promise.all(Array.from({ length: CONTEXTS }, () => sandbox.createCodeContext()))
+async function measureWays(
+  { sandbox, accessToken }: OfficialSandbox,
+  contexts: readonly Context[],
+): Promise<ProbeTimes> {
   await sandbox.files.write(
     '/tmp/probe.py',
     readFileSync(join(import.meta.dirname, 'interpreter-probe.py'), 'utf8'),
@@ -125,23 +131,18 @@ async function measureWays({ sandbox, accessToken }: OfficialSandbox): Promise<P
   const { stdout } = await sandbox.commands.run(`python3 /tmp/probe.py ${words.join(' ')}`, {
     timeoutMs: 300_000,
   })
-  await Promise.all(contexts.map((context) => sandbox.removeCodeContext(context.id)))
   return JSON.parse(stdout) as ProbeTimes
 }
 
-async function measureParallel({ sandbox }: OfficialSandbox): Promise<ParallelTimes> {
-  let startedMs = performance.now()
-  const lap = (): number => {
-    const tookMs = performance.now() - startedMs
-    startedMs = performance.now()
-    return tookMs
-  }
-  const contexts = await Promise.all(Array.from({ length: CONTEXTS }, () => sandbox.createCodeContext()))
-  const createdMs = lap()
-  const inAll = async (code: string, of: typeof contexts): Promise<number> => {
-    lap()
+async function measureParallel(
+  { sandbox }: OfficialSandbox,
+  contexts: readonly Context[],
+  createdMs: number,
+): Promise<ParallelTimes> {
+  const inAll = async (code: string, of: readonly Context[]): Promise<number> => {
+    const startedMs = performance.now()
     const answers = await Promise.all(of.map((context) => sandbox.runCode(code, { context })))
-    const tookMs = lap()
+    const tookMs = performance.now() - startedMs
     if (answers.some(({ text }) => text !== '2')) throw new Error('a context has not answered')
     return tookMs
   }

@@ -4,7 +4,7 @@
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import { Context, type ContextInfo } from './context.ts'
-import { type JupyterClient, JupyterError, type Kernel } from './jupyter.ts'
+import { type JupyterClient, JupyterError } from './jupyter.ts'
 import { DEFAULT_LANGUAGE, languageFor } from './languages.ts'
 import type { SandboxEnvironment } from './sandbox-environment.ts'
 
@@ -114,9 +114,8 @@ export class Contexts {
   /** Asks Jupyter Server. A context whose kernel it does not know (any more) is forgotten. */
   async #isKernelKnown(context: Context): Promise<boolean> {
     if (this.#isClosed) return false
-    let kernels: Kernel[]
     try {
-      kernels = await this.#jupyter.listKernels()
+      if (await this.#jupyter.knowsKernel(context.info.id)) return true
     } catch {
       this.#isReady = false
       for (const known of [...this.#contexts.values(), context]) known.abandon()
@@ -125,7 +124,6 @@ export class Contexts {
       void this.start()
       return false
     }
-    if (kernels.some((kernel) => kernel.id === context.info.id)) return true
     context.abandon()
     this.#forget(context)
     void this.start()

@@ -118,6 +118,15 @@ describe('contexts', () => {
     expect([missing.status, await missing.text()]).toEqual([404, `Context ${id} not found`])
   })
 
+  test('twenty at once, twice', async () => {
+    for (let round = 0; round < 2; round += 1) {
+      const ids = await Promise.all(Array.from({ length: 20 }, () => created()))
+      const answers = await Promise.all(ids.map((id) => sandbox.execute('1 + 1', { context_id: id })))
+      expect(answers.map(textOf)).toEqual(ids.map(() => '2'))
+      await Promise.all(ids.map((id) => fetch(sandbox.url(`/contexts/${id}`), { method: 'DELETE' })))
+    }
+  }, 90_000)
+
   test('the default one is known as `default`, and not listed so', async () => {
     const set = await sandbox.execute('by_alias = 7', { context_id: 'default' })
     expect(set.map(({ type }) => type)).toEqual(['number_of_executions', 'end_of_execution'])

@@ -54,6 +54,17 @@ export class JupyterClient {
     return JSON.parse(await this.#call('GET', '/api/kernels'))
   }
 
+  /** Asks for the one: a list with others that are just starting in it is answered with an error. */
+  async knowsKernel(id: string): Promise<boolean> {
+    try {
+      await this.#call('GET', `/api/kernels/${id}`)
+      return true
+    } catch (error) {
+      if (error instanceof JupyterError && error.status === 404) return false
+      throw error
+    }
+  }
+
   /** Names of the installed kernelspecs. */
   async kernelNames(): Promise<string[]> {
     const specs: { kernelspecs: Record<string, unknown> } = JSON.parse(
