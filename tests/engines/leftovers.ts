@@ -1,12 +1,10 @@
-import { execFileSync } from 'node:child_process'
 import { globSync, readFileSync } from 'node:fs'
 import type { TestHost } from '../system/harness/test-host.ts'
 
 /** What an idle host may have of sandboxes that are gone, by kind. Equal before and after: nothing leaked. */
 export interface Leftovers {
   processes: number
-  rootMounts: number
-  linkTables: number
+  mounts: number
   journalEntries: number
 }
 
@@ -16,11 +14,9 @@ export async function leftovers({ instance, runDir, stateDir }: TestHost): Promi
   if (members.length === 0) throw new Error(`there are no cgroups of ${instance}`)
   const pids = new Set(members.flatMap((path) => readFileSync(path, 'utf8').split('\n').filter(Boolean)))
   const mounts = readFileSync('/proc/self/mountinfo', 'utf8').split('\n')
-  const tables = execFileSync('nft', ['list', 'tables'], { encoding: 'utf8' }).split('\n')
   return {
     processes: pids.size,
-    rootMounts: mounts.filter((line) => line.includes(` ${runDir}/slots/`) && !line.includes('sysfs')).length,
-    linkTables: tables.filter((line) => line.startsWith(`table netdev ${instance}`)).length,
+    mounts: mounts.filter((line) => line.includes(` ${runDir}/slots/`) && !line.includes('sysfs')).length,
     journalEntries: globSync(`${stateDir}/journal/*`).length,
   }
 }

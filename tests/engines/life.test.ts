@@ -26,7 +26,7 @@ if os.fork() == 0:
         time.sleep(0.02)
 `
 
-const NOTHING = { processes: 0, rootMounts: 0, linkTables: 0, journalEntries: 0 }
+const NOTHING = { processes: 0, mounts: 0, journalEntries: 0 }
 
 interface Counted {
   pid: number

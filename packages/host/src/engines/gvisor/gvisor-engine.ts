@@ -11,6 +11,7 @@ import {
 import { join } from 'node:path'
 import type { Cgroup, CgroupRoot } from '../../linux/cgroup.ts'
 import { userNamespaceFor } from '../../linux/idmap.ts'
+import { unmountIfMounted } from '../../linux/mount.ts'
 import { alive } from '../../linux/process.ts'
 import { idsPerSlot, type Slot } from '../../slots.ts'
 import { snapshotSubvolumeInBackground } from '../../storage/btrfs.ts'
@@ -45,7 +46,7 @@ import {
   resume,
   runscPlaces,
 } from './runsc.ts'
-import { putBackNetwork, translateAtHost } from './slot-network.ts'
+import { attachNetwork, detachNetwork } from './slot-network.ts'
 
 const stopTimeoutMs = 5_000
 /** What the sentry and its file server take besides what the guest was given. */
@@ -126,6 +127,7 @@ export class GvisorEngine implements Engine {
     const { slot, upper, limits } = start
     const dir = this.#slotDir(slot)
     const files = instanceFiles(dir)
+    unmountIfMounted(files.netns)
     removeInstanceFiles(files)
     mkdirSync(dir, { recursive: true })
     chmodSync(dir, 0o711)
@@ -148,22 +150,19 @@ export class GvisorEngine implements Engine {
       const agentLayerPath = start.agentLayer ? layerPath(start.agentLayer.digest) : own.path
       mountRoot({ layerPaths, agentLayerPath, upper, usernsFd, dir })
       this.#writeConfig(start, files)
-      const [started] = await Promise.all([
-        shim.start({
-          id: start.sandboxId,
-          cgroupPaths: slot.cgroupPaths,
-          sandbox: { pidFile: files.pid, startedFile: files.started, exitFile: files.exit },
-          program: this.#program(start, files),
-        }),
-        hasNetwork ? translateAtHost(slot) : undefined,
-      ])
-      init = started
+      if (hasNetwork) await attachNetwork(slot, files.netns)
+      init = await shim.start({
+        id: start.sandboxId,
+        cgroupPaths: slot.cgroupPaths,
+        sandbox: { pidFile: files.pid, startedFile: files.started, exitFile: files.exit },
+        program: this.#program(start, files),
+      })
     } catch (error) {
       shim.discard()
       await cgroup.killAll()
       const log = tail(files.log)
+      if (hasNetwork) await detachNetwork(slot, files.netns)
       removeInstanceFiles(files)
-      if (hasNetwork) await putBackNetwork(slot)
       const reason = error instanceof Error ? error.message : String(error)
       throw new Error(`sandbox ${start.sandboxId} did not start: ${reason}: ${log}`, { cause: error })
     } finally {
@@ -228,8 +227,9 @@ export class GvisorEngine implements Engine {
     await within(own.exited, stopTimeoutMs)
     await cgroup.killAll()
     unmountRoot(dir)
-    removeInstanceFiles(instanceFiles(dir))
-    if (slot.netnsPath !== NEW_NETWORK) await putBackNetwork(slot)
+    const files = instanceFiles(dir)
+    if (slot.netnsPath !== NEW_NETWORK) await detachNetwork(slot, files.netns)
+    removeInstanceFiles(files)
     this.#oomKillsAtStart.delete(dir)
   }
 
@@ -260,8 +260,8 @@ export class GvisorEngine implements Engine {
   async #undo(slot: Slot, files: InstanceFiles): Promise<void> {
     await this.#cgroup(slot).killAll()
     unmountRoot(this.#slotDir(slot))
+    await detachNetwork(slot, files.netns)
     removeInstanceFiles(files)
-    if (existsSync(slot.netnsPath)) await putBackNetwork(slot)
   }
 
   #instance(
@@ -292,7 +292,7 @@ export class GvisorEngine implements Engine {
       rootPath: join(this.#slotDir(slot), 'root'),
       bootIdFile: BOOT_ID_FILE,
       memoryInfoFile: MEMORY_INFO_FILE,
-      netnsPath: slot.netnsPath === NEW_NETWORK ? undefined : slot.netnsPath,
+      netnsPath: slot.netnsPath === NEW_NETWORK ? undefined : files.netns,
       hostname,
       uidBase: slot.uidBase,
       idCount: idsPerSlot,

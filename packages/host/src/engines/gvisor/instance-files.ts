@@ -6,6 +6,7 @@ export function instanceFiles(slotDir: string) {
     config: join(slotDir, 'config.json'),
     exit: join(slotDir, 'exit'),
     log: join(slotDir, 'engine.log'),
+    netns: join(slotDir, 'netns'),
     pid: join(slotDir, 'init.pid'),
     runtime: join(slotDir, 'runsc'),
     started: join(slotDir, 'started'),
