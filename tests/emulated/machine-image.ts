@@ -54,19 +54,21 @@ const MODULES = [
   'netlink_diag',
 ]
 
-/** Makes it unless it is in `cacheDir`: about a minute. */
+/** Makes it unless it is in `cacheDir`: about a minute. @param packages what it has besides */
 export async function ensureMachineImage(
   cacheDir: string,
+  packages: readonly string[],
   say: (line: string) => void,
 ): Promise<MachineImage> {
   const kernel = await kernelPackage()
-  const dir = join(cacheDir, `machine-${imageKey(kernel)}`)
+  const wanted = [...PACKAGES, ...packages]
+  const dir = join(cacheDir, `machine-${imageKey(kernel, wanted)}`)
   if (!existsSync(dir)) {
     const draft = `${dir}.${process.pid}`
     rmSync(draft, { recursive: true, force: true })
     mkdirSync(draft, { recursive: true })
     try {
-      await buildImage(draft, kernel, say)
+      await buildImage(draft, kernel, wanted, say)
       renameSync(draft, dir)
     } finally {
       rmSync(draft, { recursive: true, force: true })
@@ -87,8 +89,8 @@ async function kernelPackage(): Promise<string> {
   return name
 }
 
-function imageKey(kernel: string): string {
-  const hash = createHash('sha256').update(JSON.stringify([kernel, PACKAGES, EARLY_MODULES, MODULES]))
+function imageKey(kernel: string, packages: readonly string[]): string {
+  const hash = createHash('sha256').update(JSON.stringify([kernel, packages, EARLY_MODULES, MODULES]))
   for (const name of ['initramfs-init', 'machine-init']) hash.update(readFileSync(scriptPath(name)))
   hash.update(readFileSync(import.meta.filename))
   return hash.digest('hex').slice(0, 16)
@@ -96,12 +98,17 @@ function imageKey(kernel: string): string {
 
 const scriptPath = (name: string): string => join(import.meta.dirname, 'machine', name)
 
-async function buildImage(dir: string, kernel: string, say: (line: string) => void): Promise<void> {
+async function buildImage(
+  dir: string,
+  kernel: string,
+  packages: readonly string[],
+  say: (line: string) => void,
+): Promise<void> {
   say(`Installing Debian ${SUITE} for the emulated machine`)
   const root = join(dir, 'root')
   await runCommand([
     ...['mmdebstrap', '--quiet', '--mode=root', '--variant=minbase', '--format=directory'],
-    `--include=${PACKAGES.join(',')}`,
+    `--include=${packages.join(',')}`,
     ...DPKG_OPTIONS.map((option) => `--dpkgopt=${option}`),
     ...[SUITE, root],
   ])

@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { buildMountInto } from '../../packages/host/native/build.ts'
+import { buildMountInto, buildOpenReadOnly } from '../../packages/host/native/build.ts'
 import { loadConfig } from '../../packages/server/src/config.ts'
 import { ensureGuestImage } from '../../packages/server/src/engines/install-qemu.ts'
 import { microvmDir } from '../../packages/server/src/engines/microvm.ts'
@@ -16,7 +16,7 @@ import { runMachine } from './machine.ts'
 import { type MachineDisks, makeMachineDisks } from './machine-disks.ts'
 import { ensureMachineImage, type MachineImage } from './machine-image.ts'
 
-const USAGE = `npm run test:microvm -- [--engine container|gvisor|microvm] [--short] [--only NAME]… [--memory-mib N] [--json]
+const USAGE = `npm run test:microvm -- [--engine container|gvisor|microvm] [--monitor firecracker|qemu] [--short] [--only NAME]… [--memory-mib N] [--json]
 
 Boots an emulated machine (QEMU, no KVM needed) and puts the engine through create, clones, pause, resume, fork,
 limits, adoption and a reboot. Takes minutes: it is about fifteen times slower than this machine, so the times it
@@ -25,6 +25,8 @@ Exit status: 0 all passed, 1 something failed, 2 wrong usage.
 `
 /** Debian packages that the machine is made and run with, besides those of the set-up. */
 const PACKAGES = ['qemu-system-x86', 'busybox-static', 'cpio', 'lz4', 'xz-utils', 'python3-pip']
+/** In the machine: what a monitor is, where it is not brought along. */
+const MONITOR_PACKAGES: Record<string, string[]> = { qemu: ['qemu-system-x86'] }
 const BOOTS = [0, 1]
 const LIMIT_MS = 15 * 60_000
 
@@ -38,6 +40,7 @@ interface Report {
 const { values } = parseArgs({
   options: {
     engine: { type: 'string', default: 'microvm' },
+    monitor: { type: 'string', default: 'firecracker' },
     only: { type: 'string', multiple: true, default: [] },
     'memory-mib': { type: 'string', default: '4096' },
     short: { type: 'boolean', default: false },
@@ -61,7 +64,8 @@ function show(report: Report): void {
 async function bootOnce(boot: number, image: MachineImage, disks: MachineDisks): Promise<Report[]> {
   const reports: Report[] = []
   let tail = ''
-  const options = { engine: values.engine, boot, only: values.only, isShort: values.short }
+  const { engine, monitor } = values
+  const options = { engine, monitor, boot, only: values.only, isShort: values.short }
   await runMachine({
     image,
     disks,
@@ -91,10 +95,15 @@ async function main(): Promise<number> {
   const say = (line: string): void => void process.stderr.write(`${line}\n`)
   const config = loadConfig()
   await installPackages(say, join(config.stateDir, 'logs', 'emulated.log'), PACKAGES)
-  const image = await ensureMachineImage(join(config.stateDir, 'cache'), say)
+  const image = await ensureMachineImage(
+    join(config.stateDir, 'cache'),
+    MONITOR_PACKAGES[values.monitor] ?? [],
+    say,
+  )
   const binaries = await ensureFirecracker(join(config.stateDir, 'cache'), say)
   await ensureGuestImage(config, say)
   await buildMountInto({ outDir: microvmDir(config) })
+  await buildOpenReadOnly({ outDir: microvmDir(config) })
   const dir = mkdtempSync(join(tmpdir(), 'e2b-emulated-'))
   const reports: Report[] = []
   try {

@@ -12,6 +12,8 @@ export interface Case {
   isEssential?: boolean
   /** Undefined: every engine. */
   engine?: string
+  /** Of the engine `microvm`; undefined: every one. */
+  monitor?: string
   /** In which boot of the machine it runs. */
   boot: number
   /** Answers facts for the report. @throws when it does not hold */
@@ -62,6 +64,7 @@ export const cases: Case[] = [
     name: 'its monitor is jailed: nobody, in a root and a process namespace of its own, every thread filtered',
     isEssential: true,
     engine: 'microvm',
+    monitor: 'firecracker',
     boot: 0,
     async run() {
       return jailOf(await monitorPid())

@@ -15,7 +15,7 @@ export interface Answer {
   output: string
 }
 
-function machineConfig(engine: string): Config {
+function machineConfig(engine: string, monitor: string): Config {
   return loadConfig(
     {},
     {
@@ -23,7 +23,7 @@ function machineConfig(engine: string): Config {
       E2B_IMAGES_DIR: '/state/images',
       E2B_RUN_DIR: '/run/e2b',
       E2B_ISOLATION: engine,
-      E2B_MICROVM_MONITOR: 'firecracker',
+      E2B_MICROVM_MONITOR: monitor,
       E2B_FIRECRACKER: '/state/images/firecracker/firecracker',
       E2B_JAILER: '/state/images/firecracker/jailer',
       E2B_TIME_SCALE: '30',
@@ -41,8 +41,8 @@ export class HostUnderTest {
   readonly #logPath: string
   #role: HostRole | undefined
 
-  constructor(engine: string, logPath: string) {
-    this.config = machineConfig(engine)
+  constructor(engine: string, monitor: string, logPath: string) {
+    this.config = machineConfig(engine, monitor)
     this.#logPath = logPath
   }
 

@@ -7,6 +7,8 @@ import { report } from './report.ts'
 
 export interface InsideOptions {
   engine: string
+  /** Of the engine `microvm`. */
+  monitor: string
   /** Of a longer run: how often the machine has been booted with this state before. */
   boot: number
   /** Names of cases; empty runs all of this boot. */
@@ -21,17 +23,18 @@ const LOG_BYTES = 6_000
 function readOptions(): InsideOptions {
   const encoded = /e2b\.options=(\S+)/.exec(readFileSync('/proc/cmdline', 'utf8'))?.[1] ?? ''
   const given = JSON.parse(Buffer.from(encoded, 'base64url').toString() || '{}') as Partial<InsideOptions>
-  return { engine: 'container', boot: 0, only: [], isShort: false, ...given }
+  return { engine: 'container', monitor: 'firecracker', boot: 0, only: [], isShort: false, ...given }
 }
 
-function isWanted({ name, boot, engine, isEssential }: Case): boolean {
+function isWanted({ name, boot, engine, monitor, isEssential }: Case): boolean {
   if (boot !== options.boot || (engine && engine !== options.engine)) return false
+  if (monitor && monitor !== options.monitor) return false
   if (options.isShort && !isEssential) return false
   return options.only.length === 0 || options.only.includes(name)
 }
 
 const options = readOptions()
-const host = new HostUnderTest(options.engine, LOG_PATH)
+const host = new HostUnderTest(options.engine, options.monitor, LOG_PATH)
 const since = (startMs: number): number => Math.round(performance.now() - startMs)
 let failed = 0
 for (const { name, run } of cases.filter(isWanted)) {

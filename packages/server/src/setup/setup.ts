@@ -1,4 +1,4 @@
-import { mkdirSync } from 'node:fs'
+import { existsSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { buildAgentLayer } from '@sandbox/envd/layer/build'
 import { buildCriu } from '@sandbox/host/engines/container/criu/build'
@@ -6,6 +6,8 @@ import { LayerStore } from '@sandbox/host/storage/layers'
 import { Listr, type ListrTask } from 'listr2'
 import { buildShim } from '../../../host/native/build.ts'
 import { type Config, ConfigError } from '../config.ts'
+import { ensureGuestImage } from '../engines/install-qemu.ts'
+import { microvmDir } from '../engines/microvm.ts'
 import { type Runtime, readRuntime, runtimeDir, writeRuntime } from '../runtime.ts'
 import { type BaseSource, ensureBaseRootfs } from './base-rootfs.ts'
 import { buildTemplates } from './build-templates.ts'
@@ -90,6 +92,10 @@ const agentTask = (config: Config): Task =>
     return `${(layer.sizeBytes / 2 ** 20).toFixed(0)} MiB`
   })
 
+/** Where microVMs were installed once, an upgrade of ours must not leave them without a guest. */
+const guestTask = (config: Config): Task =>
+  task('Guest kernel of microVMs', (_context, say) => ensureGuestImage(config, say))
+
 function tasks(config: Config, logs: string): Task[] {
   return [
     task('Debian packages', (_context, say) => installPackages(say, join(logs, 'packages.log'))),
@@ -105,6 +111,7 @@ function tasks(config: Config, logs: string): Task[] {
             }),
             criuTask(config),
             agentTask(config),
+            ...(existsSync(microvmDir(config)) ? [guestTask(config)] : []),
             task('Official Python clients', () =>
               installPythonClients(config, join(logs, 'python-clients.log')),
             ),

@@ -72,6 +72,7 @@ timed('a machine boots, runs as nobody, is captured, and stopped leaves its slot
     statusOf(instance, 'NoNewPrivs'),
     statusOf(instance, 'Seccomp'),
   ]).toEqual(['0000000000000000', '1', '2'])
+  expect(readdirSync(`/proc/${instance.initPid}/root/var`)).toEqual([])
   await inShell(instance, 'echo kept > /kept')
   memoryDir = fixture.memoryDir()
   const { sizeBytes } = await engine.capture(instance, { memoryDir, leaveRunning: false })

@@ -1,4 +1,13 @@
-import { chownSync, copyFileSync, createReadStream, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import {
+  chownSync,
+  copyFileSync,
+  createReadStream,
+  existsSync,
+  mkdirSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
@@ -14,6 +23,7 @@ import { isGone, Qmp } from './qmp.ts'
 const MAPS_READ_ONLY_SINCE = [8, 2] as const
 const REQUEST_WITHIN_MS = 10_000
 const CONSOLE_BYTES = 16_384
+const NOT_FOR_QEMU = ['/boot', '/home', '/media', '/mnt', '/opt', '/root', '/srv', '/tmp', '/var']
 
 export interface QemuMonitorOptions {
   path: string
@@ -80,6 +90,8 @@ export class QemuMonitor implements Monitor {
     const memory = plan.memoryDir === undefined ? emptyMemory(plan) : join(plan.memoryDir, 'memory')
     const needsHelp = plan.memoryDir !== undefined && !this.#mapsReadOnly()
     const devices = prepareMonitorDevices(devicesDir)
+    const emptyDir = join(devicesDir, 'empty')
+    mkdirSync(emptyDir, { recursive: true })
     const binds = [
       ...devices,
       ...plan.drives.map(({ path }, index) => ({ from: path, to: files.drive(index) })),
@@ -91,6 +103,8 @@ export class QemuMonitor implements Monitor {
           ]
         : []),
       ...(needsHelp ? [{ from: openReadOnlyPath, to: files.preload }] : []),
+      // Last: what is bound from in there is bound by then.
+      ...hidden(plan.directory, emptyDir),
     ]
     for (const { to } of binds) if (to.startsWith(plan.directory)) writeFileSync(to, '')
     return {
@@ -158,6 +172,13 @@ export class QemuMonitor implements Monitor {
     return major > sinceMajor || (major === sinceMajor && minor >= sinceMinor)
   }
 }
+
+/** What of this machine QEMU needs nothing of: a guest that has taken it over sees an empty directory there. */
+const hidden = (directory: string, emptyDir: string): { from: string; to: string }[] =>
+  NOT_FOR_QEMU.filter((path) => existsSync(path) && !directory.startsWith(`${path}/`)).map((to) => ({
+    from: emptyDir,
+    to,
+  }))
 
 /** QEMU takes device state as the end of a migration, over a socket. */
 async function loadState(qmp: Qmp, from: string, socketPath: string): Promise<void> {
