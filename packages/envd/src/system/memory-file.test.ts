@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { memoryInfo } from '@sandbox/contract/meminfo'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -39,4 +39,13 @@ test('what is used is as of the start of the last process', async () => {
   }
   const own = process.memoryUsage().rss / 2 ** 10 / 2
   expect(LIMIT_KIB - value('MemAvailable')).toBeGreaterThan(own)
+})
+
+test('a full disk keeps nobody from starting a process', async () => {
+  rmSync(path)
+  symlinkSync('/dev/full', path)
+  const kinds: (string | undefined)[] = []
+  for await (const { event } of agent.processes.start({ process: { cmd: '/bin/true' } }))
+    kinds.push(event?.event.case)
+  expect(kinds.at(-1)).toBe('end')
 })

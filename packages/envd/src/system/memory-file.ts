@@ -41,6 +41,8 @@ export class MemoryFile {
     try {
       const totalKib = this.#limitMib * KIB_PER_MIB
       writeSync(fd, memoryInfo({ totalKib, freeKib: Math.max(0, totalKib - usedKib()) }), 0)
+    } catch {
+      // The disk is full: the file keeps its last figures, and whoever is about to make room must be able to.
     } finally {
       closeSync(fd)
     }
