@@ -1,5 +1,6 @@
 import type { Config } from '../config.ts'
 import { probeEngines } from '../engines/installed.ts'
+import { installers } from '../engines/installers.ts'
 import { readRuntime } from '../runtime.ts'
 import { checkMicrovmRequirements } from '../setup/microvm-requirements.ts'
 import { missingPackages } from '../setup/packages.ts'
@@ -54,14 +55,34 @@ async function engineFindings(config: Config): Promise<Finding[]> {
   const runtime = readRuntime(config)
   if (!runtime) return []
   const reports = await probeEngines(config, runtime)
-  return reports.map(({ name, report }) => ({
-    kind: 'engine',
-    name,
-    ok: report.usable,
-    required: false,
-    detail: [report.version, report.detail].filter(Boolean).join(': '),
-    remedy: report.remedy,
-  }))
+  const found = reports.map(
+    ({ name, report }): Finding => ({
+      kind: 'engine',
+      name,
+      ok: report.usable,
+      required: false,
+      detail: [report.version, report.detail].filter(Boolean).join(': '),
+      remedy: report.remedy,
+    }),
+  )
+  return [...found, ...(await notInstalled(config, new Set(reports.map(({ name }) => name))))]
+}
+
+/** What could be had here for an engine that is not there yet. */
+async function notInstalled(config: Config, engines: ReadonlySet<string>): Promise<Finding[]> {
+  const findings: Finding[] = []
+  for (const { name, engine, doc, installed } of installers) {
+    if (engines.has(engine) || (await installed(config))) continue
+    findings.push({
+      kind: 'engine',
+      name,
+      ok: false,
+      required: false,
+      detail: `not installed; ${doc}`,
+      remedy: `npm run engine -- install ${name}`,
+    })
+  }
+  return findings
 }
 
 /**
