@@ -11,6 +11,7 @@ import {
 import { join } from 'node:path'
 import type { Cgroup, CgroupRoot } from '../../linux/cgroup.ts'
 import { userNamespaceFor } from '../../linux/idmap.ts'
+import { errorCode } from '../../linux/libc.ts'
 import { unmountIfMounted } from '../../linux/mount.ts'
 import { alive } from '../../linux/process.ts'
 import { idsPerSlot, type Slot } from '../../slots.ts'
@@ -224,11 +225,16 @@ export class GvisorEngine implements Engine {
     own.kill()
     // A frozen process takes no signal on cgroup v1.
     if (existsSync(cgroup.paths[0]!)) cgroup.thaw()
-    await within(own.exited, stopTimeoutMs)
+    // The file server would end a little later by itself.
+    for (const pid of cgroup.pids()) killIfThere(pid)
+    const files = instanceFiles(dir)
+    const hasNetwork = slot.netnsPath !== NEW_NETWORK
+    await Promise.all([
+      within(own.exited, stopTimeoutMs),
+      hasNetwork ? detachNetwork(slot, files.netns) : undefined,
+    ])
     await cgroup.killAll()
     unmountRoot(dir)
-    const files = instanceFiles(dir)
-    if (slot.netnsPath !== NEW_NETWORK) await detachNetwork(slot, files.netns)
     removeInstanceFiles(files)
     this.#oomKillsAtStart.delete(dir)
   }
@@ -343,6 +349,14 @@ function prepareFiles(upper: Upper, layerPaths: readonly string[], memoryMib: nu
 function owned(instance: Instance): ProcessInstance {
   if (instance instanceof ProcessInstance) return instance
   throw new TypeError('the instance belongs to another engine')
+}
+
+function killIfThere(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL')
+  } catch (error) {
+    if (errorCode(error) !== 'ESRCH') throw error
+  }
 }
 
 function removeInstanceFiles(files: InstanceFiles): void {
