@@ -11,10 +11,20 @@ import { ensureGuestImage } from './install-qemu.ts'
 import type { EngineInstaller } from './installers.ts'
 import { microvmDir } from './microvm.ts'
 
-const NAME = `firecracker-v${FIRECRACKER_VERSION}-x86_64`
-const URL_OF_RELEASE = `https://github.com/firecracker-microvm/firecracker/releases/download/v${FIRECRACKER_VERSION}/${NAME}.tgz`
-/** Of the archive above, as the project publishes it beside it. */
-const ARCHIVE_SHA256 = '382a02a869e4d6d5cb14c40577f9545e8458021ea8b0b2d3fc10ec14d9c242e6'
+/** An archive of the project's, with its checksum as the project publishes it beside it. */
+export interface Release {
+  /** Of the archive's only folder and, with the programs' names in front, of what is in it. */
+  version: string
+  url: string
+  sha256: string
+}
+
+const VERSION_OF_RELEASE = `v${FIRECRACKER_VERSION}-x86_64`
+const RELEASE: Release = {
+  version: VERSION_OF_RELEASE,
+  url: `https://github.com/firecracker-microvm/firecracker/releases/download/v${FIRECRACKER_VERSION}/firecracker-${VERSION_OF_RELEASE}.tgz`,
+  sha256: '382a02a869e4d6d5cb14c40577f9545e8458021ea8b0b2d3fc10ec14d9c242e6',
+}
 const DOWNLOAD_WITHIN_MS = 300_000
 const MEBIBYTE = 2 ** 20
 
@@ -27,7 +37,7 @@ export const firecrackerInstaller: EngineInstaller = {
   doc: `Firecracker ${FIRECRACKER_VERSION} and its jailer from the project's release, verified; a guest kernel from Debian's`,
   installed: describeInstalled,
   async install(config, say) {
-    if (!programs(config)) await downloadRelease(config, say)
+    if (!programs(config)) await installRelease(firecrackerDir(config), RELEASE, say)
     await ensureGuestImage(config, say)
     await buildMountInto({ outDir: microvmDir(config) })
     const installed = await describeInstalled(config)
@@ -51,19 +61,22 @@ async function describeInstalled(config: Config): Promise<string | undefined> {
   return `${version} (${firecracker})`
 }
 
-/** Appears by one rename, after its checksum. */
-async function downloadRelease(config: Config, say: Say): Promise<void> {
-  const target = firecrackerDir(config)
+/**
+ * Downloads a release. Its two programs appear by one rename, after the checksum; whatever fails leaves nothing.
+ * @param target a directory that does not exist
+ * @throws Error with what to do instead
+ */
+export async function installRelease(target: string, release: Release, say: Say): Promise<void> {
   mkdirSync(dirname(target), { recursive: true })
   const unfinished = mkdtempSync(join(dirname(target), '.new-'))
   try {
-    const archive = join(unfinished, `${NAME}.tgz`)
-    await download(archive, say)
+    const archive = join(unfinished, 'release.tgz')
+    await download(release, archive, say)
     await runCommand(['tar', '-xzf', archive, '-C', unfinished, '--strip-components=1', '--no-same-owner'])
     const made = join(unfinished, 'made')
     mkdirSync(made)
     for (const program of ['firecracker', 'jailer']) {
-      renameSync(join(unfinished, `${program}-v${FIRECRACKER_VERSION}-x86_64`), join(made, program))
+      renameSync(join(unfinished, `${program}-${release.version}`), join(made, program))
       chmodSync(join(made, program), 0o755)
     }
     renameSync(made, target)
@@ -72,17 +85,17 @@ async function downloadRelease(config: Config, say: Say): Promise<void> {
   }
 }
 
-async function download(path: string, say: Say): Promise<void> {
-  say(`downloading ${URL_OF_RELEASE}`)
-  const answer = await fetch(URL_OF_RELEASE, { signal: AbortSignal.timeout(DOWNLOAD_WITHIN_MS) }).catch(
+async function download({ url, sha256 }: Release, path: string, say: Say): Promise<void> {
+  say(`downloading ${url}`)
+  const answer = await fetch(url, { signal: AbortSignal.timeout(DOWNLOAD_WITHIN_MS) }).catch(
     (error: unknown) => {
       throw new Error(
-        `${URL_OF_RELEASE} cannot be reached (${(error as Error).message}): fetch it yourself, unpack it, and name ` +
+        `${url} cannot be reached (${(error as Error).message}): fetch it yourself, unpack it, and name ` +
           'the two programs in E2B_FIRECRACKER and E2B_JAILER',
       )
     },
   )
-  if (!answer.ok || !answer.body) throw new Error(`${URL_OF_RELEASE} answered ${answer.status}`)
+  if (!answer.ok || !answer.body) throw new Error(`${url} answered ${answer.status}`)
   const totalBytes = Number(answer.headers.get('content-length') ?? 0)
   const hash = createHash('sha256')
   let doneBytes = 0
@@ -98,8 +111,6 @@ async function download(path: string, say: Say): Promise<void> {
   })
   await pipeline(Readable.fromWeb(answer.body), count, createWriteStream(path, { flags: 'wx' }))
   const digest = hash.digest('hex')
-  if (digest !== ARCHIVE_SHA256)
-    throw new Error(
-      `what ${URL_OF_RELEASE} gave has the checksum ${digest}, not ${ARCHIVE_SHA256}: nothing was installed`,
-    )
+  if (digest !== sha256)
+    throw new Error(`what ${url} gave has the checksum ${digest}, not ${sha256}: nothing was installed`)
 }
