@@ -53,6 +53,8 @@ export function createTestServer(
     E2B_DOMAIN: `e2b.localhost:${httpsPort}`,
     E2B_UPPERS_GIB: '16',
     E2B_CONFIG: join(stateDir, 'no-config-file.json'),
+    // Some tests look at processes on this machine, which other engines have none of; `tests/engines` has all engines.
+    E2B_ISOLATION: process.env.E2B_ISOLATION ?? 'container',
     ...settings,
   }
   const config = loadConfig({}, environment)
