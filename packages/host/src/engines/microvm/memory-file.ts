@@ -46,7 +46,6 @@ export async function copyGuestMemory(pid: number, mappedFile: string, target: s
   try {
     for (const mapping of mappings) await copyChanged(mapping, pageMap, memory, copy)
     await copy.chmod(0o444)
-    await copy.sync()
   } finally {
     await Promise.all(files.map((file) => file.close()))
   }
