@@ -1,5 +1,6 @@
 /** Ways out of a sandbox, tried by root inside. Each is shown to work where nothing keeps it in: on the machine itself. */
 import { execFile, execFileSync } from 'node:child_process'
+import { globSync, readFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { promisify } from 'node:util'
@@ -11,6 +12,19 @@ import { setTrap, type Trap } from './trap.ts'
 
 const FIRST_BOOT_MS = 120_000
 const RULES_RETURN_MS = 20_000
+/** Below are people and services of the machine. */
+const FIRST_SANDBOX_UID = 0x5000_0000
+
+/** Undefined when the thread has ended. */
+function readThread(path: string): { seccomp: number; uid: number } | undefined {
+  try {
+    const text = readFileSync(path, 'utf8')
+    const number = (name: string): number => Number(new RegExp(`^${name}:\\s*(\\d+)`, 'm').exec(text)?.[1])
+    return { seccomp: number('Seccomp'), uid: number('Uid') }
+  } catch {
+    return undefined
+  }
+}
 
 describeEngines('escape', (engine) => {
   const under = new EngineHost(engine)
@@ -59,6 +73,18 @@ describeEngines('escape', (engine) => {
       execFileSync('rm', ['-f', `${trap.dir}/written`])
     })
   }
+
+  it('every thread of it has a filter of system calls, and an id of its own outside', () => {
+    const threads = globSync(`/sys/fs/cgroup/{pids/,}${host.instance}/*/cgroup.procs`)
+      .flatMap((path) => readFileSync(path, 'utf8').split('\n').filter(Boolean))
+      .flatMap((pid) => globSync(`/proc/${pid}/task/*/status`))
+      .flatMap((path) => readThread(path) ?? [])
+    expect(threads.length).toBeGreaterThan(2)
+    for (const { seccomp, uid } of threads) {
+      expect(seccomp).toBe(2)
+      expect(uid).toBeGreaterThanOrEqual(FIRST_SANDBOX_UID)
+    }
+  })
 
   const addressesOutside = (): string[] => {
     const { port } = server.address() as AddressInfo
