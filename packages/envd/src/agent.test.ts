@@ -89,16 +89,6 @@ test('an older init changes nothing', async () => {
   expect(await (await fetch(`${agent.baseUrl}/envs`)).json()).toMatchObject({ MINE: 'yes' })
 })
 
-test('init takes no more than a few milliseconds', async () => {
-  const times: number[] = []
-  for (let second = 10; second < 30; second++) {
-    const startedMs = performance.now()
-    await agent.post('/init', { ...identity, timestamp: `2026-01-01T00:00:${second}Z` })
-    times.push(performance.now() - startedMs)
-  }
-  expect(Math.min(...times)).toBeLessThan(10)
-})
-
 test('malformed bodies are refused', async () => {
   expect((await agent.post('/init', { envVars: { A: 1 } })).status).toBe(400)
   expect((await agent.post('/init', [])).status).toBe(400)

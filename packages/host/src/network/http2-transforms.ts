@@ -50,6 +50,8 @@ export class Http2Transforms {
   carry(guest: TLSSocket, route: Http2Route): void {
     const connection = new Connection(route)
     guest.once('close', () => connection.close())
+    // The connection below may stay half open; nothing in HTTP/2 goes on after its end.
+    guest.once('end', () => guest.destroy())
     this.#server.once('session', (session) => this.#connections.set(session, connection))
     this.#server.emit('connection', guest)
   }
