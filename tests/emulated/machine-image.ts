@@ -23,11 +23,12 @@ export interface MachineImage {
   rootPath: string
 }
 
-/** What the set-up installs on a machine, without what only builds need; then what CRIU is linked with. */
+/** What the set-up installs on a machine, without what only builds need; what CRIU is linked with; what cases use. */
 const PACKAGES = [
   ...['iproute2', 'nftables', 'crun', 'btrfs-progs', 'erofs-utils', 'e2fsprogs', 'kmod', 'procps'],
   ...['ca-certificates', 'libnss-myhostname', 'libprotobuf-c1', 'libnl-3-200', 'libnet1', 'libbsd0'],
   ...['libcap2', 'libuuid1'],
+  ...['python3', 'openssl', 'mount'],
 ]
 const SUITE = 'bookworm'
 const KERNEL_PACKAGE = 'linux-image-cloud-amd64'

@@ -112,6 +112,12 @@ const settings = {
     0,
     'Bandwidth of a sandbox in each direction, Mbit/s; 0 = no bound',
   ),
+  sandboxDiskMibps: integer(
+    'E2B_SANDBOX_DISK_MIBPS',
+    '--sandbox-disk-mibps',
+    0,
+    'Reads and writes of the disk of a sandbox in Firecracker, MiB/s; 0 = no bound',
+  ),
   uppersGib: integer(
     'E2B_UPPERS_GIB',
     '--uppers-gib',

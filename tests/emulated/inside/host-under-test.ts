@@ -1,3 +1,4 @@
+import assert from 'node:assert/strict'
 import { timestampFromMs } from '@bufbuild/protobuf/wkt'
 import { newSandboxId } from '@sandbox/contract/ids'
 import { pino } from 'pino'
@@ -9,13 +10,21 @@ import { readPublishedTemplates } from '../../../packages/server/src/tenancy.ts'
 /** The real host role of this machine, and what the cases do with it. */
 
 const LIVES_MS = 3_600_000
+/** Of the small internet that the network's cases make. */
+export const RESOLVER = '8.8.8.8'
 
 export interface Answer {
   exitCode: number
   output: string
 }
 
-function machineConfig(engine: string, monitor: string): Config {
+/** A sandbox that runs. */
+export interface Running {
+  sandboxId: string
+  address: string
+}
+
+function machineConfig(engine: string, monitor: string, changes: Record<string, string>): Config {
   return loadConfig(
     {},
     {
@@ -32,17 +41,23 @@ function machineConfig(engine: string, monitor: string): Config {
       E2B_POOL_MAX: '0',
       E2B_SLOTS_READY: '2',
       E2B_MAX_SANDBOXES: '8',
+      E2B_DNS_UPSTREAMS: RESOLVER,
+      ...changes,
     },
   )
 }
 
 export class HostUnderTest {
   readonly config: Config
+  readonly engine: string
+  readonly monitor: string
   readonly #logPath: string
   #role: HostRole | undefined
 
   constructor(engine: string, monitor: string, logPath: string) {
-    this.config = machineConfig(engine, monitor)
+    this.engine = engine
+    this.monitor = monitor
+    this.config = machineConfig(engine, monitor, {})
     this.#logPath = logPath
   }
 
@@ -51,9 +66,10 @@ export class HostUnderTest {
     return this.#role.client
   }
 
-  async open(): Promise<void> {
+  /** @param changes of the settings */
+  async open(changes: Record<string, string> = {}): Promise<void> {
     const log = pino({ level: 'info', base: null }, pino.destination({ dest: this.#logPath, sync: true }))
-    this.#role = await openHostRole(this.config, log)
+    this.#role = await openHostRole(machineConfig(this.engine, this.monitor, changes), log)
   }
 
   async close(keepSandboxes: boolean): Promise<void> {
@@ -68,13 +84,25 @@ export class HostUnderTest {
   /** A sandbox of the base template, or of a snapshot. */
   async start(
     snapshotId = this.baseSnapshotId,
-    more: { sandboxId?: string; memory?: boolean; consumeSnapshot?: boolean } = {},
-  ): Promise<{ sandboxId: string; address: string }> {
+    more: {
+      sandboxId?: string
+      memory?: boolean
+      consumeSnapshot?: boolean
+      allowInternetAccess?: boolean
+      networkJson?: string
+    } = {},
+  ): Promise<Running> {
     const sandboxId = more.sandboxId ?? newSandboxId()
     const { sandbox } = await this.client.start({
       sandboxId,
       snapshotId,
-      config: { envVars: {}, metadata: {}, allowInternetAccess: true, templateId: 'base' },
+      config: {
+        envVars: {},
+        metadata: {},
+        allowInternetAccess: more.allowInternetAccess ?? true,
+        networkJson: more.networkJson ?? '',
+        templateId: 'base',
+      },
       endAt: timestampFromMs(Date.now() + LIVES_MS),
       skipPool: true,
       ...(more.memory === undefined ? {} : { memory: more.memory }),
@@ -92,5 +120,28 @@ export class HostUnderTest {
       (_stream, line) => lines.push(line),
     )
     return { exitCode, output: lines.join('\n') }
+  }
+
+  /** What a command prints. @throws AssertionError with that when it fails */
+  async output(address: string, command: string): Promise<string> {
+    const { exitCode, output } = await this.run(address, command)
+    assert.equal(exitCode, 0, output)
+    return output
+  }
+
+  /** What a Python program prints that root runs, also when it fails. */
+  async python(address: string, program: string): Promise<string> {
+    return (await this.run(address, `python3 - <<'PROGRAM'\n${program}\nPROGRAM`)).output
+  }
+
+  /** Pauses with memory and goes on. */
+  async pauseAndResume({ sandboxId }: Running): Promise<Running> {
+    const { paused } = await this.client.pause({ sandboxId })
+    assert.ok(paused?.hasMemory)
+    return this.start(paused.snapshotId, { sandboxId, consumeSnapshot: true })
+  }
+
+  async stop(...sandboxes: readonly Running[]): Promise<void> {
+    for (const { sandboxId } of sandboxes) await this.client.stop({ sandboxId })
   }
 }

@@ -1,17 +1,8 @@
 import assert from 'node:assert/strict'
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { readdirSync, readlinkSync } from 'node:fs'
+import { readText } from './firecracker-machine.ts'
 
 /** What the kernel says of a virtual machine monitor's walls. */
-
-const PROGRAM = 'firecracker'
-
-export async function monitorPid(): Promise<number> {
-  const found = readdirSync('/proc').find(
-    (name) => /^\d+$/.test(name) && readText(`/proc/${name}/comm`).trim() === PROGRAM,
-  )
-  assert.ok(found, 'a monitor runs')
-  return Number(found)
-}
 
 /** Answers facts for the report. @throws AssertionError when a wall is missing */
 export function jailOf(pid: number): Record<string, unknown> {
@@ -40,12 +31,4 @@ export function jailOf(pid: number): Record<string, unknown> {
   const cgroup = readText(`/proc/${pid}/cgroup`).trim()
   assert.match(cgroup, /\/e2b\/\d+/)
   return { threads: threads.length, uid: [...uids][0], cgroup, seen }
-}
-
-const readText = (path: string): string => {
-  try {
-    return readFileSync(path, 'utf8')
-  } catch {
-    return ''
-  }
 }

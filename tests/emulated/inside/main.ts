@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
-import { type Case, cases } from './cases.ts'
+import type { Case } from './case.ts'
+import { cases } from './cases.ts'
 import { HostUnderTest } from './host-under-test.ts'
 import { report } from './report.ts'
 
@@ -13,23 +14,37 @@ export interface InsideOptions {
   boot: number
   /** Names of cases; empty runs all of this boot. */
   only: readonly string[]
+  /** Parts to run after the host has opened; empty runs all. */
+  parts: readonly string[]
   /** The essential cases alone. */
   isShort: boolean
 }
 
+/** The part that everything builds on. */
+const OPENING = 'open'
 const LOG_PATH = '/run/host.log'
 const LOG_BYTES = 6_000
 
 function readOptions(): InsideOptions {
   const encoded = /e2b\.options=(\S+)/.exec(readFileSync('/proc/cmdline', 'utf8'))?.[1] ?? ''
   const given = JSON.parse(Buffer.from(encoded, 'base64url').toString() || '{}') as Partial<InsideOptions>
-  return { engine: 'container', monitor: 'firecracker', boot: 0, only: [], isShort: false, ...given }
+  return {
+    engine: 'container',
+    monitor: 'firecracker',
+    boot: 0,
+    only: [],
+    parts: [],
+    isShort: false,
+    ...given,
+  }
 }
 
-function isWanted({ name, boot, engine, monitor, isEssential }: Case): boolean {
+function isWanted({ part, name, boot, engine, monitor, isEssential }: Case): boolean {
   if (boot !== options.boot || (engine && engine !== options.engine)) return false
   if (monitor && monitor !== options.monitor) return false
   if (options.isShort && !isEssential) return false
+  if (part === OPENING) return true
+  if (options.parts.length > 0 && !options.parts.includes(part)) return false
   return options.only.length === 0 || options.only.includes(name)
 }
 
@@ -37,7 +52,10 @@ const options = readOptions()
 const host = new HostUnderTest(options.engine, options.monitor, LOG_PATH)
 const since = (startMs: number): number => Math.round(performance.now() - startMs)
 let failed = 0
-for (const { name, run } of cases.filter(isWanted)) {
+const brokenParts = new Set<string>()
+for (const { part, name, run } of cases.filter(isWanted)) {
+  if (brokenParts.has(OPENING)) break
+  if (brokenParts.has(part)) continue
   const startMs = performance.now()
   try {
     const facts = await run(host)
@@ -45,8 +63,7 @@ for (const { name, run } of cases.filter(isWanted)) {
   } catch (error) {
     failed++
     report('failed', { name, ms: since(startMs), error: (error as Error).stack ?? String(error) })
-    // What follows builds on what went before.
-    break
+    brokenParts.add(part)
   }
 }
 if (failed > 0) report('log', { text: readFileSync(LOG_PATH, 'utf8').slice(-LOG_BYTES) })

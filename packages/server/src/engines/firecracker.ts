@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { FirecrackerMonitor } from '@sandbox/host/engines/microvm/firecracker'
+import type { RateLimits } from '@sandbox/host/engines/microvm/firecracker-limits'
 import type { EngineParts } from '@sandbox/host/machine'
 import type { Config } from '../config.ts'
 
@@ -41,7 +42,15 @@ export function openFirecracker(
     mountIntoPath: mountInto,
     jailsDir: join(runDir, 'jails'),
     cgroupVersion: cgroups.layout.version,
-    rateLimits: {},
+    rateLimits: rateLimitsOf(config),
     timeScale: config.timeScale,
   })
 }
+
+const BYTES_PER_MBIT = 125_000
+const BYTES_PER_MIB = 2 ** 20
+
+const rateLimitsOf = ({ sandboxMbit, sandboxDiskMibps }: Config): RateLimits => ({
+  ...(sandboxDiskMibps === 0 ? {} : { diskBytesPerSecond: sandboxDiskMibps * BYTES_PER_MIB }),
+  ...(sandboxMbit === 0 ? {} : { networkBytesPerSecond: sandboxMbit * BYTES_PER_MBIT }),
+})

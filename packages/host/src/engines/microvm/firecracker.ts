@@ -1,29 +1,35 @@
-import { readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { chmod, chown, open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { run } from '../../linux/process.ts'
 import { guestMac, type Slot } from '../../slots.ts'
 import { callFirecracker, listening } from './firecracker-api.ts'
 import { closeJail, JAIL, type JailOptions, jailRoot, prepareJail, removeJail } from './firecracker-jail.ts'
+import {
+  diskLimiter,
+  driveId,
+  keepLimits,
+  limitChanges,
+  NETWORK_ID,
+  networkLimiters,
+  type RateLimits,
+  recordLimits,
+} from './firecracker-limits.ts'
 import type { MachinePlan, Monitor, MonitorCommand, MonitorSupport, RunningMachine } from './monitor.ts'
 import { canOpenKvm } from './monitor-devices.ts'
 
 /** Counts up when devices change in a way that older memory does not fit. */
-const LAYOUT = 1
+const LAYOUT = 2
 const REQUEST_WITHIN_MS = 10_000
 /** A memory of several GiB is written at the speed of the disk. */
 const SNAPSHOT_WITHIN_MS = 120_000
 const CONSOLE_BYTES = 16_384
 /** Its load request has another name for dirty tracking from this version on. */
 const TRACKS_DIRTY_PAGES_SINCE = [1, 13] as const
+/** The guest tells of pages that it has freed; the version before calls it a preview. */
+const REPORTS_FREE_PAGES_SINCE = [1, 15] as const
 const BOOT_WORDS =
   'console=ttyS0 reboot=k panic=-1 i8042.noaux i8042.nomux i8042.dumbkbd quiet loglevel=3 random.trust_cpu=on'
-
-/** Bytes a second, with as much again at once; undefined does not limit. */
-export interface RateLimits {
-  diskBytesPerSecond?: number
-  networkBytesPerSecond?: number
-}
 
 export interface FirecrackerMonitorOptions extends JailOptions {
   /** See native/mount-into.c. */
@@ -35,7 +41,8 @@ export interface FirecrackerMonitorOptions extends JailOptions {
 
 /**
  * Machines in Firecracker, each in a jail of the jailer's making: own user, root, process and network namespace, and
- * the seccomp filter of the release. Memory is written whole, and mapped privately from its file by every clone.
+ * the seccomp filter of the release. Memory is mapped privately from its file by every clone; of a clone only what it
+ * has changed is written, over a copy of that file.
  */
 export class FirecrackerMonitor implements Monitor {
   readonly name = 'firecracker'
@@ -92,14 +99,20 @@ export class FirecrackerMonitor implements Monitor {
     await listening(this.#socketPath(machine.slot), REQUEST_WITHIN_MS * this.timeScale)
     if (plan.memoryDir === undefined) await this.#configure(plan)
     closeJail(this.#options, machine.slot)
+    recordLimits(machine.directory, this.#options.rateLimits)
     if (plan.memoryDir === undefined)
       return this.#call(machine.slot, 'PUT', '/actions', { action_type: 'InstanceStart' })
+    // Before the first page changes: a daemon that ends in between leaves a machine whose changes are known.
+    writeFileSync(basePath(machine), '')
+    const changes = limitChanges(plan, this.#options.rateLimits)
     await this.#call(machine.slot, 'PUT', '/snapshot/load', {
       snapshot_path: JAIL.state,
       mem_backend: { backend_type: 'File', backend_path: JAIL.memory },
-      [this.#isSince(TRACKS_DIRTY_PAGES_SINCE) ? 'track_dirty_pages' : 'enable_diff_snapshots']: false,
-      resume_vm: true,
+      [this.#isSince(TRACKS_DIRTY_PAGES_SINCE) ? 'track_dirty_pages' : 'enable_diff_snapshots']: true,
+      resume_vm: changes.length === 0,
     })
+    for (const { path, body } of changes) await this.#call(machine.slot, 'PATCH', path, body)
+    if (changes.length > 0) await this.resume(machine)
   }
 
   pause({ slot }: RunningMachine): Promise<void> {
@@ -110,30 +123,54 @@ export class FirecrackerMonitor implements Monitor {
     return this.#call(slot, 'PATCH', '/vm', { state: 'Resumed' })
   }
 
-  async snapshot({ slot, process }: RunningMachine, memoryDir: string): Promise<void> {
-    const { mountIntoPath } = this.#options
+  async snapshot(machine: RunningMachine, memoryDir: string): Promise<void> {
+    const { slot } = machine
+    const [state, memory] = [join(memoryDir, 'state'), join(memoryDir, 'memory')]
+    // What a monitor has written once it does not count as changed any more: only its first snapshot is a difference.
+    const hasBase = existsSync(basePath(machine))
+    rmSync(basePath(machine), { force: true })
+    const timeoutMs = SNAPSHOT_WITHIN_MS * this.timeScale
+    if (hasBase) {
+      const base = `/proc/${machine.process.pid}/root${JAIL.memory}`
+      await run('cp', ['--sparse=always', '--reflink=auto', '--no-preserve=all', base, memory], { timeoutMs })
+    }
     const files = [
-      { file: join(memoryDir, 'state'), seen: JAIL.stateOut },
-      { file: join(memoryDir, 'memory'), seen: JAIL.memoryOut },
+      { file: state, seen: JAIL.stateOut },
+      { file: memory, seen: JAIL.memoryOut },
     ]
+    const words = {
+      snapshot_type: hasBase ? 'Diff' : 'Full',
+      snapshot_path: JAIL.stateOut,
+      mem_file_path: JAIL.memoryOut,
+    }
+    await this.#showing(machine, files, () =>
+      this.#call(slot, 'PUT', '/snapshot/create', words, SNAPSHOT_WITHIN_MS),
+    )
+    if (!hasBase) await run('fallocate', ['--dig-holes', memory], { timeoutMs })
+    for (const { file } of files) await seal(file)
+    keepLimits(machine.directory, memoryDir)
+  }
+
+  /** Files that the jailed monitor may write while `action` runs; those that are not there begin empty. */
+  async #showing(
+    { slot, process }: RunningMachine,
+    files: readonly { file: string; seen: string }[],
+    action: () => Promise<void>,
+  ): Promise<void> {
+    const { mountIntoPath } = this.#options
     const pid = String(process.pid)
     const shown: string[] = []
     try {
       for (const { file, seen } of files) {
-        writeFileSync(file, '', { mode: 0o600, flag: 'wx' })
+        writeFileSync(file, '', { mode: 0o600, flag: 'a' })
         await chown(file, slot.uidBase, slot.uidBase)
         await run(mountIntoPath, [pid, file, seen])
         shown.push(seen)
       }
-      const words = { snapshot_type: 'Full', snapshot_path: JAIL.stateOut, mem_file_path: JAIL.memoryOut }
-      await this.#call(slot, 'PUT', '/snapshot/create', words, SNAPSHOT_WITHIN_MS)
+      await action()
     } finally {
       for (const seen of shown) await run(mountIntoPath, [pid, seen]).catch(() => {})
     }
-    await run('fallocate', ['--dig-holes', files[1]!.file], {
-      timeoutMs: SNAPSHOT_WITHIN_MS * this.timeScale,
-    })
-    for (const { file } of files) await seal(file)
   }
 
   /** The guest's console is the monitor's standard output, which is a log of the engine's. */
@@ -160,25 +197,25 @@ export class FirecrackerMonitor implements Monitor {
       boot_args: `${BOOT_WORDS} ${plan.kernelArguments}`,
     })
     for (const [index, { readOnly }] of drives.entries()) {
-      const id = `drive${index}`
+      const id = driveId(index)
       await put(`/drives/${id}`, {
         drive_id: id,
         path_on_host: JAIL.drive(index),
         is_root_device: false,
         is_read_only: readOnly,
-        ...(readOnly ? {} : limiterOf('rate_limiter', rateLimits.diskBytesPerSecond)),
+        ...(readOnly ? {} : diskLimiter(rateLimits)),
       })
     }
     if (tap !== undefined)
-      await put('/network-interfaces/net', {
-        iface_id: 'net',
+      await put(`/network-interfaces/${NETWORK_ID}`, {
+        iface_id: NETWORK_ID,
         host_dev_name: tap,
         guest_mac: guestMac,
-        ...limiterOf('rx_rate_limiter', rateLimits.networkBytesPerSecond),
-        ...limiterOf('tx_rate_limiter', rateLimits.networkBytesPerSecond),
+        ...networkLimiters(rateLimits),
       })
     await put('/entropy', {})
-    await put('/balloon', { amount_mib: 0, deflate_on_oom: true })
+    const reporting = this.#isSince(REPORTS_FREE_PAGES_SINCE) ? { free_page_reporting: true } : {}
+    await put('/balloon', { amount_mib: 0, deflate_on_oom: true, ...reporting })
   }
 
   #call(
@@ -201,9 +238,8 @@ export class FirecrackerMonitor implements Monitor {
   }
 }
 
-/** A token bucket that holds one second. */
-const limiterOf = (name: string, bytesPerSecond: number | undefined): Record<string, unknown> =>
-  bytesPerSecond === undefined ? {} : { [name]: { bandwidth: { size: bytesPerSecond, refill_time: 1000 } } }
+/** There while all that has changed of the memory it was restored from would be in a difference. */
+const basePath = ({ directory }: RunningMachine): string => join(directory, 'base')
 
 /** Root's, for everybody to read, on the disk. */
 async function seal(path: string): Promise<void> {

@@ -1,0 +1,92 @@
+import assert from 'node:assert/strict'
+import type { Case } from './case.ts'
+import type { HostUnderTest, Running } from './host-under-test.ts'
+
+/** Greedy guests: this machine stays well and a neighbour answers. */
+
+const PART = 'greed'
+const ANSWERS_WITHIN_MS = 60_000
+
+let greedy: Running
+let neighbour: Running
+
+async function neighbourIsFine(host: HostUnderTest): Promise<number> {
+  const startMs = performance.now()
+  assert.equal(await host.output(neighbour.address, 'echo fine'), 'fine')
+  const ms = Math.round(performance.now() - startMs)
+  assert.ok(ms < ANSWERS_WITHIN_MS, `it took ${ms} ms`)
+  return ms
+}
+
+/** A bomb of its own machine, the neighbour's answer while it goes off, and whether the machine is there after it. */
+const bomb = (name: string, program: string, holds: (printed: string) => void): Case => ({
+  part: PART,
+  name,
+  engine: 'microvm',
+  boot: 0,
+  async run(host) {
+    neighbour ??= await host.start()
+    greedy = await host.start()
+    const exploding = host.python(greedy.address, program).catch((error: unknown) => String(error))
+    const neighbourMs = await neighbourIsFine(host)
+    const printed = await exploding
+    holds(printed)
+    assert.equal(await host.output(greedy.address, 'echo lives'), 'lives')
+    await host.stop(greedy)
+    await neighbourIsFine(host)
+    return { neighbourMs, printed: printed.slice(-100) }
+  },
+})
+
+export const greedCases: Case[] = [
+  bomb(
+    'a fork bomb meets the limit of its machine',
+    `
+import os, signal
+made = []
+try:
+    for _ in range(5000):
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+        made.append(pid)
+except OSError as error:
+    print(error.errno)
+for pid in made: os.kill(pid, 9)
+print(len(made) < 600)
+`,
+    (printed) => assert.deepEqual(printed.split('\n').slice(0, 2), ['11', 'True']),
+  ),
+  bomb(
+    'a memory bomb ends by the kernel of its machine',
+    `
+blocks = []
+for index in range(4096): blocks.append(bytes([index % 256]) * (1 << 20))
+print('kept all')
+`,
+    (printed) => assert.doesNotMatch(printed, /kept all/),
+  ),
+  bomb(
+    'files: a process has as many as it may, a disk as many as it holds',
+    `
+import os, resource
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 3000), hard))
+held = []
+try:
+    while True: held.append(os.open('/etc/passwd', os.O_RDONLY))
+except OSError as error:
+    print(error.errno)
+for fd in held: os.close(fd)
+os.mkdir('/root/many')
+made = 0
+try:
+    while made < 200000:
+        os.close(os.open(f'/root/many/{made}', os.O_CREAT))
+        made += 1
+except OSError as error:
+    print(error.errno)
+`,
+    (printed) => assert.deepEqual(printed.split('\n'), ['24', '28']),
+  ),
+]

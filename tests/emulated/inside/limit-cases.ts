@@ -1,0 +1,66 @@
+import assert from 'node:assert/strict'
+import { type Case, ofFirecracker } from './case.ts'
+import { askFirecracker } from './firecracker-machine.ts'
+import type { HostUnderTest, Running } from './host-under-test.ts'
+
+/** Rate limiters: memory that was captured without them is restored under them. */
+
+const PART = 'limits'
+const DISK_MIBPS = 2
+const NETWORK_MBIT = 4
+const WRITTEN_MIB = 12
+const SENT_MIB = 3
+const ENVD_PORT = 49_983
+
+interface Times {
+  diskMs: number
+  networkMs: number
+}
+
+async function times(host: HostUnderTest, { address }: Running): Promise<Times> {
+  const write = `dd if=/dev/zero of=/root/written bs=256k count=${WRITTEN_MIB * 4} oflag=direct 2>/dev/null`
+  const ms = await host.output(address, `s=$(date +%s%3N); ${write}; e=$(date +%s%3N); echo $((e-s))`)
+  await host.output(address, `head -c ${SENT_MIB}M /dev/urandom > /tmp/sent`)
+  const startMs = performance.now()
+  const answer = await fetch(`http://${address}:${ENVD_PORT}/files?path=/tmp/sent&username=root`)
+  assert.equal((await answer.arrayBuffer()).byteLength, SENT_MIB * 2 ** 20)
+  return { diskMs: Number(ms), networkMs: Math.round(performance.now() - startMs) }
+}
+
+export const limitCases: Case[] = [
+  {
+    ...ofFirecracker,
+    part: PART,
+    name: 'disk and network are as slow as the settings say, and without them faster',
+    async run(host) {
+      const free = await host.start()
+      const without = await times(host, free)
+      await host.stop(free)
+      await host.close(true)
+      await host.open({
+        E2B_SANDBOX_DISK_MIBPS: String(DISK_MIBPS),
+        E2B_SANDBOX_MBIT: String(NETWORK_MBIT),
+      })
+      const slow = await host.start()
+      const config = await askFirecracker(slow.address, 'GET', '/vm/config')
+      const [net] = config['network-interfaces'] as Record<string, unknown>[]
+      for (const name of ['rx_rate_limiter', 'tx_rate_limiter'])
+        assert.equal((net?.[name] as { bandwidth?: { size: number } } | null)?.bandwidth?.size, 125_000, name)
+      const within = await times(host, slow)
+      // A quarter of a second is in the bucket at the start.
+      assert.ok(within.diskMs > (WRITTEN_MIB / DISK_MIBPS - 1) * 1000, `${within.diskMs} ms`)
+      assert.ok(within.diskMs > 1.5 * without.diskMs, `${within.diskMs} ms, without ${without.diskMs}`)
+      assert.ok(within.networkMs > 5_000, `${within.networkMs} ms`)
+      assert.ok(within.networkMs > 1.5 * without.networkMs, `${within.networkMs} ms`)
+      const { sandboxId } = slow
+      const { paused } = await host.client.pause({ sandboxId })
+      await host.close(true)
+      await host.open()
+      const again = await host.start(paused!.snapshotId, { sandboxId, consumeSnapshot: true })
+      const after = await times(host, again)
+      assert.ok(after.diskMs < within.diskMs / 1.5, `${after.diskMs} ms without the limit again`)
+      await host.stop(again)
+      return { without, within, after }
+    },
+  },
+]
