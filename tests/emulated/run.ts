@@ -30,7 +30,10 @@ const MONITOR_PACKAGES: Record<string, string[]> = { qemu: ['qemu-system-x86'] }
 const BOOTS = [0, 1]
 /** The one that goes on after the second boot. */
 const REBOOTED_PART = 'life'
+/** As a shell says it. */
+const SEGMENTATION_FAULT = 139
 const LIMIT_MS = 40 * 60_000
+const SHORT_LIMIT_MS = 10 * 60_000
 
 interface Report {
   event: string
@@ -64,6 +67,24 @@ function show(report: Report): void {
   if (error) process.stdout.write(`${String(error)}\n`)
 }
 
+/** Boots it, and a second time when the program inside crashed as it started, which emulation makes it do now and then. */
+async function boot(
+  number: number,
+  image: MachineImage,
+  disks: MachineDisks,
+  say: (line: string) => void,
+): Promise<Report[]> {
+  try {
+    return await bootOnce(number, image, disks)
+  } catch (error) {
+    if (!(error instanceof CrashedAtStart)) throw error
+    say(`${error.message}\nOnce more`)
+    return bootOnce(number, image, disks)
+  }
+}
+
+class CrashedAtStart extends Error {}
+
 async function bootOnce(boot: number, image: MachineImage, disks: MachineDisks): Promise<Report[]> {
   const reports: Report[] = []
   let tail = ''
@@ -74,7 +95,7 @@ async function bootOnce(boot: number, image: MachineImage, disks: MachineDisks):
     disks,
     memoryMib: Number(values['memory-mib']),
     options,
-    limitMs: LIMIT_MS,
+    limitMs: values.short ? SHORT_LIMIT_MS : LIMIT_MS,
     onConsole: (line) => {
       tail = `${tail}${line}\n`.slice(-4_000)
       if (values.verbose) process.stderr.write(`${line}\n`)
@@ -85,6 +106,8 @@ async function bootOnce(boot: number, image: MachineImage, disks: MachineDisks):
     },
   })
   const end = reports.find(({ event }) => event === 'exit')
+  if (end?.status === SEGMENTATION_FAULT && reports.length === 1)
+    throw new CrashedAtStart(`the program inside crashed before it began:\n${tail}`)
   if (!end || (end.status !== 0 && !reports.some(({ event }) => event === 'failed')))
     throw new Error(`the tests did not come to an end:\n${tail}`)
   return reports
@@ -112,9 +135,9 @@ async function main(): Promise<number> {
   try {
     const disks = await makeMachineDisks(config, binaries, dir)
     const isWhole = !values.short && (values.part.length === 0 || values.part.includes(REBOOTED_PART))
-    for (const boot of isWhole ? BOOTS : BOOTS.slice(0, 1)) {
-      say(boot === 0 ? 'Booting the emulated machine' : 'Booting it once more')
-      reports.push(...(await bootOnce(boot, image, disks)))
+    for (const number of isWhole ? BOOTS : BOOTS.slice(0, 1)) {
+      say(number === 0 ? 'Booting the emulated machine' : 'Booting it once more')
+      reports.push(...(await boot(number, image, disks, say)))
       if (reports.some(({ event }) => event === 'failed')) break
     }
     say(`The state disk took ${Math.round((statSync(disks.statePath).blocks * 512) / 2 ** 20)} MiB`)

@@ -112,12 +112,13 @@ export class HostUnderTest {
   }
 
   /** Runs a command through the agent, as root. */
-  async run(address: string, command: string): Promise<Answer> {
+  async run(address: string, command: string, signal?: AbortSignal): Promise<Answer> {
     const lines: string[] = []
     const { exitCode } = await runCommand(
       address,
       { cmd: '/bin/bash', args: ['-c', command], user: 'root', cwd: '/', envs: {} },
       (_stream, line) => lines.push(line),
+      signal,
     )
     return { exitCode, output: lines.join('\n') }
   }
@@ -130,8 +131,8 @@ export class HostUnderTest {
   }
 
   /** What a Python program prints that root runs, also when it fails. */
-  async python(address: string, program: string): Promise<string> {
-    return (await this.run(address, `python3 - <<'PROGRAM'\n${program}\nPROGRAM`)).output
+  async python(address: string, program: string, signal?: AbortSignal): Promise<string> {
+    return (await this.run(address, `python3 - <<'PROGRAM'\n${program}\nPROGRAM`, signal)).output
   }
 
   /** Pauses with memory and goes on. */

@@ -24,6 +24,7 @@ export interface InsideOptions {
 const OPENING = 'open'
 const LOG_PATH = '/run/host.log'
 const LOG_BYTES = 6_000
+const CASE_LIMIT_MS = 300_000
 
 function readOptions(): InsideOptions {
   const encoded = /e2b\.options=(\S+)/.exec(readFileSync('/proc/cmdline', 'utf8'))?.[1] ?? ''
@@ -48,6 +49,17 @@ function isWanted({ part, name, boot, engine, monitor, isEssential }: Case): boo
   return options.only.length === 0 || options.only.includes(name)
 }
 
+/** A case that hangs fails, and the parts after it still run. */
+async function inTime<Result>(running: Promise<Result>): Promise<Result> {
+  const { promise: late, reject } = Promise.withResolvers<never>()
+  const timer = setTimeout(() => reject(new Error(`no end after ${CASE_LIMIT_MS} ms`)), CASE_LIMIT_MS)
+  try {
+    return await Promise.race([running, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
 const options = readOptions()
 const host = new HostUnderTest(options.engine, options.monitor, LOG_PATH)
 const since = (startMs: number): number => Math.round(performance.now() - startMs)
@@ -58,7 +70,7 @@ for (const { part, name, run } of cases.filter(isWanted)) {
   if (brokenParts.has(part)) continue
   const startMs = performance.now()
   try {
-    const facts = await run(host)
+    const facts = await inTime(run(host))
     report('passed', { name, ms: since(startMs), ...facts })
   } catch (error) {
     failed++
