@@ -7,7 +7,12 @@ export default defineConfig({
       {
         test: {
           name: 'unit',
-          include: ['packages/*/src/**/*.test.ts', 'kernels/*/src/**/*.test.ts', 'templates/**/*.test.ts'],
+          include: [
+            'packages/*/src/**/*.test.ts',
+            'kernels/*/src/**/*.test.ts',
+            'templates/**/*.test.ts',
+            'bench/*.test.ts',
+          ],
           testTimeout: 60_000,
           hookTimeout: 180_000,
           maxWorkers: 2,

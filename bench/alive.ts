@@ -3,6 +3,7 @@ import type { BenchServer } from './bench-server.ts'
 import { availableMb, sandboxMemory } from './memory.ts'
 import type { BenchSandbox } from './sandbox-client.ts'
 import { mean } from './statistics.ts'
+import { TEMPLATE } from './template.ts'
 
 /** Memory per sandbox while many are alive, in MB. */
 export interface AliveMemory {
@@ -10,6 +11,8 @@ export interface AliveMemory {
   readonly rssMb: number
   readonly ussMb: number
   readonly pssMb: number
+  /** What the kernel charges to the sandbox: its processes' own memory, and files in memory. */
+  readonly chargedMb: number
   /** By how much the machine's available memory fell, which includes what the kernel keeps for a sandbox. */
   readonly machineMb: number
   readonly processes: number
@@ -30,7 +33,7 @@ export async function measureAlive(bench: BenchServer, count: number): Promise<A
   const beforeMb = availableMb()
   const sandboxes: BenchSandbox[] = []
   await inTurns(count, async () => {
-    const sandbox = await bench.client.create('code-interpreter-v1')
+    const sandbox = await bench.client.create(TEMPLATE)
     sandboxes.push(sandbox)
     await bench.client.health(sandbox)
   })
@@ -63,6 +66,7 @@ function averageMemory(entries: readonly JournalEntry[], beforeMb: number): Aliv
     rssMb: mean(uses.map(({ rssMb }) => rssMb)),
     ussMb: mean(uses.map(({ ussMb }) => ussMb)),
     pssMb: mean(uses.map(({ pssMb }) => pssMb)),
+    chargedMb: mean(uses.map(({ chargedMb }) => chargedMb)),
     machineMb,
     processes: mean(uses.map(({ processes }) => processes)),
   }

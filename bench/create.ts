@@ -1,5 +1,3 @@
-import { loadConfig } from '../packages/server/src/config.ts'
-import { readPublishedTemplates } from '../packages/server/src/tenancy.ts'
 import { type AliveReport, measureAlive } from './alive.ts'
 import { type BenchServer, openBenchServer } from './bench-server.ts'
 import { createReport } from './create-report.ts'
@@ -15,6 +13,7 @@ import {
   type StartTimes,
   type Throughput,
 } from './starts.ts'
+import { templateSnapshotId } from './template.ts'
 
 /** Everything that one run of `bench create` has measured. */
 export interface CreateResults {
@@ -53,9 +52,7 @@ export interface CreateOutcome {
 
 /** Measures everything about starts, in turn, on a server of its own. Leaves nothing. About two minutes. */
 export async function benchCreate(): Promise<CreateOutcome> {
-  const template = readPublishedTemplates(loadConfig()).find(({ name }) => name === 'code-interpreter-v1')
-  if (!template) throw new Error("the template is not built yet: run 'npm run quickstart' first")
-  const { snapshotId } = template
+  const snapshotId = templateSnapshotId()
   const machine = describeMachine()
   await untilQuiet()
   step('Bare restores, copying (as stock CRIU)')

@@ -9,6 +9,7 @@ import { step } from './progress.ts'
 import { describeMachine, table } from './report.ts'
 import { ServerHeap } from './server-heap.ts'
 import { mean } from './statistics.ts'
+import { TEMPLATE } from './template.ts'
 
 /** What exists because of the server, before and after. */
 interface Count extends Inventory {
@@ -79,7 +80,7 @@ async function cycle(bench: BenchServer, count: number): Promise<void> {
   let next = 0
   const work = async (): Promise<void> => {
     while (next++ < count) {
-      const sandbox = await bench.client.create('code-interpreter-v1')
+      const sandbox = await bench.client.create(TEMPLATE)
       await bench.client.runCode(sandbox, '1+1')
       await bench.client.kill(sandbox)
     }

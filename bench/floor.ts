@@ -1,20 +1,21 @@
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { AgentClient } from '@sandbox/host/agent-client'
 import { cloneIdentity } from '@sandbox/host/clone-identity'
-import type { Engine } from '@sandbox/host/engines/engine'
+import type { Engine, EngineName, EngineReport, Instance } from '@sandbox/host/engines/engine'
 import { layerStack } from '@sandbox/host/layer-stack'
-import { type Machine, openMachine } from '@sandbox/host/machine'
+import { type Machine, type OpenEngines, openMachine } from '@sandbox/host/machine'
 import { bringServicesUp } from '@sandbox/host/services-up'
 import { type SnapshotManifest, type SnapshotMemory, SnapshotStore } from '@sandbox/host/snapshots'
 import { type Config, loadConfig } from '../packages/server/src/config.ts'
 import { openContainerEngine } from '../packages/server/src/engines/container.ts'
+import { openInstalledEngines } from '../packages/server/src/engines/installed.ts'
 import { hostOptions } from '../packages/server/src/host-role.ts'
 import { openLog } from '../packages/server/src/log.ts'
 import { type Runtime, requireRuntime } from '../packages/server/src/runtime.ts'
 
-/** The engine alone, without API, host logic and edge: what a start costs at least, and what it would cost otherwise. */
+/** An engine alone, without API, host logic and edge: what a start costs at least, and what it would cost otherwise. */
 
 export interface RestoreTimes {
   /** Milliseconds until the engine said that init runs. */
@@ -31,22 +32,66 @@ export interface BootTimes extends RestoreTimes {
 const BOOT_WITHIN_MS = 60_000
 
 /**
- * Opens an instance of its own for measuring, of which nothing is left afterwards.
+ * The container engine in an instance of its own for measuring, of which nothing is left afterwards.
  * @param restores copy-on-write, or copying as a stock CRIU does
  */
-export async function withFloor<T>(
+export function withFloor<T>(
   snapshotId: string,
   restores: 'cow' | 'stock',
   measure: (floor: FloorBench) => Promise<T>,
 ): Promise<T> {
+  const open = (_config: Config, runtime: Runtime): OpenEngines => {
+    const criu = runtime.criu && { ...runtime.criu, kind: restores }
+    return async (parts) => [openContainerEngine({ ...runtime, criu }, parts)]
+  }
+  return inInstance(open, async (config, machine) =>
+    measure(await FloorBench.open(config, machine, snapshotId, 'container')),
+  )
+}
+
+/** The floors of several engines at once, in the same instance: each needs memory of the snapshot. */
+export function withFloors<T>(
+  snapshotId: string,
+  names: readonly EngineName[],
+  measure: (floors: ReadonlyMap<EngineName, FloorBench>) => Promise<T>,
+): Promise<T> {
+  const open =
+    (config: Config, runtime: Runtime): OpenEngines =>
+    async (parts) => {
+      const installed = await openInstalledEngines(config, runtime, parts)
+      return installed.filter(({ name }) => names.includes(name))
+    }
+  return inInstance(open, async (config, machine) => {
+    const floors = new Map<EngineName, FloorBench>()
+    for (const name of names) floors.set(name, await FloorBench.open(config, machine, snapshotId, name))
+    return await measure(floors)
+  })
+}
+
+/** Every installed engine, strongest first, and whether it boots something here. */
+export function probeInstalled(): Promise<readonly { name: EngineName; report: EngineReport }[]> {
+  const open =
+    (config: Config, runtime: Runtime): OpenEngines =>
+    (parts) =>
+      openInstalledEngines(config, runtime, parts)
+  return inInstance(open, async (_config, machine) => machine.engines.reports)
+}
+
+async function inInstance<T>(
+  open: (config: Config, runtime: Runtime) => OpenEngines,
+  measure: (config: Config, machine: Machine) => Promise<T>,
+): Promise<T> {
   const stateDir = mkdtempSync(join(tmpdir(), 'e2b-floor-'))
   const config = floorConfig(stateDir)
-  const runtime = requireRuntime(config)
-  const criu = runtime.criu && { ...runtime.criu, kind: restores }
   try {
-    return await withMachine(config, { ...runtime, criu }, async (machine) =>
-      measure(await FloorBench.open(config, machine, snapshotId)),
-    )
+    const options = hostOptions(config, openLog('error'))
+    const machine = await openMachine(options, open(config, requireRuntime(config)))
+    try {
+      await machine.start([], new Set())
+      return await measure(config, machine)
+    } finally {
+      await machine.close({ destroy: true })
+    }
   } finally {
     rmSync(stateDir, { recursive: true, force: true })
   }
@@ -61,83 +106,110 @@ function floorConfig(stateDir: string): Config {
       E2B_IMAGES_DIR: loadConfig().imagesDir,
       E2B_RUN_DIR: '/run/e2b-flr',
       E2B_ADDRESS_RANGE: '10.131.0.0/16',
-      E2B_UID_BASE: String(0x6c000000),
+      E2B_UID_BASE: String(0x6e000000),
       E2B_UPPERS_GIB: '16',
       E2B_CONFIG: join(stateDir, 'no-config-file.json'),
     },
   )
 }
 
-async function withMachine<T>(
-  config: Config,
-  runtime: Runtime,
-  measure: (machine: Machine) => Promise<T>,
-): Promise<T> {
-  const options = hostOptions(config, openLog('error'))
-  const machine = await openMachine(options, async (parts) => [openContainerEngine(runtime, parts)])
-  try {
-    await machine.start([], new Set())
-    return await measure(machine)
-  } finally {
-    await machine.close({ destroy: true })
-  }
+interface FloorParts {
+  machine: Machine
+  engine: Engine
+  manifest: SnapshotManifest
+  memory: SnapshotMemory
+  /** Where captures are written, one at a time. */
+  captureDir: string
+}
+
+/** What was started, and since when. */
+interface Started {
+  instance: Instance
+  agent: AgentClient
+  engineMs: number
+  agentMs: number
+  since: () => number
 }
 
 /** One start at a time, each in a slot that was made ready before. */
 export class FloorBench {
-  readonly #machine: Machine
-  readonly #manifest: SnapshotManifest
-  readonly #memory: SnapshotMemory
+  readonly #parts: FloorParts
 
-  private constructor(machine: Machine, manifest: SnapshotManifest, memory: SnapshotMemory) {
-    this.#machine = machine
-    this.#manifest = manifest
-    this.#memory = memory
+  private constructor(parts: FloorParts) {
+    this.#parts = parts
   }
 
-  static async open(config: Config, machine: Machine, snapshotId: string): Promise<FloorBench> {
+  static async open(
+    config: Config,
+    machine: Machine,
+    snapshotId: string,
+    name: EngineName,
+  ): Promise<FloorBench> {
+    const engine = machine.engines.for(name)
     const store = new SnapshotStore(join(config.imagesDir, 'snapshots'), machine.engines.hostClasses, 'bench')
-    const memory = await store.memory(snapshotId, machine.engines.for(undefined).hostClass())
-    if (!memory) throw new Error("the template has no memory for this machine: run 'npm run quickstart'")
-    const bench = new FloorBench(machine, await store.manifest(snapshotId), memory)
+    const memory = await store.memory(snapshotId, engine.hostClass())
+    if (!memory) throw new Error(`the template has no memory for ${name} here: run 'npm run quickstart'`)
+    const manifest = await store.manifest(snapshotId)
+    const captureDir = join(config.stateDir, `capture-${name}`)
+    const bench = new FloorBench({ machine, engine, manifest, memory, captureDir })
     // The first one reads the images from the disk.
     await bench.restore()
     return bench
   }
 
   restore(): Promise<RestoreTimes> {
-    return this.#once(this.#memory.layers, this.#memory.dir)
+    const { memory } = this.#parts
+    return this.#once(memory.layers, memory.dir, async ({ engineMs, agentMs }) => ({ engineMs, agentMs }))
   }
 
   boot(): Promise<BootTimes> {
-    return this.#once(this.#manifest.layers, undefined)
+    const { layers, config } = this.#parts.manifest
+    return this.#once(layers, undefined, async ({ agent, engineMs, agentMs, since }) => {
+      const nobody = { sandboxId: 'floor', templateId: '', envVars: {}, envdAccessToken: undefined }
+      await agent.init(cloneIdentity(nobody, config), BOOT_WITHIN_MS)
+      await bringServicesUp(agent, config)
+      return { engineMs, agentMs, servicesMs: since() }
+    })
   }
 
-  async #once(layerDigests: readonly string[], memoryDir: string | undefined): Promise<BootTimes> {
-    const { slots, uppers, layers } = this.#machine
-    const engine = this.#machine.engines.for(undefined)
-    const { config } = this.#manifest
+  /** Milliseconds that the engine takes to write the memory of a restored sandbox, which ends by it. */
+  capture(): Promise<number> {
+    const { memory, engine, captureDir } = this.#parts
+    return this.#once(memory.layers, memory.dir, async ({ instance, agent, since }) => {
+      agent.close()
+      mkdirSync(captureDir)
+      try {
+        const startedMs = since()
+        await engine.capture(instance, { memoryDir: captureDir, leaveRunning: false })
+        return since() - startedMs
+      } finally {
+        rmSync(captureDir, { recursive: true })
+      }
+    })
+  }
+
+  async #once<T>(
+    layerDigests: readonly string[],
+    memoryDir: string | undefined,
+    use: (started: Started) => Promise<T>,
+  ): Promise<T> {
+    const { machine, engine, manifest } = this.#parts
+    const { slots, uppers, layers } = machine
+    const { limits } = manifest.config
     const slot = await slots.claim()
-    const upper = uppers.take(config.limits.diskMib)
+    const upper = uppers.take(limits.diskMib)
     const agent = new AgentClient(slot.address)
     const startedMs = performance.now()
     const since = (): number => performance.now() - startedMs
-    let instance: Awaited<ReturnType<Engine['start']>> | undefined
+    let instance: Instance | undefined
     try {
       instance = await engine.start({
-        ...{ sandboxId: 'floor', hostname: 'floor', slot, upper, memoryDir },
+        ...{ sandboxId: 'floor', hostname: 'floor', slot, upper, memoryDir, limits },
         layers: layerStack(layers, layerDigests),
-        limits: config.limits,
       })
       const engineMs = since()
       await agent.waitHealthy(BOOT_WITHIN_MS)
-      const agentMs = since()
-      if (memoryDir === undefined) {
-        const nobody = { sandboxId: 'floor', templateId: '', envVars: {}, envdAccessToken: undefined }
-        await agent.init(cloneIdentity(nobody, config), BOOT_WITHIN_MS)
-        await bringServicesUp(agent, config)
-      }
-      return { engineMs, agentMs, servicesMs: since() }
+      return await use({ instance, agent, engineMs, agentMs: since(), since })
     } finally {
       agent.close()
       if (instance) await engine.stop(instance)

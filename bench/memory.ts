@@ -5,6 +5,8 @@ export interface MemoryUse {
   readonly rssMb: number
   readonly ussMb: number
   readonly pssMb: number
+  /** What is no file's page and counts for the sandbox's limit, whichever of its processes map it. */
+  readonly chargedMb: number
   readonly processes: number
 }
 
@@ -20,8 +22,15 @@ export function sandboxMemory(cgroupPath: string): MemoryUse {
     rssMb: (sum('Rss') * BYTES_PER_KIB) / 1e6,
     ussMb: (sum('Private_Clean', 'Private_Dirty') * BYTES_PER_KIB) / 1e6,
     pssMb: (sum('Pss') * BYTES_PER_KIB) / 1e6,
+    chargedMb: chargedBytes(readFileSync(`${cgroupPath}/memory.stat`, 'utf8')) / 1e6,
     processes: pids.length,
   }
+}
+
+/** Of a cgroup's `memory.stat`: `anon` on cgroup v2, `rss` on v1; `shmem` on both. */
+function chargedBytes(stat: string): number {
+  const value = (name: string): number => Number(new RegExp(`^${name} (\\d+)$`, 'm').exec(stat)?.[1] ?? 0)
+  return value('anon') + value('rss') + value('shmem')
 }
 
 /** Memory that the machine could still give, in MB. */

@@ -1,6 +1,7 @@
 import { join } from 'node:path'
 import { benchCreate } from './create.ts'
 import { benchCycles } from './cycles.ts'
+import { benchEngines } from './engines.ts'
 import { benchInterpreter } from './interpreter.ts'
 import { writeInto } from './report.ts'
 import { benchSandbox } from './sandbox.ts'
@@ -9,10 +10,11 @@ import { benchSandbox } from './sandbox.ts'
 
 const USAGE = `npm run bench -- <name> [options]
 
-  create          start times against a bare restore, throughput, memory (about 3 minutes)
-  sandbox         exec, PTY, watch, transfers, pause, memory against the bare tools (about 3 minutes)
-  interpreter     code against Jupyter's own ways on the same kernel (about 2 minutes)
-  cycles [count]  creates and kills, 300 by default: what is left, and whether the server's memory is flat
+  create            start times against a bare restore, throughput, memory (about 3 minutes)
+  sandbox           exec, PTY, watch, transfers, pause, memory against the bare tools (about 3 minutes)
+  interpreter       code against Jupyter's own ways on the same kernel (about 2 minutes)
+  engines [rounds]  each engine that boots here next to its floor, 30 creates by default (3 minutes an engine)
+  cycles [count]    creates and kills, 300 by default: what is left, and whether the server's memory is flat
 
   --json   print what was measured instead of a table
   --write  put the tables into bench/README.md as well
@@ -22,14 +24,21 @@ Needs root and a machine that 'npm run quickstart' has set up. Runs beside a ser
 
 const readme = join(import.meta.dirname, 'README.md')
 
-type Bench = (count: number) => Promise<{ markdown: string; results: object }>
+interface Bench {
+  measure: (count: number) => Promise<{ markdown: string; results: object }>
+  /** Where it takes one. */
+  defaultCount?: number
+}
 
 const benches: ReadonlyMap<string, Bench> = new Map<string, Bench>([
-  ['create', benchCreate],
-  ['sandbox', benchSandbox],
-  ['interpreter', benchInterpreter],
-  ['cycles', benchCycles],
+  ['create', { measure: benchCreate }],
+  ['sandbox', { measure: benchSandbox }],
+  ['interpreter', { measure: benchInterpreter }],
+  ['engines', { measure: benchEngines, defaultCount: 30 }],
+  ['cycles', { measure: benchCycles, defaultCount: 300 }],
 ])
+
+const LEAST_COUNT = 3
 
 function printable(_key: string, value: unknown): unknown {
   return value instanceof Map ? Object.fromEntries(value) : value
@@ -37,14 +46,20 @@ function printable(_key: string, value: unknown): unknown {
 
 async function main(words: readonly string[]): Promise<number> {
   const [name, ...rest] = words.filter((word) => !word.startsWith('--'))
-  const count = Number(rest[0] ?? 300)
   const isHelp = words.includes('--help')
   const bench = benches.get(name ?? '')
-  if (isHelp || name === undefined || bench === undefined || !Number.isInteger(count) || count < 3) {
+  const count = Number(rest[0] ?? bench?.defaultCount ?? LEAST_COUNT)
+  if (
+    isHelp ||
+    name === undefined ||
+    bench === undefined ||
+    !Number.isInteger(count) ||
+    count < LEAST_COUNT
+  ) {
     process.stdout.write(`${USAGE}\n`)
     return isHelp ? 0 : 2
   }
-  const { markdown, results } = await bench(count)
+  const { markdown, results } = await bench.measure(count)
   process.stdout.write(`${words.includes('--json') ? JSON.stringify(results, printable, 2) : markdown}\n`)
   if (words.includes('--write')) writeInto(readme, name, markdown)
   return 'isClean' in results && !results.isClean ? 1 : 0

@@ -13,7 +13,8 @@ export interface Ports {
   readonly proxyPort: number
 }
 
-const ANSWER_WITHIN_MS = 30_000
+/** The first start of a template on an engine boots it and captures its memory. */
+const ANSWER_WITHIN_MS = 120_000
 /** The longest that a sandbox outlives a benchmark that was cut short, in seconds. */
 const TIMEOUT_SECONDS = 300
 
@@ -68,11 +69,30 @@ export class SandboxClient {
     return result.find(({ type }) => type === 'result')?.text
   }
 
+  async pause(sandbox: BenchSandbox): Promise<void> {
+    await this.#change(sandbox, 204, 'POST', '/pause', {})
+  }
+
+  /** Goes on where it was paused. */
+  async resume(sandbox: BenchSandbox): Promise<void> {
+    await this.#change(sandbox, 201, 'POST', '/connect', { timeout: TIMEOUT_SECONDS })
+  }
+
   async kill(sandbox: BenchSandbox): Promise<void> {
-    await this.#call(204, {
-      method: 'DELETE',
+    await this.#change(sandbox, 204, 'DELETE', '')
+  }
+
+  async #change(
+    sandbox: BenchSandbox,
+    expectedStatus: number,
+    method: Call['method'],
+    action: string,
+    json?: object,
+  ): Promise<void> {
+    await this.#call(expectedStatus, {
+      ...{ method, json },
       port: this.#ports.apiPort,
-      path: `/sandboxes/${sandbox.id}`,
+      path: `/sandboxes/${sandbox.id}${action}`,
       headers: { 'X-API-KEY': this.#apiKey },
     })
   }

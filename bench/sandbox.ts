@@ -2,17 +2,17 @@ import { join } from 'node:path'
 import { ENVD_PORT } from '@sandbox/contract/ports'
 import type { JournalEntry } from '@sandbox/host/journal'
 import { type AliveMemory, type AliveReport, measureAlive, measurePooled } from './alive.ts'
-
 import { type BenchServer, openBenchServer } from './bench-server.ts'
 import { measureEcho, measureExec, measureWatch } from './interaction.ts'
 import { availableMb, residentMb } from './memory.ts'
 import { isInstalled, type Nginx, startNginx } from './nginx.ts'
-import { createOfficial, trustCertificatesOf } from './official-client.ts'
+import { agentHostOf, createOfficial, trustCertificatesOf } from './official-client.ts'
 import { measurePauses } from './pauses.ts'
 import { step } from './progress.ts'
 import { untilQuiet } from './quiet.ts'
 import { describeLoad, describeMachine, table } from './report.ts'
 import { type Comparison, comparisonTable } from './side-by-side.ts'
+import { TEMPLATE } from './template.ts'
 import { measureTransfers } from './transfers.ts'
 
 /** Everything that one run of `bench sandbox` has measured. */
@@ -61,7 +61,7 @@ async function measurePool(): Promise<AliveMemory> {
   const bench = await openBenchServer(1, POOLED)
   try {
     // The first start of a template fills its pool.
-    await bench.client.kill(await bench.client.create('code-interpreter-v1'))
+    await bench.client.kill(await bench.client.create(TEMPLATE))
     await bench.poolFilled(POOLED)
     return measurePooled(bench, beforeMb - residentMb(bench.server.pid()))
   } finally {
@@ -87,11 +87,11 @@ async function measureInside(
   step(`Transfers${hasNginx ? '' : ", without nginx: 'apt install nginx-light' for a comparison"}`)
   const nginx = hasNginx ? await openNginx(bench, entry) : undefined
   try {
-    const { proxyPort, httpsPort, domain } = bench.server.config
+    const { proxyPort, httpsPort } = bench.server.config
     const transfers = await measureTransfers({
       ...{ sandbox, accessToken, nginx, proxyPort, httpsPort },
       agentAddress: entry.slot.address,
-      agentHost: `${ENVD_PORT}-${sandbox.sandboxId}.${domain.split(':')[0]}`,
+      agentHost: agentHostOf(bench, sandbox.sandboxId),
     })
     return { interaction, transfers, hasNginx }
   } finally {

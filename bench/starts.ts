@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import type { BenchServer } from './bench-server.ts'
 import type { BenchSandbox } from './sandbox-client.ts'
+import { TEMPLATE } from './template.ts'
 
 /** How long starts take on a running server. All times in milliseconds from sending the create. */
 export interface StartTimes {
@@ -19,11 +20,10 @@ export interface Throughput {
   readonly count: number
 }
 
-const TEMPLATE = 'code-interpreter-v1'
 /** Between rounds: recycling of slots and disks is not what is measured. */
 const SETTLE_MS = 150
 
-const noTimes = (): StartTimes => ({
+export const noTimes = (): StartTimes => ({
   createdMs: [],
   agentMs: [],
   directHealthMs: [],
@@ -31,12 +31,15 @@ const noTimes = (): StartTimes => ({
   killMs: [],
 })
 
-/** Rounds of `atOnce` creates, each to its first result; all are killed before the next round. */
+/**
+ * Rounds of `atOnce` creates, each to its first result; all are killed before the next round.
+ * @param times receives what is measured
+ */
 export async function measureStarts(
   bench: BenchServer,
   options: { atOnce: number; rounds: number; poolSize: number; between?: () => Promise<void> },
+  times: StartTimes = noTimes(),
 ): Promise<StartTimes> {
-  const times = noTimes()
   for (let round = 0; round < options.rounds; round++) {
     if (options.poolSize > 0) await bench.poolFilled(Math.min(options.poolSize, options.atOnce))
     await delay(SETTLE_MS)

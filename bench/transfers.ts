@@ -33,30 +33,55 @@ interface Route {
   readonly headers: Record<string, string>
 }
 
-const MIB = 100
+export const MIB = 100
 const BYTES = MIB * 2 ** 20
 const ROUNDS = 4
 const PATH = '/home/user/transfer'
 
-export async function measureTransfers(routes: TransferRoutes): Promise<Comparison[]> {
+/** The same random bytes for every way. */
+export interface Cargo {
+  readonly data: Buffer
+  /** Through a pipe to a file of the host, and back. */
+  readonly pipeIn: Way
+  readonly pipeOut: Way
+  upload(route: Route): Promise<void>
+  download(route: Route): Promise<void>
+}
+
+/** Makes the bytes, and removes them and all connections when `use` has ended. */
+export async function withCargo<T>(use: (cargo: Cargo) => Promise<T>): Promise<T> {
   const data = randomBytes(BYTES)
   const dir = mkdtempSync(join(tmpdir(), 'e2b-bench-transfer-'))
-  const plain = new http.Agent({ keepAlive: true })
-  const tls = new https.Agent({ keepAlive: true })
-  const agents = { plain, tls }
+  const agents = { plain: new http.Agent({ keepAlive: true }), tls: new https.Agent({ keepAlive: true }) }
   try {
     const local = join(dir, 'data')
     writeFileSync(local, data)
+    return await use({
+      data,
+      pipeIn: () => pipeIn(data, join(dir, 'copy')),
+      pipeOut: () => pipeOut(local),
+      upload: (route) => upload(agents, route, data),
+      download: (route) => download(agents, route),
+    })
+  } finally {
+    agents.plain.destroy()
+    agents.tls.destroy()
+    rmSync(dir, { recursive: true, force: true })
+  }
+}
+
+export function measureTransfers(routes: TransferRoutes): Promise<Comparison[]> {
+  return withCargo(async (cargo) => {
     const named = Object.entries(routesOf(routes))
-    const uploads = named.map(([name, route]): [string, Way] => [name, () => upload(agents, route, data)])
-    const downloads = named.map(([name, route]): [string, Way] => [name, () => download(agents, route)])
+    const uploads = named.map(([name, route]): [string, Way] => [name, () => cargo.upload(route)])
+    const downloads = named.map(([name, route]): [string, Way] => [name, () => cargo.download(route)])
     const up = await sideBySide(ROUNDS, {
-      '`cat` through a pipe to a file': () => pipeIn(data, join(dir, 'copy')),
+      '`cat` through a pipe to a file': cargo.pipeIn,
       ...Object.fromEntries(uploads),
-      'official client over TLS': () => routes.sandbox.files.write(PATH, new Blob([data])),
+      'official client over TLS': () => routes.sandbox.files.write(PATH, new Blob([cargo.data])),
     })
     const down = await sideBySide(ROUNDS, {
-      '`cat` of a file through a pipe': () => pipeOut(local),
+      '`cat` of a file through a pipe': cargo.pipeOut,
       ...Object.fromEntries(downloads),
       'official client over TLS': async () => {
         check((await routes.sandbox.files.read(PATH, { format: 'bytes' })).byteLength)
@@ -66,24 +91,31 @@ export async function measureTransfers(routes: TransferRoutes): Promise<Comparis
       { title: `${MIB} MiB up`, series: up, mib: MIB },
       { title: `${MIB} MiB down`, series: down, mib: MIB },
     ]
-  } finally {
-    plain.destroy()
-    tls.destroy()
-    rmSync(dir, { recursive: true, force: true })
-  }
+  })
 }
 
+const tokenHeaders = (accessToken: string | undefined): Record<string, string> =>
+  accessToken === undefined ? {} : { 'X-Access-Token': accessToken }
+
+/** To a sandbox's agent through the edge's TLS port. */
+export const edgeRoute = (agentHost: string, httpsPort: number, accessToken: string | undefined): Route => ({
+  isTls: true,
+  host: agentHost,
+  port: httpsPort,
+  headers: tokenHeaders(accessToken),
+})
+
 function routesOf({ accessToken, sandbox, nginx, ...where }: TransferRoutes): Record<string, Route> {
-  const token: Record<string, string> = accessToken === undefined ? {} : { 'X-Access-Token': accessToken }
+  const token = tokenHeaders(accessToken)
   const local = { isTls: false, host: '127.0.0.1', headers: token }
-  const secure = { isTls: true, host: where.agentHost, headers: token }
+  const ours = edgeRoute(where.agentHost, where.httpsPort, accessToken)
   const routed = { ...token, 'E2b-Sandbox-Id': sandbox.sandboxId, 'E2b-Sandbox-Port': String(ENVD_PORT) }
   return {
     'agent asked directly': { ...local, host: where.agentAddress, port: ENVD_PORT },
     ...(nginx && { 'nginx, plain': { ...local, port: nginx.port } }),
     'our edge, plain': { ...local, port: where.proxyPort, headers: routed },
-    ...(nginx && { 'nginx, TLS': { ...secure, port: nginx.tlsPort } }),
-    'our edge, TLS': { ...secure, port: where.httpsPort },
+    ...(nginx && { 'nginx, TLS': { ...ours, port: nginx.tlsPort } }),
+    'our edge, TLS': ours,
   }
 }
 
