@@ -1,5 +1,7 @@
 import { loadConfig } from '../../packages/server/src/config.ts'
 import { findRunsc } from '../../packages/server/src/engines/gvisor.ts'
+import { qemuInstaller } from '../../packages/server/src/engines/install-qemu.ts'
+import { QEMU } from '../../packages/server/src/engines/microvm.ts'
 import { requireRuntime } from '../../packages/server/src/runtime.ts'
 
 /** One engine that the suites run on. What an engine does differently on purpose is said here and nowhere else. */
@@ -15,12 +17,25 @@ export interface EngineUnderTest {
   readonly hasOwnKernel: boolean
   /** What ends when a guest takes more memory or starts more processes than it may: that, or the sandbox with it. */
   readonly bombEnds: 'process' | 'sandbox'
+  /** Titles of the suites that run on it; undefined: all. */
+  readonly suites?: readonly string[]
 }
 
 const config = loadConfig()
 const runsc = await findRunsc(config)
 
 const shim = requireRuntime(config).shimPath
+
+/** On any machine, tens of times slower than on one with KVM: its life is told more shortly in `qemu.test.ts`. */
+export const emulatedQemu: EngineUnderTest = {
+  name: 'microvm',
+  missing: (await qemuInstaller.installed(config)) ? undefined : 'npm run engine -- install qemu',
+  settings: { E2B_MICROVM_MONITOR: 'qemu' },
+  programs: [QEMU, shim],
+  hasOwnKernel: true,
+  bombEnds: 'process',
+  suites: ['escape', 'network'],
+}
 
 export const enginesUnderTest: readonly EngineUnderTest[] = [
   {
@@ -39,4 +54,5 @@ export const enginesUnderTest: readonly EngineUnderTest[] = [
     hasOwnKernel: false,
     bombEnds: 'sandbox',
   },
+  emulatedQemu,
 ]

@@ -10,7 +10,8 @@ import { attempts } from './attempts.ts'
 import { describeEngines, EngineHost, python } from './engine-host.ts'
 import { setTrap, type Trap } from './trap.ts'
 
-const FIRST_BOOT_MS = 120_000
+/** Long enough for an engine that emulates its guests, on a machine that does something else too. */
+const FIRST_BOOT_MS = 400_000
 const RULES_RETURN_MS = 20_000
 /** Below are people and services of the machine. */
 const FIRST_SANDBOX_UID = 0x5000_0000

@@ -6,23 +6,13 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { CgroupRoot } from '../../packages/host/src/linux/cgroup.ts'
 import { loadConfig } from '../../packages/server/src/config.ts'
 import { qemuInstaller } from '../../packages/server/src/engines/install-qemu.ts'
-import { QEMU } from '../../packages/server/src/engines/microvm.ts'
 import { shell } from '../system/harness/test-host.ts'
 import { EngineHost, python } from './engine-host.ts'
-import type { EngineUnderTest } from './engines-under-test.ts'
+import { emulatedQemu } from './engines-under-test.ts'
 import { leftovers } from './leftovers.ts'
 
 const TEST_TIMEOUT_MS = 600_000
-const NOTHING = { processes: 0, rootMounts: 0, linkTables: 0, journalEntries: 0 }
-
-const qemu: EngineUnderTest = {
-  name: 'microvm',
-  missing: undefined,
-  settings: { E2B_MICROVM_MONITOR: 'qemu' },
-  programs: [QEMU],
-  hasOwnKernel: true,
-  bombEnds: 'process',
-}
+const NOTHING = { processes: 0, mounts: 0, journalEntries: 0 }
 
 /** What must be its own in every sandbox, and how far its clock is off. */
 const identity = async (address: string): Promise<string[]> => {
@@ -71,7 +61,7 @@ async function startCounter(address: string): Promise<number> {
 }
 
 describe('microvm under QEMU, emulated', () => {
-  const under = new EngineHost(qemu)
+  const under = new EngineHost(emulatedQemu)
   const { host } = under
   const timed = (name: string, body: () => Promise<void>): void => it(name, body, TEST_TIMEOUT_MS)
 
