@@ -178,7 +178,9 @@ export class GvisorEngine implements Engine {
    * `whileStill` keeps are of one moment.
    */
   async capture(instance: Instance, into: CaptureTarget): Promise<CapturedState> {
-    const { runsc } = this.#options
+    const runsc = this.#runscOf(instance.slot)
+    if (into.memoryDir !== undefined && runsc.version !== this.#options.runsc.version)
+      throw new Error(`memory of runsc ${runsc.version} cannot be restored any more: keep the files alone`)
     const places = this.#places(instance.slot)
     const cgroup = this.#cgroup(instance.slot)
     cgroup.thaw()
@@ -253,8 +255,8 @@ export class GvisorEngine implements Engine {
     const cgroup = this.#cgroup(slot)
     cgroup.thaw()
     // A capture may have been under way.
-    if (await isPaused(this.#options.runsc, this.#places(slot)))
-      await resume(this.#options.runsc, this.#places(slot))
+    const runsc = this.#runscOf(slot)
+    if (await isPaused(runsc, this.#places(slot))) await resume(runsc, this.#places(slot))
     return instance
   }
 
@@ -306,6 +308,7 @@ export class GvisorEngine implements Engine {
       openFilesMax: this.#options.openFilesMax,
     })
     writeFileSync(files.config, JSON.stringify(config), { mode: 0o600 })
+    writeFileSync(files.runsc, JSON.stringify(this.#options.runsc))
   }
 
   #program(start: EngineStart, files: InstanceFiles): string[] {
@@ -315,6 +318,11 @@ export class GvisorEngine implements Engine {
     return start.memoryDir === undefined
       ? bootProgram(runsc, places, bundleDir, files.pid)
       : restoreProgram(runsc, places, bundleDir, files.pid, start.memoryDir)
+  }
+
+  /** The binary that a sandbox runs on: after an upgrade those that were adopted still have the one before. */
+  #runscOf(slot: Slot): Runsc {
+    return JSON.parse(readFileSync(instanceFiles(this.#slotDir(slot)).runsc, 'utf8')) as Runsc
   }
 
   #takeShim(slot: Slot): Shim {

@@ -8,6 +8,7 @@ export function instanceFiles(slotDir: string) {
     log: join(slotDir, 'engine.log'),
     netns: join(slotDir, 'netns'),
     pid: join(slotDir, 'init.pid'),
+    runsc: join(slotDir, 'runsc.json'),
     runtime: join(slotDir, 'runsc'),
     started: join(slotDir, 'started'),
   }
