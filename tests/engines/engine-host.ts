@@ -54,17 +54,9 @@ export class EngineHost {
 export const python = (address: string, program: string): Promise<string> =>
   shell(address, `python3 - <<'PROGRAM'\n${program}\nPROGRAM`)
 
-/**
- * The suite once for each engine; one that is not installed is told, not passed over in silence.
- * @param only what is about one engine alone
- */
-export function describeEngines(
-  title: string,
-  suite: (engine: EngineUnderTest) => void,
-  only?: readonly string[],
-): void {
+/** The suite once for each engine; one that is not installed is told, not passed over in silence. */
+export function describeEngines(title: string, suite: (engine: EngineUnderTest) => void): void {
   for (const engine of enginesUnderTest.filter(({ suites }) => suites?.includes(title) ?? true)) {
-    if (only && !only.includes(engine.name)) continue
     if (engine.missing === undefined) {
       describe(`${engine.name}: ${title}`, () => suite(engine))
       continue
