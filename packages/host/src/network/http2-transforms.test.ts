@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import type { IncomingMessage } from 'node:http'
 import {
   type ClientHttp2Session,
@@ -14,6 +14,7 @@ import { type AddressInfo, connect, createServer, type Server, type Socket } fro
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
+import { run } from '../linux/process.ts'
 import { EgressAuthority } from './egress-authority.ts'
 import { HeaderTransforms } from './header-transforms.ts'
 
@@ -42,6 +43,11 @@ beforeAll(async () => {
     if (headers[':path'] === '/reset') {
       stream.respond({ ':status': 200 })
       stream.write('some', () => stream.destroy(new Error('broken')))
+      return
+    }
+    if (headers[':path'] === '/plain') {
+      stream.respond({ ':status': 200 })
+      stream.end(JSON.stringify(headers))
       return
     }
     stream.respond({ ':status': 200, seen: JSON.stringify(headers) }, { waitForTrailers: true })
@@ -161,4 +167,12 @@ test('a server that is not there is answered for, and asked again by the next re
   expect((await send({})).status).toBe(502)
   real = modern
   expect((await send({})).status).toBe(200)
+})
+
+test('curl reads an answer without trailers to its end', async () => {
+  const trusted = join(dir, 'trusted.pem')
+  writeFileSync(trusted, authority.certPem)
+  const way = ['--connect-to', `${name}:443:127.0.0.1:${portOf(front)}`, '--cacert', trusted]
+  const { stdout } = await run('curl', ['-sS', '--http2', ...way, `https://${name}/plain`])
+  expect(JSON.parse(stdout)).toMatchObject({ 'x-key': 'secret' })
 })

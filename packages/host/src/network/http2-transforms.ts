@@ -173,19 +173,16 @@ async function sendHttp2(
   { method, path, authority }: Asked,
   headers: Record<string, unknown>,
 ): Promise<void> {
-  const outgoing = session.request({
-    ':method': method,
-    ':path': path,
-    ':scheme': 'https',
-    ':authority': authority,
-    ...headers,
-  })
+  const pseudo = { ':method': method, ':path': path, ':scheme': 'https', ':authority': authority }
+  // Said as the guest says it: Node would end by itself what some methods rarely have a body for.
+  const hasBody = !stream.endAfterHeaders
+  const outgoing = session.request({ ...pseudo, ...headers }, { endStream: !hasBody })
   outgoing.on('error', () => {})
   outgoing.once('close', () => {
     if (!stream.headersSent) fail(stream)
   })
   stream.once('close', () => outgoing.destroy())
-  const sent = copied(stream, outgoing).catch(() => outgoing.destroy())
+  const sent = hasBody ? copied(stream, outgoing).catch(() => outgoing.destroy()) : undefined
   await received(stream, outgoing)
   await sent
 }
