@@ -23,7 +23,7 @@ export interface InsideOptions {
 /** The part that everything builds on. */
 const OPENING = 'open'
 const LOG_PATH = '/run/host.log'
-const LOG_BYTES = 6_000
+const LOG_BYTES = 12_000
 const CASE_LIMIT_MS = 300_000
 
 function readOptions(): InsideOptions {

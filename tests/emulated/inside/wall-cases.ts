@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { execFile, execFileSync } from 'node:child_process'
-import { closeSync, openSync, readFileSync, readlinkSync, readSync } from 'node:fs'
+import { once } from 'node:events'
+import { closeSync, openSync, readdirSync, readFileSync, readlinkSync, readSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { promisify } from 'node:util'
@@ -14,6 +15,8 @@ import type { HostUnderTest, Running } from './host-under-test.ts'
 
 const PART = 'walls'
 const HEAD_BYTES = 2 ** 20
+/** Of the flags of an open file: reading alone is 0. */
+const ACCESS_MODE = 3
 const RULES_RETURN_MS = 180_000
 
 let trap: Trap
@@ -54,6 +57,21 @@ const attempt = ({ what, program, hasControl = true }: Attempt): Case => ({
   },
 })
 
+const modulesOfMachine = (): string[] => readFileSync('/proc/modules', 'utf8').match(/^\w+/gm)!.sort()
+
+/** Names of the disks that a monitor holds open for writing, as it sees them. */
+function writableDisks({ address }: Running): string[] {
+  const dir = `/proc/${monitorPid(address)}`
+  return readdirSync(`${dir}/fd`).flatMap((fd) => {
+    const path = readlinkSync(`${dir}/fd/${fd}`)
+    const flags = Number.parseInt(
+      /^flags:\s*(\d+)/m.exec(readFileSync(`${dir}/fdinfo/${fd}`, 'utf8'))![1]!,
+      8,
+    )
+    return /\/drive\d+$/.test(path) && (flags & ACCESS_MODE) !== 0 ? [path] : []
+  })
+}
+
 /** The beginnings of the read-only disks of a sandbox, as its monitor has them open. */
 function readOnlyDisks({ address }: Running): string[] {
   const pid = monitorPid(address)
@@ -93,6 +111,8 @@ export const wallCases: Case[] = [
       const thrown = await host.start()
       const before = readOnlyDisks(thrown)
       assert.ok(before.length > 1)
+      // Whatever the guest's kernel thinks of them.
+      assert.deepEqual(writableDisks(thrown), ['/drive0'])
       const printed = await host.python(
         thrown.address,
         `
@@ -123,7 +143,7 @@ print('own', os.write(fd, bytes(1 << 16)))
     part: PART,
     name: 'modules and settings of its kernel are its own, and it has no socket to this machine',
     async run(host) {
-      const before = readFileSync('/proc/modules', 'utf8')
+      const before = modulesOfMachine()
       const printed = await host.python(
         inside.address,
         `
@@ -142,7 +162,7 @@ except OSError: print('no socket')
       )
       assert.match(printed, /^loader 8$/m)
       assert.match(printed, /^no socket$/m)
-      assert.equal(readFileSync('/proc/modules', 'utf8'), before)
+      assert.deepEqual(modulesOfMachine(), before)
       assert.deepEqual(trap.changes(), [])
       const config = await askFirecracker(inside.address, 'GET', '/vm/config')
       assert.equal(config.vsock ?? null, null)
@@ -155,6 +175,7 @@ except OSError: print('no socket')
     name: 'this machine, siblings and metadata are out of reach, until the rules are taken away and put back',
     async run(host) {
       server = createServer((_request, response) => response.end(trap.secret)).listen(0, '0.0.0.0')
+      await once(server, 'listening')
       const { port } = server.address() as AddressInfo
       const machine = `http://${inside.address.replace(/\.\d+$/, '.1')}:${port}`
       const urls = [

@@ -175,26 +175,26 @@ export class MicrovmEngine implements Engine {
 
   async stop(instance: Instance): Promise<void> {
     const machine = own(instance)
-    const dir = this.#slotDir(instance.slot)
-    const cgroup = this.#cgroup(instance.slot)
     machine.kill()
     await within(machine.exited, stopTimeoutMs * this.#monitor.timeScale)
-    if (cgroup.pids().length > 0) await cgroup.killAll()
-    await detachTap(instance.slot)
-    for (const monitor of this.#options.monitors) monitor.forget(instance.slot)
-    removeFiles(machineFiles(dir))
-    this.#oomKillsAtStart.delete(dir)
+    await this.#clear(instance.slot)
   }
 
   async adopt(entry: AdoptEntry): Promise<ProcessInstance | undefined> {
     const started = readStarted(machineFiles(this.#slotDir(entry.slot)).started)
-    if (!started || !alive(started.pid, started.startTime)) return undefined
+    if (!started || !alive(started.pid, started.startTime)) return this.#clear(entry.slot)
     // A rename may have been cut between the two records; the pid says that it is the same sandbox.
     if (started.sandboxId !== entry.sandboxId && started.pid !== entry.initPid) return undefined
     const instance = this.#instance(entry.sandboxId, entry.slot, entry.upper, started)
-    // A capture that was cut off has left it standing.
-    await this.thaw(instance)
-    return instance
+    try {
+      // A capture that was cut off has left it standing.
+      await this.thaw(instance)
+      return instance
+    } catch {
+      // A start that was cut off has left a monitor without a machine, or one that answers nobody.
+      await this.stop(instance)
+      return undefined
+    }
   }
 
   async usage(instance: Instance): Promise<Usage> {
@@ -247,6 +247,17 @@ export class MicrovmEngine implements Engine {
       tap: TAP,
       memoryDir,
     }
+  }
+
+  /** Whatever there is of a machine in a slot, also of one that has never been whole. Idempotent. */
+  async #clear(slot: Slot): Promise<undefined> {
+    const dir = this.#slotDir(slot)
+    const cgroup = this.#cgroup(slot)
+    if (existsSync(cgroup.paths[0]!) && cgroup.pids().length > 0) await cgroup.killAll()
+    await detachTap(slot)
+    for (const monitor of this.#options.monitors) monitor.forget(slot)
+    removeFiles(machineFiles(dir))
+    this.#oomKillsAtStart.delete(dir)
   }
 
   #limit(cgroup: Cgroup, { limits }: EngineStart, plan: MachinePlan): void {
