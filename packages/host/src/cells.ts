@@ -91,7 +91,8 @@ export class Cell {
   #released: Promise<void> | undefined
 
   constructor(parts: CellParts, plan: Plan, instance: Instance, upper: Upper, reservation: Reservation) {
-    this.engine = parts.engines.for(plan.engine)
+    // Whoever opens or adopts a cell did it by this engine.
+    this.engine = parts.engines.named(plan.engine)!
     this.#parts = parts
     this.#plan = plan
     this.#instance = instance
@@ -309,8 +310,9 @@ function noRoom(error: unknown): never {
 
 /** A cell that an earlier daemon opened and that still runs. */
 export async function adoptCell(parts: CellParts, entry: JournalEntry): Promise<Cell | undefined> {
-  const instance = await parts.engines.for(entry.engine).adopt(entry)
-  if (!instance) return undefined
+  const engine = parts.engines.named(entry.engine)
+  const instance = await engine?.adopt(entry)
+  if (!engine || !instance) return undefined
   return new Cell(parts, entry, instance, entry.upper, parts.admission.recognise(entry.limits))
 }
 

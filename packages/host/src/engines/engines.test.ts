@@ -31,6 +31,8 @@ test('the strongest usable one serves, and one that a template asks for', async 
     "engine 'microvm' is not usable on this host; it has gvisor, container",
   )
   expect(engines.hostClasses).toEqual(['gvisor-class', 'container-class'])
+  // What it once started is still its to stop.
+  expect(engines.named('microvm')?.name).toBe('microvm')
 })
 
 test('the operator names one, and is told what is missing when it does not boot', async () => {

@@ -9,6 +9,7 @@ export interface ProbedEngine {
 
 /** The engines of one machine. Nobody else chooses one: a template may ask for one, a running sandbox stays with its own. */
 export class Engines {
+  readonly #installed: readonly Engine[]
   readonly #usable: readonly Engine[]
   readonly #preferred: EngineName | undefined
   readonly reports: readonly { name: EngineName; report: EngineReport }[]
@@ -19,6 +20,7 @@ export class Engines {
    * @throws HostError unsupported when none is usable, or the named one is not
    */
   constructor(probed: readonly ProbedEngine[], preferred?: EngineName) {
+    this.#installed = probed.map(({ engine }) => engine)
     this.#usable = probed.filter(({ report }) => report.usable).map(({ engine }) => engine)
     this.#preferred = preferred
     this.reports = probed.map(({ engine, report }) => ({ name: engine.name, report }))
@@ -46,6 +48,15 @@ export class Engines {
     return engine
   }
 
+  /**
+   * The engine of something that was started before, whether it can start more or not; undefined when it is not
+   * installed any more.
+   */
+  named(name: EngineName): Engine | undefined {
+    return this.#installed.find((engine) => engine.name === name)
+  }
+
+  /** Those that start sandboxes. */
   get all(): readonly Engine[] {
     return this.#usable
   }
