@@ -3,11 +3,13 @@
  * of the emulated machine, Python tests.
  * Ends with the line `N passed, N failed`; a failed check or a suite that broke counts as one failure.
  */
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { loadConfig } from '../packages/server/src/config.ts'
+import { delimiter, dirname, join } from 'node:path'
+import { type Config, loadConfig } from '../packages/server/src/config.ts'
+import { findRunsc, runscPath } from '../packages/server/src/engines/gvisor.ts'
+import { gvisorInstaller } from '../packages/server/src/engines/install-gvisor.ts'
 import { qemuInstaller } from '../packages/server/src/engines/install-qemu.ts'
 import { clientsVenv, installPythonClients } from '../packages/server/src/setup/python-clients.ts'
 
@@ -33,11 +35,18 @@ interface Count {
   failed: number
 }
 
-function run(title: string, argv: readonly string[], cwd = root): Promise<number> {
+interface RunOptions {
+  cwd?: string
+  environment?: NodeJS.ProcessEnv
+}
+
+function run(title: string, argv: readonly string[], options: RunOptions = {}): Promise<number> {
+  const { cwd = root, environment } = options
   process.stdout.write(`\n── ${title}\n`)
   const began = Date.now()
   const [command, ...args] = argv as [string, ...string[]]
-  const child = spawn(command, args, { cwd, stdio: ['ignore', 'inherit', 'inherit'] })
+  const env = { ...process.env, ...environment }
+  const child = spawn(command, args, { cwd, env, stdio: ['ignore', 'inherit', 'inherit'] })
   return new Promise((resolve) => {
     const end = (code: number): void => {
       process.stdout.write(`── ${title}: ${code === 0 ? 'ok' : `failed (status ${code})`}, `)
@@ -55,18 +64,13 @@ async function step(title: string, argv: readonly string[]): Promise<Count> {
   return { passed: code === 0 ? 1 : 0, failed: code === 0 ? 0 : 1 }
 }
 
-async function vitest(project: string): Promise<Count> {
+async function vitest(project: string, environment: NodeJS.ProcessEnv = {}): Promise<Count> {
   const report = join(scratch, `${project}.json`)
-  const code = await run(`${project} tests`, [
-    node,
-    join(root, 'node_modules/vitest/vitest.mjs'),
-    'run',
-    '--project',
-    project,
-    '--reporter=default',
-    '--reporter=json',
-    `--outputFile=${report}`,
-  ])
+  const argv = [
+    ...[node, join(root, 'node_modules/vitest/vitest.mjs'), 'run', '--project', project],
+    ...['--reporter=default', '--reporter=json', `--outputFile=${report}`],
+  ]
+  const code = await run(`${project} tests`, argv, { environment })
   try {
     const result = JSON.parse(readFileSync(report, 'utf8')) as {
       numPassedTests: number
@@ -84,7 +88,7 @@ async function pytest(python: string, folder: string): Promise<Count> {
   const code = await run(
     `${folder} (pytest)`,
     [python, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', `--junitxml=${report}`],
-    join(root, folder),
+    { cwd: join(root, folder) },
   )
   try {
     const suite = /<testsuite [^>]*>/.exec(readFileSync(report, 'utf8'))![0]
@@ -97,6 +101,18 @@ async function pytest(python: string, folder: string): Promise<Count> {
   } catch {
     return { passed: 0, failed: 1 }
   }
+}
+
+/**
+ * Where the tests find gVisor's runsc: a copy of their own, built where Go is, so that a server of this machine keeps
+ * the engine that it has. Without Go they skip gVisor and say so.
+ */
+async function withRunsc(config: Config): Promise<NodeJS.ProcessEnv> {
+  if (await findRunsc(config)) return {}
+  if (spawnSync('go', ['version']).status !== 0) return {}
+  const own = { ...config, imagesDir: join(config.stateDir, 'cache', 'test-engines') }
+  await gvisorInstaller.install(own, (line) => process.stdout.write(`gvisor: ${line}\n`))
+  return { PATH: `${dirname(runscPath(own))}${delimiter}${process.env.PATH}` }
 }
 
 /** Firecracker under its jailer in the emulated machine, what is essential: a few minutes. */
@@ -133,7 +149,7 @@ if (setup.failed === 0) {
   counts.push(
     await vitest('unit'),
     await vitest('system'),
-    await vitest('engines'),
+    await vitest('engines', await withRunsc(config)),
     await emulated(),
     await pytest(python, 'python/e2b_charts'),
   )
