@@ -24,7 +24,7 @@ function ownNames(index: number): Record<string, string> {
   return {
     E2B_INSTANCE: `bnch${index}`,
     E2B_RUN_DIR: `/run/e2b-bnch${index}`,
-    E2B_ADDRESS_RANGE: `10.${140 + index}.0.0/16`,
+    E2B_ADDRESS_RANGE: `10.${150 + index}.0.0/16`,
     E2B_UID_BASE: String(0x6a000000 + index * 0x01000000),
     E2B_HTTPS_PORT: String(httpsPort),
     E2B_API_PORT: String(5000 + index * 10),
