@@ -56,7 +56,7 @@ export const memoryCases: Case[] = [
     ...ofFirecracker,
     part: PART,
     isEssential: true,
-    name: 'the first capture of a clone writes what it has changed, also over and over',
+    name: 'the first capture of a clone writes what it has changed, also over a difference',
     async run(host) {
       digest = await scribble(host, one, 16)
       const pid = monitorPid(one.address)
@@ -66,11 +66,10 @@ export const memoryCases: Case[] = [
       assert.ok(changedMib >= 16 && changedMib < MACHINE_MIB / 2, `${changedMib} MiB were written`)
       let clone = await host.start('diff')
       assert.equal(await kept(host, clone), digest)
-      for (let round = 0; round < 2; round++) {
-        const next = await scribble(host, clone, 8)
-        clone = await host.pauseAndResume(clone)
-        assert.equal(await kept(host, clone), next)
-      }
+      // A difference to what was a difference itself.
+      const next = await scribble(host, clone, 8)
+      clone = await host.pauseAndResume(clone)
+      assert.equal(await kept(host, clone), next)
       await host.stop(clone)
       return { changedMib }
     },
