@@ -95,7 +95,8 @@ timed('two clones go on side by side, share what they do not write, and write fo
   await inShell(one, 'echo one > /own')
   expect(await inShell(two, 'cat /own || true')).toContain('No such file')
   const shared = /^Shared_Clean:\s*(\d+) kB/m.exec(readFileSync(`/proc/${one.initPid}/smaps_rollup`, 'utf8'))
-  expect(Number(shared?.[1])).toBeGreaterThan(30_000)
+  // How much depends on what the guest has touched since; a machine that shares nothing has a tenth of this.
+  expect(Number(shared?.[1])).toBeGreaterThan(10_000)
   await Promise.all([engine.stop(one), engine.stop(two)])
 })
 
