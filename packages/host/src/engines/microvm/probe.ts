@@ -16,7 +16,10 @@ const PIDS_BESIDE = 2
 const PROBE_SLOT = 999_999
 /** A guest of this machine's own processor runs after a tenth of it. */
 const BOOT_WITHIN_MS = 9_000
+/** Times its scale, for one of an emulated processor: it takes seconds, unless it stands still. */
+const EMULATED_BOOT_WITHIN_MS = 2_000
 const LOOK_AGAIN_MS = 25
+const EMULATED_ATTEMPTS = 3
 const REMEDY = 'KVM must work: a machine of its own, or nested virtualisation turned on in the hypervisor'
 /** As guest-init says it. */
 const GUEST_RUNS = 'a guest runs'
@@ -39,7 +42,7 @@ export async function probeMonitor(monitor: Monitor, options: ProbeOptions): Pro
     return { usable: false, version, detail: `${detail}; only where it is asked for`, remedy: '' }
   const upper = await probe.take()
   try {
-    await boot(monitor, options, upper)
+    await bootWithPatience(monitor, options, upper, isFast)
     return { usable: true, version: `${version}, ${options.image.kernel}`, detail, remedy: '' }
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error)
@@ -54,7 +57,24 @@ export async function probeMonitor(monitor: Monitor, options: ProbeOptions): Pro
   }
 }
 
-async function boot(monitor: Monitor, options: ProbeOptions, upper: Upper): Promise<void> {
+/** An emulated guest now and then stands still before its first word, and does not when it is started anew. */
+async function bootWithPatience(
+  monitor: Monitor,
+  options: ProbeOptions,
+  upper: Upper,
+  isFast: boolean,
+): Promise<void> {
+  const withinMs = isFast ? BOOT_WITHIN_MS : EMULATED_BOOT_WITHIN_MS
+  for (let attempt = isFast ? EMULATED_ATTEMPTS : 1; ; attempt++) {
+    try {
+      return await boot(monitor, options, upper, withinMs * monitor.timeScale)
+    } catch (error) {
+      if (attempt >= EMULATED_ATTEMPTS) throw error
+    }
+  }
+}
+
+async function boot(monitor: Monitor, options: ProbeOptions, upper: Upper, withinMs: number): Promise<void> {
   const { runDir, shimPath, cgroups } = options
   const dir = join(runDir, 'slots', String(PROBE_SLOT))
   const cgroup = cgroups.cgroup(String(PROBE_SLOT))
@@ -80,7 +100,7 @@ async function boot(monitor: Monitor, options: ProbeOptions, upper: Upper): Prom
     })
     const machine = { slot: plan.slot, directory: plan.directory, process }
     await monitor.launch(plan, machine)
-    await guestSpeaks(monitor, machine)
+    await guestSpeaks(monitor, machine, withinMs)
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error)
     throw new Error(`${reason}${lastWords(logPath)}`, { cause: error })
@@ -93,8 +113,7 @@ async function boot(monitor: Monitor, options: ProbeOptions, upper: Upper): Prom
 }
 
 /** The console is all that such a guest has to speak with, and it says nothing when there is news. */
-async function guestSpeaks(monitor: Monitor, machine: RunningMachine): Promise<void> {
-  const withinMs = BOOT_WITHIN_MS * monitor.timeScale
+async function guestSpeaks(monitor: Monitor, machine: RunningMachine, withinMs: number): Promise<void> {
   const endsAtMs = performance.now() + withinMs
   for (;;) {
     const said = await monitor.console(machine)
