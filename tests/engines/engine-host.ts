@@ -1,4 +1,4 @@
-import { describe, it } from 'vitest'
+import { describe } from 'vitest'
 import { loadConfig } from '../../packages/server/src/config.ts'
 import { readPublishedTemplates } from '../../packages/server/src/tenancy.ts'
 import { shell, TestHost } from '../system/harness/test-host.ts'
@@ -61,8 +61,8 @@ export function describeEngines(title: string, suite: (engine: EngineUnderTest) 
       describe(`${engine.name}: ${title}`, () => suite(engine))
       continue
     }
-    const notice = `${engine.name} is not installed here, not tested: ${engine.missing}`
-    process.stderr.write(`\n${notice}\n`)
-    describe(`${engine.name}: ${title}`, () => it.skip(notice))
+    process.stderr.write(
+      `\n${engine.name} is not installed here, ${title} is not tested: ${engine.missing}\n`,
+    )
   }
 }

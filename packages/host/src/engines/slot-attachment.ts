@@ -38,7 +38,7 @@ export async function attachLink(slot: Slot, link: string, add: string): Promise
   })
 }
 
-/** Leaves the slot as any engine expects it. Idempotent, whatever of the link was ever there. */
+/** Leaves the slot as every engine expects it. Idempotent, whatever of the link was ever there. */
 export async function detachLink(slot: Slot, link: string): Promise<void> {
   if (!existsSync(slot.netnsPath) || !hasLink(slot, link)) return
   inNetworkNamespace(slot.netnsPath, () => writeFileSync('/proc/sys/net/ipv4/ip_forward', '0'))

@@ -19,6 +19,7 @@ import type {
   Usage,
 } from '../engine.ts'
 import { ProcessInstance, readStarted, watchExit, within, writeStarted } from '../instance.ts'
+import { MemoryKills } from '../memory-kills.ts'
 import { NEW_NETWORK, Shim, type ShimCommand, type StartedInit } from '../shim.ts'
 import { favourAgent, unfavourAgent } from './agent-priority.ts'
 import { prepareBootFiles } from './boot-files.ts'
@@ -61,7 +62,7 @@ export class ContainerEngine implements Engine {
   readonly #options: ContainerEngineOptions
   readonly #devicesPath: string
   readonly #shims = new Map<number, Shim>()
-  readonly #oomKillsAtStart = new Map<string, number>()
+  readonly #memoryKills = new MemoryKills()
 
   constructor(options: ContainerEngineOptions) {
     this.#options = options
@@ -118,7 +119,7 @@ export class ContainerEngine implements Engine {
     cgroup.setLimits(start.limits)
     // A capture that was cut off may have left it frozen.
     cgroup.thaw()
-    this.#oomKillsAtStart.set(dir, cgroup.usage().oomKills)
+    this.#memoryKills.begin(slot.index, cgroup)
     const layerPaths = start.layers.map((layer) => this.#options.layerPath(layer.digest))
     if (start.memoryDir === undefined) prepareBootFiles(upper.path, layerPaths, start.limits.memoryMib)
     const usernsFd = await userNamespaceFor(slot.uidBase)
@@ -224,7 +225,7 @@ export class ContainerEngine implements Engine {
     if (cgroup.pids().length > 0) await cgroup.killAll()
     unmountRoot(dir)
     removeInstanceFiles(instanceFiles(dir))
-    this.#oomKillsAtStart.delete(dir)
+    this.#memoryKills.forget(instance.slot.index)
   }
 
   async adopt(entry: AdoptEntry): Promise<ProcessInstance | undefined> {
@@ -252,15 +253,9 @@ export class ContainerEngine implements Engine {
     const dir = this.#slotDir(slot)
     const exited = watchExit(instanceFiles(dir).exit, init, shimEnded).then((status) => ({
       status,
-      outOfMemory: status === -9 && this.#oomKilled(slot, dir),
+      outOfMemory: status === -9 && this.#memoryKills.happened(slot.index, this.#cgroup(slot)),
     }))
     return new ProcessInstance({ sandboxId, slot, upper, init, exited })
-  }
-
-  #oomKilled(slot: Slot, dir: string): boolean {
-    const cgroup = this.#cgroup(slot)
-    if (!existsSync(cgroup.paths[0]!)) return false
-    return cgroup.usage().oomKills > (this.#oomKillsAtStart.get(dir) ?? 0)
   }
 
   #mountRoot(

@@ -31,6 +31,7 @@ import type {
   Usage,
 } from '../engine.ts'
 import { ProcessInstance, readStarted, watchExit, within, writeStarted } from '../instance.ts'
+import { MemoryKills } from '../memory-kills.ts'
 import { NEW_NETWORK, Shim, type StartedInit } from '../shim.ts'
 import { bundleConfig } from './bundle.ts'
 import { hostClass } from './host-class.ts'
@@ -83,7 +84,7 @@ export class GvisorEngine implements Engine {
   readonly writtenIn = 'upper'
   readonly canCapture = true
   readonly #options: GvisorEngineOptions
-  readonly #oomKillsAtStart = new Map<string, number>()
+  readonly #memoryKills = new MemoryKills()
   readonly #shims = new Map<number, Shim>()
 
   constructor(options: GvisorEngineOptions) {
@@ -139,7 +140,7 @@ export class GvisorEngine implements Engine {
       pids: limits.pids + SENTRY_THREADS,
     })
     cgroup.thaw()
-    this.#oomKillsAtStart.set(dir, cgroup.usage().oomKills)
+    this.#memoryKills.begin(slot.index, cgroup)
     const layerPaths = start.layers.map((layer) => this.#options.layerPath(layer.digest))
     if (start.memoryDir === undefined) prepareFiles(upper, layerPaths, limits.memoryMib)
     const usernsFd = await userNamespaceFor(slot.uidBase)
@@ -238,7 +239,7 @@ export class GvisorEngine implements Engine {
     await cgroup.killAll()
     unmountRoot(dir)
     removeInstanceFiles(files)
-    this.#oomKillsAtStart.delete(dir)
+    this.#memoryKills.forget(slot.index)
   }
 
   async adopt(entry: AdoptEntry): Promise<ProcessInstance | undefined> {
@@ -283,15 +284,9 @@ export class GvisorEngine implements Engine {
     const exited = watchExit(instanceFiles(dir).exit, init, shimEnded).then((status) => ({
       status,
       // Whichever of its processes the kernel chose, the sandbox ends with it.
-      outOfMemory: this.#oomKilled(slot, dir),
+      outOfMemory: this.#memoryKills.happened(slot.index, this.#cgroup(slot)),
     }))
     return new ProcessInstance({ sandboxId, slot, upper, init, exited })
-  }
-
-  #oomKilled(slot: Slot, dir: string): boolean {
-    const cgroup = this.#cgroup(slot)
-    if (!existsSync(cgroup.paths[0]!)) return false
-    return cgroup.usage().oomKills > (this.#oomKillsAtStart.get(dir) ?? 0)
   }
 
   #writeConfig(start: EngineStart, files: InstanceFiles): void {

@@ -29,7 +29,7 @@ export async function attachNetwork(slot: Slot, netnsPath: string): Promise<void
   ])
 }
 
-/** Leaves the slot as any engine expects it. Idempotent, whatever of the above was ever done. */
+/** Leaves the slot as every engine expects it. Idempotent, whatever of the above was ever done. */
 export async function detachNetwork(slot: Slot, netnsPath: string): Promise<void> {
   await detachLink(slot, LINK)
   unmountIfMounted(netnsPath)

@@ -17,6 +17,7 @@ import type {
   Usage,
 } from '../engine.ts'
 import { ProcessInstance, readStarted, watchExit, within, writeStarted } from '../instance.ts'
+import { MemoryKills } from '../memory-kills.ts'
 import { Shim, type StartedInit } from '../shim.ts'
 import { keepDisk, prepareDisk } from './disk.ts'
 import { layerDrives } from './drives.ts'
@@ -67,7 +68,7 @@ export class MicrovmEngine implements Engine {
   readonly #options: MicrovmEngineOptions
   /** For new machines. */
   #monitor: Monitor
-  readonly #oomKillsAtStart = new Map<string, number>()
+  readonly #memoryKills = new MemoryKills()
 
   constructor(options: MicrovmEngineOptions) {
     this.#options = options
@@ -115,7 +116,7 @@ export class MicrovmEngine implements Engine {
       const plan = await this.#plan(start, files)
       await attachTap(slot)
       this.#limit(cgroup, start, plan)
-      this.#oomKillsAtStart.set(dir, cgroup.usage().oomKills)
+      this.#memoryKills.begin(slot.index, cgroup)
       const { pidFile, ...command } = await monitor.prepare(plan)
       const process = await shim.start({
         ...command,
@@ -257,7 +258,7 @@ export class MicrovmEngine implements Engine {
     await detachTap(slot)
     for (const monitor of this.#options.monitors) monitor.forget(slot)
     removeFiles(machineFiles(dir))
-    this.#oomKillsAtStart.delete(dir)
+    this.#memoryKills.forget(slot.index)
   }
 
   #limit(cgroup: Cgroup, { limits }: EngineStart, plan: MachinePlan): void {
@@ -288,15 +289,9 @@ export class MicrovmEngine implements Engine {
     const dir = this.#slotDir(slot)
     const exited = watchExit(machineFiles(dir).exit, init, shimEnded).then((status) => ({
       status,
-      outOfMemory: status === -9 && this.#oomKilled(slot, dir),
+      outOfMemory: status === -9 && this.#memoryKills.happened(slot.index, this.#cgroup(slot)),
     }))
     return new ProcessInstance({ sandboxId, slot, upper, init, exited })
-  }
-
-  #oomKilled(slot: Slot, dir: string): boolean {
-    const cgroup = this.#cgroup(slot)
-    if (!existsSync(cgroup.paths[0]!)) return false
-    return cgroup.usage().oomKills > (this.#oomKillsAtStart.get(dir) ?? 0)
   }
 
   /** What runs is under the monitor that started it, which may not be the one that the probe has settled on since. */

@@ -9,5 +9,5 @@ export const TAP = 'tap0'
 export const attachTap = (slot: Slot): Promise<void> =>
   attachLink(slot, TAP, `tuntap add dev ${TAP} mode tap user ${slot.uidBase} vnet_hdr`)
 
-/** Leaves the slot as any engine expects it. Idempotent, whatever of the tap was ever there. */
+/** Leaves the slot as every engine expects it. Idempotent, whatever of the tap was ever there. */
 export const detachTap = (slot: Slot): Promise<void> => detachLink(slot, TAP)
