@@ -1,8 +1,28 @@
-import type { AliveMemory } from './alive.ts'
-import type { CreateResults, ServerResults } from './create.ts'
-import type { RestoreTimes } from './floor.ts'
+import type { AliveMemory, AliveReport } from './alive.ts'
+import type { BootTimes, RestoreTimes } from './floor.ts'
 import { ms, table } from './report.ts'
+import type { StartTimes, Throughput } from './starts.ts'
 import { percentile, summarize } from './statistics.ts'
+
+/** Everything that one run of `bench create` has measured. */
+export interface CreateResults {
+  /** As it was when the run began. */
+  readonly machine: string
+  /** Bare restores, each right after a create without a pool, so that both meet the same machine. */
+  readonly floor: readonly RestoreTimes[]
+  readonly copying: readonly RestoreTimes[]
+  readonly cold: readonly BootTimes[]
+  readonly fresh: ServerResults
+  readonly pooled: ServerResults
+  readonly alive: AliveReport
+}
+
+export interface ServerResults {
+  /** By how many were created at once. */
+  readonly starts: ReadonlyMap<number, StartTimes>
+  readonly officialMs: readonly number[]
+  readonly throughput: Throughput
+}
 
 /** The results of `bench create` as markdown: times against the floor, throughput, memory, goals. */
 export function createReport(results: CreateResults): string {

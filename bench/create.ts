@@ -1,39 +1,13 @@
-import { type AliveReport, measureAlive } from './alive.ts'
+import { measureAlive } from './alive.ts'
 import { type BenchServer, openBenchServer } from './bench-server.ts'
-import { createReport } from './create-report.ts'
-import { type BootTimes, type RestoreTimes, withFloor } from './floor.ts'
+import { type CreateResults, createReport, type ServerResults } from './create-report.ts'
+import { type RestoreTimes, withFloor } from './floor.ts'
 import { trustCertificatesOf } from './official-client.ts'
 import { step } from './progress.ts'
 import { untilQuiet } from './quiet.ts'
 import { describeMachine } from './report.ts'
-import {
-  measureOfficialClient,
-  measureStarts,
-  measureThroughput,
-  type StartTimes,
-  type Throughput,
-} from './starts.ts'
+import { measureOfficialClient, measureStarts, measureThroughput, type StartTimes } from './starts.ts'
 import { templateSnapshotId } from './template.ts'
-
-/** Everything that one run of `bench create` has measured. */
-export interface CreateResults {
-  /** As it was when the run began. */
-  readonly machine: string
-  /** Bare restores, each right after a create without a pool, so that both meet the same machine. */
-  readonly floor: readonly RestoreTimes[]
-  readonly copying: readonly RestoreTimes[]
-  readonly cold: readonly BootTimes[]
-  readonly fresh: ServerResults
-  readonly pooled: ServerResults
-  readonly alive: AliveReport
-}
-
-export interface ServerResults {
-  /** By how many were created at once. */
-  readonly starts: ReadonlyMap<number, StartTimes>
-  readonly officialMs: readonly number[]
-  readonly throughput: Throughput
-}
 
 const AT_ONCE = [1, 2, 4, 8, 20] as const
 const POOL_SIZE = 8

@@ -1,8 +1,7 @@
 import { expect, test } from 'vitest'
 import type { AliveMemory } from './alive.ts'
 import { measureOf } from './engine-lanes.ts'
-import type { EnginesResults } from './engines.ts'
-import { enginesReport } from './engines-report.ts'
+import { type EnginesResults, enginesReport } from './engines-report.ts'
 
 const memory = (chargedMb: number): AliveMemory => ({
   ...{ rssMb: 100, ussMb: 8, pssMb: 10, machineMb: 12, processes: 6 },

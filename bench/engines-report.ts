@@ -1,10 +1,20 @@
-import { ENGINE_NAMES, type EngineName } from '@sandbox/host/engines/engine'
+import { ENGINE_NAMES, type EngineName, type EngineReport } from '@sandbox/host/engines/engine'
 import { installers } from '../packages/server/src/engines/installers.ts'
-import type { AliveMemory } from './alive.ts'
+import type { AliveMemory, AliveReport } from './alive.ts'
 import type { Measure } from './engine-lanes.ts'
-import type { EnginesResults } from './engines.ts'
 import { ms, table } from './report.ts'
+import type { Throughput } from './starts.ts'
 import { percentile, summarize } from './statistics.ts'
+
+/** Everything that one run of `bench engines` has measured. */
+export interface EnginesResults {
+  readonly machine: string
+  /** The installed engines, strongest first; those that boot nothing here are not measured. */
+  readonly reports: readonly { name: EngineName; report: EngineReport }[]
+  readonly measures: readonly Measure[]
+  readonly throughput: ReadonlyMap<EngineName, { fresh: Throughput; pooled: Throughput }>
+  readonly alive: ReadonlyMap<EngineName, AliveReport>
+}
 
 const FLOORS = [
   '- The floor of a create and a resume is the engine alone, to the first answer of the agent (`criu restore`, `runsc',

@@ -1,24 +1,14 @@
-import type { EngineName, EngineReport } from '@sandbox/host/engines/engine'
+import type { EngineName } from '@sandbox/host/engines/engine'
 import { type AliveReport, measureAlive } from './alive.ts'
 import { type Lane, type Measure, measureOf, startsInTurn, withLanes } from './engine-lanes.ts'
 import { measureWork } from './engine-work.ts'
-import { enginesReport } from './engines-report.ts'
+import { type EnginesResults, enginesReport } from './engines-report.ts'
 import { type FloorBench, probeInstalled, withFloors } from './floor.ts'
 import { step } from './progress.ts'
 import { untilQuiet } from './quiet.ts'
 import { describeLoad, describeMachine } from './report.ts'
 import { measureThroughput, type StartTimes, type Throughput } from './starts.ts'
 import { TEMPLATE, templateSnapshotId } from './template.ts'
-
-/** Everything that one run of `bench engines` has measured. */
-export interface EnginesResults {
-  readonly machine: string
-  /** The installed engines, strongest first; those that boot nothing here are not measured. */
-  readonly reports: readonly { name: EngineName; report: EngineReport }[]
-  readonly measures: readonly Measure[]
-  readonly throughput: ReadonlyMap<EngineName, { fresh: Throughput; pooled: Throughput }>
-  readonly alive: ReadonlyMap<EngineName, AliveReport>
-}
 
 type ByEngine<T> = ReadonlyMap<EngineName, T>
 

@@ -1,7 +1,47 @@
-import { type ByWay, CONTEXTS, type InterpreterResults, PRINTS } from './interpreter.ts'
 import { ms, table } from './report.ts'
 import { type Comparison, comparisonTable, type Series } from './side-by-side.ts'
+import type { StartTimes } from './starts.ts'
 import { percentile } from './statistics.ts'
+
+/** Milliseconds of each round, by the way in which one and the same kernel was driven inside the sandbox. */
+export interface ByWay {
+  readonly raw: readonly number[]
+  readonly websocket: readonly number[]
+  readonly service: readonly number[]
+}
+
+export interface ProbeTimes {
+  readonly sum: { readonly end: ByWay; readonly result: ByWay }
+  readonly prints: ByWay
+  /** The same with `flush=True`: a message for each line. */
+  readonly flushed: ByWay
+  /** `1+1` in all contexts at once, until the last has answered. */
+  readonly parallel: ByWay
+}
+
+export interface ParallelTimes {
+  readonly count: number
+  readonly createdMs: number
+  /** A second of sleep in one, and in all at once. */
+  readonly oneSleepMs: number
+  readonly allSleepMs: number
+}
+
+/** Everything that one run of `bench interpreter` has measured. */
+export interface InterpreterResults {
+  readonly machine: string
+  readonly probe: ProbeTimes
+  /** From outside: the thin client and the official one, through the edge. */
+  readonly outside: readonly Series[]
+  readonly outsidePrints: readonly Series[]
+  readonly parallel: ParallelTimes
+  readonly fresh: StartTimes
+  readonly pooled: StartTimes
+}
+
+export const PRINTS = 10_000
+
+export const CONTEXTS = 20
 
 /** The results of `bench interpreter` as markdown: the same code in several ways, contexts, goals. */
 export function interpreterReport(results: InterpreterResults): string {

@@ -2,55 +2,24 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Context } from '@e2b/code-interpreter'
 import { type BenchServer, openBenchServer } from './bench-server.ts'
-import { interpreterReport } from './interpreter-report.ts'
+import {
+  CONTEXTS,
+  type InterpreterResults,
+  interpreterReport,
+  type ParallelTimes,
+  PRINTS,
+  type ProbeTimes,
+} from './interpreter-report.ts'
 import { createOfficial, type OfficialSandbox, trustCertificatesOf } from './official-client.ts'
 import { step } from './progress.ts'
 import { untilQuiet } from './quiet.ts'
 import { describeLoad, describeMachine } from './report.ts'
-import { type Series, sideBySide } from './side-by-side.ts'
+import { sideBySide } from './side-by-side.ts'
 import { measureStarts, type StartTimes } from './starts.ts'
-
-/** Milliseconds of each round, by the way in which one and the same kernel was driven inside the sandbox. */
-export interface ByWay {
-  readonly raw: readonly number[]
-  readonly websocket: readonly number[]
-  readonly service: readonly number[]
-}
-
-interface ProbeTimes {
-  readonly sum: { readonly end: ByWay; readonly result: ByWay }
-  readonly prints: ByWay
-  /** The same with `flush=True`: a message for each line. */
-  readonly flushed: ByWay
-  /** `1+1` in all contexts at once, until the last has answered. */
-  readonly parallel: ByWay
-}
-
-interface ParallelTimes {
-  readonly count: number
-  readonly createdMs: number
-  /** A second of sleep in one, and in all at once. */
-  readonly oneSleepMs: number
-  readonly allSleepMs: number
-}
-
-/** Everything that one run of `bench interpreter` has measured. */
-export interface InterpreterResults {
-  readonly machine: string
-  readonly probe: ProbeTimes
-  /** From outside: the thin client and the official one, through the edge. */
-  readonly outside: readonly Series[]
-  readonly outsidePrints: readonly Series[]
-  readonly parallel: ParallelTimes
-  readonly fresh: StartTimes
-  readonly pooled: StartTimes
-}
 
 const SUM_ROUNDS = 300
 const PRINT_ROUNDS = 10
 const PARALLEL_ROUNDS = 20
-export const PRINTS = 10_000
-export const CONTEXTS = 20
 const START_ROUNDS = 15
 const POOL_SIZE = 3
 

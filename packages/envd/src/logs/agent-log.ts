@@ -1,6 +1,5 @@
-import type { LogExporter } from './log-exporter.ts'
+import type { LogExporter, LogLevel } from './log-exporter.ts'
 
-export type LogLevel = 'debug' | 'info' | 'warn' | 'error'
 export type LogFields = Readonly<Record<string, string | number | undefined>>
 
 /** A transition of the agent itself, for its standard output and for the log. */

@@ -1,5 +1,6 @@
 import { request } from 'node:http'
-import type { LogLevel } from './agent-log.ts'
+
+export type LogLevel = 'debug' | 'info' | 'warn' | 'error'
 
 /** One line as the host takes it; other keys are fields of the line. */
 export interface ExportedLine {

@@ -1,6 +1,7 @@
 import { Code, ConnectError, type Interceptor } from '@connectrpc/connect'
 import { type Exchange, HttpError } from '../http/exchange.ts'
-import type { AgentLog, LogFields, LogLevel } from './agent-log.ts'
+import type { AgentLog, LogFields } from './agent-log.ts'
+import type { LogLevel } from './log-exporter.ts'
 
 /** These come with every key stroke or several times a second, and say nothing new when they succeed. */
 const SILENT = new Set(['SendInput', 'StreamInput', 'Update', 'CloseStdin', 'GetWatcherEvents'])
