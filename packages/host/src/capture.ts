@@ -23,16 +23,16 @@ const HOOK_WITHIN_MS = 30_000
 const REHEARSALS = 10
 
 /**
- * Boots, readies and captures a snapshot, and publishes its memory; the manifest may be published later.
+ * Boots, readies and captures a snapshot on an engine, and publishes its memory; the manifest may be published later.
  * @throws HostError failed when boot, start command or capture fail
  */
 export async function captureMemory(
   parts: CaptureParts,
   manifest: SnapshotManifest,
+  engine: Engine,
   options: ServicesUpOptions = {},
 ): Promise<void> {
   const layers = layerStack(parts.layers, manifest.layers)
-  const engine = parts.cells.engines.for(manifest.config.isolation)
   const cell = await openCell(parts.cells, bootPlan(manifest, engine, layers), {}, options.signal)
   const draft = await parts.store.draftMemory()
   try {

@@ -8,6 +8,7 @@ import { Builder } from './builds/builder.ts'
 import { StepCache } from './builds/step-cache.ts'
 import { captureMemory } from './capture.ts'
 import { type Cell, type CellParts, digestsOf } from './cells.ts'
+import { ENGINE_NAMES } from './engines/engine.ts'
 import type { Engines } from './engines/engines.ts'
 import { Foreground } from './foreground.ts'
 import { EventListener } from './guest-logs/event-listener.ts'
@@ -70,11 +71,12 @@ export async function createHost(options: HostOptions, openEngines: OpenEngines)
     store,
     layers,
     engines,
-    captureMemory: (manifest) => captureMemory(captureParts, manifest),
+    captureMemory: (manifest, engine) => captureMemory(captureParts, manifest, engine),
   })
   const { log } = options
   const pool = new Pool(options.pool, {
-    open: async (id) => openPooled(cells, await snapshots.ready(id), `p${randomName(20)}`),
+    open: async ({ snapshotId, engine }) =>
+      openPooled(cells, await snapshots.ready(snapshotId, engine), `p${randomName(20)}`),
     foreground,
     isMemoryTight: () => admission.isTight(),
     log,
@@ -164,7 +166,7 @@ function layerClaims(references: LayerReferences, layers: LayerStore): (digests:
 async function adoptInto(sandboxes: Sandboxes, pool: Pool, entry: JournalEntry, cell: Cell): Promise<void> {
   if (entry.occupant === 'sandbox') return sandboxes.adopt(entry, cell)
   await cell.freeze()
-  pool.adopt(entry.snapshotId, cell)
+  pool.adopt({ snapshotId: entry.snapshotId, engine: entry.engine }, cell)
 }
 
 interface UpkeepParts {
@@ -201,7 +203,13 @@ function machineStatus(options: HostOptions, engines: Engines, store: SnapshotSt
     memoryAvailableBytes: availableMib * 2 ** 20,
     cpuCount: cpus().length,
     sandboxCapacity: options.maxSandboxes,
-    engines: engines.reports.map(({ name, report }) => ({ name, ...report })),
+    engines: [
+      ...engines.reports.map(({ name, report }) => ({ name, ...report })),
+      ...ENGINE_NAMES.filter((name) => !engines.named(name)).map((name) => ({
+        ...{ name, usable: false, version: '', detail: 'not installed' },
+        remedy: options.installCommands[name] ?? '',
+      })),
+    ],
     warmSnapshotIds: store.warmIds(),
   }
 }

@@ -19,6 +19,8 @@ export interface HostOptions {
   uidBase: number
   /** Engine of sandboxes whose template names none; undefined takes the strongest usable one. */
   isolation: EngineName | undefined
+  /** What an operator types to get an engine that is not installed. */
+  installCommands: Readonly<Partial<Record<EngineName, string>>>
   /** Sandboxes at once, pooled ones and builds included. */
   maxSandboxes: number
   /** Network slots kept ready. */

@@ -2,7 +2,7 @@ import { pino } from 'pino'
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import type { Cell } from './cells.ts'
 import { Foreground } from './foreground.ts'
-import { Pool, type PoolOptions } from './pool.ts'
+import { Pool, type PoolOptions, type Stock } from './pool.ts'
 
 const log = pino({ level: 'silent' })
 
@@ -27,6 +27,8 @@ class FakeCell {
   }
 }
 
+const stock: Stock = { snapshotId: 's', engine: 'container' }
+
 let isTight = false
 let foreground: Foreground
 beforeEach(() => {
@@ -49,15 +51,24 @@ function poolOf(
 
 test('an empty pool learns from the miss and has one for the next', async () => {
   const pool = poolOf()
-  expect(pool.claim('s')).toBeUndefined()
+  expect(pool.claim(stock)).toBeUndefined()
   await vi.advanceTimersByTimeAsync(200)
   expect(pool.size).toBe(1)
-  expect(pool.claim('s')).toBe(FakeCell.opened[0])
+  expect(pool.claim(stock)).toBe(FakeCell.opened[0])
+})
+
+test('a clone on another engine is not handed out', async () => {
+  const pool = poolOf()
+  pool.claim({ ...stock, engine: 'gvisor' })
+  await vi.advanceTimersByTimeAsync(200)
+  expect(pool.size).toBe(1)
+  expect(pool.claim(stock)).toBeUndefined()
+  expect(pool.snapshotIds()).toEqual(new Set(['s']))
 })
 
 test('it grows with misses up to its bound and never beyond', async () => {
   const pool = poolOf({ max: 3 })
-  for (let miss = 0; miss < 10; miss++) pool.claim('s')
+  for (let miss = 0; miss < 10; miss++) pool.claim(stock)
   await vi.advanceTimersByTimeAsync(1_000)
   expect(pool.size).toBe(3)
 })
@@ -66,7 +77,7 @@ test('nothing is filled while a create is in flight', async () => {
   const pool = poolOf()
   const create = Promise.withResolvers<void>()
   const running = foreground.run(() => create.promise)
-  pool.claim('s')
+  pool.claim(stock)
   await vi.advanceTimersByTimeAsync(5_000)
   expect(pool.size).toBe(0)
   create.resolve()
@@ -79,7 +90,7 @@ test('nothing is filled while a create is in flight', async () => {
 
 test('without demand it shrinks to its minimum', async () => {
   const pool = poolOf({ min: 1 })
-  for (let miss = 0; miss < 4; miss++) pool.claim('s')
+  for (let miss = 0; miss < 4; miss++) pool.claim(stock)
   await vi.advanceTimersByTimeAsync(1_000)
   expect(pool.size).toBe(4)
   for (let minute = 1; minute <= 4; minute++) await pool.tend(Date.now() + minute * 60_000)
@@ -89,11 +100,11 @@ test('without demand it shrinks to its minimum', async () => {
 
 test('when memory is tight it gives everything back and does not refill', async () => {
   const pool = poolOf()
-  pool.claim('s')
+  pool.claim(stock)
   await vi.advanceTimersByTimeAsync(200)
   isTight = true
   await pool.tend()
-  pool.claim('s')
+  pool.claim(stock)
   await vi.advanceTimersByTimeAsync(1_000)
   expect(pool.size).toBe(0)
   expect(FakeCell.opened.every((cell) => cell.releases === 1)).toBe(true)
@@ -101,11 +112,11 @@ test('when memory is tight it gives everything back and does not refill', async 
 
 test('one that ends by itself is released once and not handed out', async () => {
   const pool = poolOf()
-  pool.claim('s')
+  pool.claim(stock)
   await vi.advanceTimersByTimeAsync(200)
   FakeCell.opened[0]!.die()
   await vi.advanceTimersByTimeAsync(0)
-  expect(pool.claim('s')).not.toBe(FakeCell.opened[0])
+  expect(pool.claim(stock)).not.toBe(FakeCell.opened[0])
   expect(FakeCell.opened[0]!.releases).toBe(1)
 })
 
@@ -115,22 +126,22 @@ test('a snapshot that does not open is left alone until it is asked for again', 
     tries++
     throw new Error('no')
   })
-  pool.claim('s')
+  pool.claim(stock)
   await vi.advanceTimersByTimeAsync(10_000)
   expect(tries).toBe(1)
-  pool.claim('s')
+  pool.claim(stock)
   await vi.advanceTimersByTimeAsync(10_000)
   expect(tries).toBe(2)
 })
 
 test('closing keeps what is pooled for the next daemon, or releases it', async () => {
   const kept = poolOf()
-  kept.claim('s')
+  kept.claim(stock)
   await vi.advanceTimersByTimeAsync(200)
   await kept.close(true)
   expect(FakeCell.opened[0]!.releases).toBe(0)
   const dropped = poolOf()
-  dropped.claim('s')
+  dropped.claim(stock)
   await vi.advanceTimersByTimeAsync(200)
   await dropped.close(false)
   expect(FakeCell.opened[1]!.releases).toBe(1)

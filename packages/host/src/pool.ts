@@ -1,9 +1,10 @@
 import type { Logger } from 'pino'
 import type { Cell } from './cells.ts'
+import type { EngineName } from './engines/engine.ts'
 import type { Foreground } from './foreground.ts'
 
 /**
- * Sandboxes that were restored ahead, answered once, and wait frozen. Per snapshot the pool grows with starts that
+ * Sandboxes that were restored ahead, answered once, and wait frozen. Per snapshot and engine the pool grows with starts that
  * found it empty, shrinks while nobody asks, and gives everything back when the machine runs short of memory.
  * It fills one at a time, never while a create is in flight.
  */
@@ -19,13 +20,20 @@ export interface PoolOptions {
 
 export interface PoolParts {
   /** Restores one, waits for its agent and freezes it. */
-  open: (snapshotId: string) => Promise<Cell>
+  open: (stock: Stock) => Promise<Cell>
   foreground: Foreground
   isMemoryTight: () => boolean
   log: Logger
 }
 
+/** What a pooled sandbox is a clone of, and what it runs on. */
+export interface Stock {
+  readonly snapshotId: string
+  readonly engine: EngineName
+}
+
 interface Shelf {
+  readonly stock: Stock
   target: number
   lastDemandMs: number
   readonly cells: Cell[]
@@ -51,13 +59,13 @@ export class Pool {
 
   /** Snapshots that something is pooled of, or should be. */
   snapshotIds(): ReadonlySet<string> {
-    return new Set(this.#shelves.keys())
+    return new Set([...this.#shelves.values()].map(({ stock }) => stock.snapshotId))
   }
 
   /** Takes one for a start, still frozen, and learns from the demand. */
-  claim(snapshotId: string, nowMs = Date.now()): Cell | undefined {
+  claim(stock: Stock, nowMs = Date.now()): Cell | undefined {
     if (this.#options.max === 0 || this.#closed) return undefined
-    const shelf = this.#shelf(snapshotId)
+    const shelf = this.#shelf(stock)
     shelf.lastDemandMs = nowMs
     const cell = shelf.cells.shift()
     if (!cell) shelf.target = Math.min(this.#options.max, Math.max(1, this.#options.min, shelf.target * 2))
@@ -66,11 +74,11 @@ export class Pool {
   }
 
   /** Takes in one that an earlier daemon left. It is frozen. */
-  adopt(snapshotId: string, cell: Cell): void {
-    const shelf = this.#shelf(snapshotId)
+  adopt(stock: Stock, cell: Cell): void {
+    const shelf = this.#shelf(stock)
     shelf.target = Math.min(this.#options.max, Math.max(shelf.target, shelf.cells.length + 1))
     shelf.lastDemandMs = Date.now()
-    this.#add(snapshotId, cell)
+    this.#add(stock, cell)
   }
 
   /** Gives the room of one pooled sandbox to a create that found none. */
@@ -88,7 +96,7 @@ export class Pool {
   /** Slow upkeep: what nobody asked for shrinks, and everything goes when memory is tight. */
   async tend(nowMs = Date.now()): Promise<void> {
     const isTight = this.#parts.isMemoryTight()
-    for (const [snapshotId, shelf] of this.#shelves) {
+    for (const [key, shelf] of this.#shelves) {
       if (isTight) shelf.target = 0
       else if (nowMs - shelf.lastDemandMs >= this.#options.idleMs) {
         shelf.target = Math.max(this.#options.min, Math.floor(shelf.target / 2))
@@ -96,46 +104,42 @@ export class Pool {
       }
       const surplus = shelf.cells.splice(shelf.target)
       await Promise.all(surplus.map((cell) => cell.release()))
-      if (shelf.target === 0 && shelf.cells.length === 0 && !isTight) this.#shelves.delete(snapshotId)
+      if (shelf.target === 0 && shelf.cells.length === 0 && !isTight) this.#shelves.delete(key)
     }
     this.#fill()
-  }
-
-  /** Releases what is pooled of one snapshot, or of all. */
-  async drain(snapshotId?: string): Promise<void> {
-    const shelves = snapshotId === undefined ? [...this.#shelves.keys()] : [snapshotId]
-    const cells = shelves.flatMap((id) => {
-      const shelf = this.#shelves.get(id)
-      this.#shelves.delete(id)
-      return shelf?.cells.splice(0) ?? []
-    })
-    await Promise.all(cells.map((cell) => cell.release()))
   }
 
   /** Stops filling. With `keep` what is pooled stays for the next daemon. */
   async close(keep: boolean): Promise<void> {
     this.#closed = true
     await this.#filling
-    if (!keep) await this.drain()
+    if (!keep) await this.#drain()
   }
 
-  #shelf(snapshotId: string): Shelf {
-    let shelf = this.#shelves.get(snapshotId)
+  async #drain(): Promise<void> {
+    const cells = [...this.#shelves.values()].flatMap((shelf) => shelf.cells.splice(0))
+    this.#shelves.clear()
+    await Promise.all(cells.map((cell) => cell.release()))
+  }
+
+  #shelf(stock: Stock): Shelf {
+    const key = `${stock.engine} ${stock.snapshotId}`
+    let shelf = this.#shelves.get(key)
     if (!shelf) {
-      shelf = { target: this.#options.min, lastDemandMs: Date.now(), cells: [] }
-      this.#shelves.set(snapshotId, shelf)
+      shelf = { stock, target: this.#options.min, lastDemandMs: Date.now(), cells: [] }
+      this.#shelves.set(key, shelf)
     }
     return shelf
   }
 
-  #add(snapshotId: string, cell: Cell): void {
-    const { cells } = this.#shelf(snapshotId)
+  #add(stock: Stock, cell: Cell): void {
+    const { cells } = this.#shelf(stock)
     cells.push(cell)
     cell.exited.then(async () => {
       const at = cells.indexOf(cell)
       if (at < 0) return
       cells.splice(at, 1)
-      this.#parts.log.warn({ event: 'pool.lost', snapshotId, slot: cell.slot.index })
+      this.#parts.log.warn({ event: 'pool.lost', ...stock, slot: cell.slot.index })
       await cell
         .release()
         .catch((error: unknown) => this.#parts.log.error({ event: 'pool.release', err: error }))
@@ -158,22 +162,22 @@ export class Pool {
         const cell = await this.#parts.open(next)
         this.#add(next, cell)
         const tookMs = Math.round(performance.now() - startedMs)
-        this.#parts.log.info({ event: 'pool.filled', snapshotId: next, slot: cell.slot.index, tookMs })
+        this.#parts.log.info({ event: 'pool.filled', ...next, slot: cell.slot.index, tookMs })
       } catch (error) {
         // Demand asks again; until then this snapshot is left alone rather than tried in a loop.
         this.#shelf(next).target = this.#shelf(next).cells.length
-        this.#parts.log.warn({ event: 'pool.failed', snapshotId: next, err: error })
+        this.#parts.log.warn({ event: 'pool.failed', ...next, err: error })
       }
     }
   }
 
-  /** The snapshot that was asked for last, among those with less than they should have. */
-  #neediest(): string | undefined {
-    let found: { id: string; lastDemandMs: number } | undefined
-    for (const [id, shelf] of this.#shelves) {
+  /** What was asked for last, among those with less than they should have. */
+  #neediest(): Stock | undefined {
+    let found: Shelf | undefined
+    for (const shelf of this.#shelves.values()) {
       if (shelf.cells.length >= shelf.target) continue
-      if (!found || shelf.lastDemandMs > found.lastDemandMs) found = { id, lastDemandMs: shelf.lastDemandMs }
+      if (!found || shelf.lastDemandMs > found.lastDemandMs) found = shelf
     }
-    return found?.id
+    return found?.stock
   }
 }

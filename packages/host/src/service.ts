@@ -19,6 +19,7 @@ import {
   type StartRequest,
   type StatusResponse,
 } from '@sandbox/contract/gen/host/host_pb'
+import { askedIsolation } from './asked-isolation.ts'
 import { buildEvents } from './builds/build-events.ts'
 import type { Builder } from './builds/builder.ts'
 import { connectError } from './connect-error.ts'
@@ -126,6 +127,7 @@ function startCommand(request: StartRequest): StartCommand {
     memory: request.memory ?? true,
     consumesSnapshot: request.consumeSnapshot,
     pauseMemory: request.pauseMemory ?? true,
+    isolation: askedIsolation(request.isolation),
   }
 }
 

@@ -3,7 +3,8 @@ import { existsSync, mkdirSync, readdirSync } from 'node:fs'
 import { mkdir, readFile, rename, rm, stat, utimes, writeFile } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { randomName } from '@sandbox/contract/ids'
-import type { EngineName, Limits } from './engines/engine.ts'
+import type { Limits } from './engines/engine.ts'
+import type { Isolation } from './engines/engines.ts'
 import { HostError } from './host-error.ts'
 import { syncPath, syncTree, writeDurably } from './linux/durable.ts'
 
@@ -30,7 +31,7 @@ export interface SnapshotConfig {
   readonly beforeCapture: readonly HttpHook[]
   readonly limits: Limits
   /** Engine that the template asks for; without one the machine's own. */
-  readonly isolation?: EngineName
+  readonly isolation?: Isolation
 }
 
 export interface SnapshotManifest {
@@ -81,6 +82,11 @@ export class SnapshotStore {
     this.#draftDir = join(dir, '.drafts', fileName(owner))
     this.#hostClasses = hostClasses
     mkdirSync(this.#draftDir, { recursive: true, mode: 0o700 })
+  }
+
+  /** The manifest, when it was read before. */
+  known(id: string): SnapshotManifest | undefined {
+    return this.#manifests.get(id)
   }
 
   /** @throws HostError notFound */

@@ -2,6 +2,7 @@ import type { Logger } from 'pino'
 import type { InitBody } from './agent-client.ts'
 import { type Cell, type CellParts, type CellPlan, openCell, type Phases, phaseClock } from './cells.ts'
 import { cloneIdentity, resumedIdentity } from './clone-identity.ts'
+import type { Isolation } from './engines/engines.ts'
 import type { Foreground } from './foreground.ts'
 import { HostError } from './host-error.ts'
 import type { KeptSnapshots } from './kept-snapshots.ts'
@@ -32,6 +33,8 @@ export interface StartRequest {
   consumesSnapshot?: boolean
   /** What a pause at the end keeps. Default true. */
   pauseMemory?: boolean
+  /** Of a template's snapshot; default what it was built for. */
+  isolation?: Isolation | undefined
 }
 
 export interface Started {
@@ -84,11 +87,11 @@ export class Starter {
     })
   }
 
-  async #resolve({ snapshotId, memory = true }: StartRequest): Promise<ReadySnapshot> {
+  async #resolve({ snapshotId, isolation, memory = true }: StartRequest): Promise<ReadySnapshot> {
     const { kept, layers, snapshots } = this.#parts
     const own = kept.get(snapshotId)
     if (own) return kept.ready(own, memory, layers)
-    const snapshot = await snapshots.ready(snapshotId)
+    const snapshot = await snapshots.ready(snapshotId, isolation)
     return memory ? snapshot : { ...snapshot, memoryDir: undefined }
   }
 
@@ -108,7 +111,7 @@ export class Starter {
   ): Promise<Cell | undefined> {
     if (request.skipPool || snapshot.base || !snapshot.memoryDir || !sameLimits(plan.limits, snapshot.limits))
       return undefined
-    const cell = this.#parts.pool.claim(snapshot.id)
+    const cell = this.#parts.pool.claim({ snapshotId: snapshot.id, engine: snapshot.engine.name })
     if (!cell) return undefined
     const measure = phaseClock(phases)
     try {
@@ -163,11 +166,11 @@ export class Starter {
   async #openYielding(plan: CellPlan, phases: Phases, signal: AbortSignal): Promise<Cell> {
     try {
       const cell = await openCell(this.#parts.cells, plan, phases, signal)
-      if (!plan.base) this.#parts.snapshots.restored(plan.snapshotId)
+      if (!plan.base) this.#parts.snapshots.restored(plan.snapshotId, plan.engine)
       return cell
     } catch (error) {
       if (!(error instanceof HostError) && !signal.aborted && !plan.base)
-        await this.#parts.snapshots.failed(plan.snapshotId)
+        await this.#parts.snapshots.failed(plan.snapshotId, plan.engine)
       const isFull = error instanceof HostError && error.kind === 'noRoom'
       if (!isFull || !(await this.#parts.pool.yieldOne())) throw error
       return await openCell(this.#parts.cells, plan, phases, signal)

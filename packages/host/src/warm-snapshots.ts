@@ -1,5 +1,5 @@
 import type { Engine, Limits } from './engines/engine.ts'
-import type { Engines } from './engines/engines.ts'
+import type { Engines, Isolation } from './engines/engines.ts'
 import { layerStack } from './layer-stack.ts'
 import type { LayerSource } from './parts.ts'
 import type { SnapshotConfig, SnapshotManifest, SnapshotStore } from './snapshots.ts'
@@ -26,15 +26,15 @@ export interface WarmSnapshotsParts {
   store: SnapshotStore
   layers: LayerSource
   engines: Engines
-  /** Boots the snapshot once, waits until it is ready, captures and publishes its memory. */
-  captureMemory: (manifest: SnapshotManifest) => Promise<void>
+  /** Boots the snapshot once on the engine, waits until it is ready, captures and publishes its memory. */
+  captureMemory: (manifest: SnapshotManifest, engine: Engine) => Promise<void>
 }
 
 const FAILURES_UNTIL_REBUILD = 3
 
 /**
- * Resolves snapshots for starts. The first start of a snapshot without memory for this host's class boots it once and
- * captures; all who ask meanwhile wait for that one capture.
+ * Resolves snapshots for starts. The first start of a snapshot on an engine without memory for its class of host boots
+ * it once and captures; all who ask meanwhile wait for that one capture.
  */
 export class WarmSnapshots {
   readonly #parts: WarmSnapshotsParts
@@ -46,52 +46,60 @@ export class WarmSnapshots {
     this.#parts = parts
   }
 
-  /** @throws HostError notFound, or what boot and capture throw */
-  ready(id: string): Promise<ReadySnapshot> | ReadySnapshot {
-    const known = this.#ready.get(id)
+  /**
+   * @param isolation undefined takes the engine that the snapshot was built for
+   * @throws HostError notFound, unsupported, or what boot and capture throw
+   */
+  ready(id: string, isolation?: Isolation): Promise<ReadySnapshot> | ReadySnapshot {
+    const { store, engines } = this.#parts
+    const manifest = store.known(id)
+    if (!manifest) return store.manifest(id).then((read) => this.ready(read.id, isolation))
+    const engine = engines.for(isolation ?? manifest.config.isolation)
+    const key = keyOf(id, engine)
+    const known = this.#ready.get(key)
     if (known) return known
-    let resolving = this.#resolving.get(id)
+    let resolving = this.#resolving.get(key)
     if (!resolving) {
-      resolving = this.#resolve(id).finally(() => this.#resolving.delete(id))
-      this.#resolving.set(id, resolving)
+      resolving = this.#resolve(manifest, engine).finally(() => this.#resolving.delete(key))
+      this.#resolving.set(key, resolving)
     }
     return resolving
   }
 
   /** Its memory restored. */
-  restored(id: string): void {
-    this.#failures.delete(id)
+  restored(id: string, engine: Engine): void {
+    this.#failures.delete(keyOf(id, engine))
   }
 
   /** It did not. Memory that fails time after time is made anew from the layers, which is slow but never refused. */
-  async failed(id: string): Promise<void> {
-    const failures = (this.#failures.get(id) ?? 0) + 1
-    this.#failures.set(id, failures)
-    const ready = this.#ready.get(id)
-    if (failures < FAILURES_UNTIL_REBUILD || !ready?.memoryDir) return
-    this.#failures.delete(id)
-    this.forget(id)
-    await this.#parts.store.dropMemory(id, ready.engine.hostClass())
+  async failed(id: string, engine: Engine): Promise<void> {
+    const key = keyOf(id, engine)
+    const failures = (this.#failures.get(key) ?? 0) + 1
+    this.#failures.set(key, failures)
+    if (failures < FAILURES_UNTIL_REBUILD || !this.#ready.get(key)?.memoryDir) return
+    this.#failures.delete(key)
+    this.#ready.delete(key)
+    await this.#parts.store.dropMemory(id, engine.hostClass())
   }
 
   /** After its memory was dropped. */
   forget(id: string): void {
-    this.#ready.delete(id)
+    for (const [key, ready] of this.#ready) if (ready.id === id) this.#ready.delete(key)
   }
 
-  async #resolve(id: string): Promise<ReadySnapshot> {
-    const { store, engines } = this.#parts
-    const manifest = await store.manifest(id)
-    const engine = engines.for(manifest.config.isolation)
+  async #resolve(manifest: SnapshotManifest, engine: Engine): Promise<ReadySnapshot> {
+    const { store } = this.#parts
+    const { id, config } = manifest
     let memory = engine.canCapture ? await store.memory(id, engine.hostClass()) : undefined
     if (!memory && engine.canCapture) {
-      await this.#parts.captureMemory(manifest)
+      await this.#parts.captureMemory(manifest, engine)
       memory = await store.memory(id, engine.hostClass())
     }
     const layers = layerStack(this.#parts.layers, memory?.layers ?? manifest.layers)
-    const { config } = manifest
     const ready = { id, engine, config, limits: config.limits, layers, memoryDir: memory?.dir }
-    this.#ready.set(id, ready)
+    this.#ready.set(keyOf(id, engine), ready)
     return ready
   }
 }
+
+const keyOf = (id: string, { name }: Engine): string => `${name} ${id}`

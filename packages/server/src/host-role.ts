@@ -6,6 +6,7 @@ import { type HostOptions, hostOptionDefaults } from '@sandbox/host/options'
 import type { Logger } from 'pino'
 import type { Config } from './config.ts'
 import { openInstalledEngines } from './engines/installed.ts'
+import { installCommands } from './engines/installers.ts'
 import { AGENT_VERSION, readRuntime, requireRuntime } from './runtime.ts'
 
 /** A host in this process, and the client that the control plane uses for it. */
@@ -30,6 +31,7 @@ export function hostOptions(config: Config, log: Logger): HostOptions {
     imagesDir: config.imagesDir,
     runDir: config.runDir,
     isolation: config.isolation === 'auto' ? undefined : config.isolation,
+    installCommands,
     addressRange: config.addressRange,
     uidBase: config.uidBase,
     maxSandboxes: config.maxSandboxes,

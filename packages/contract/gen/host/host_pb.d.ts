@@ -157,6 +157,15 @@ export declare type StartRequest = Message<"host.StartRequest"> & {
    * @generated from field: optional bool pause_memory = 9;
    */
   pauseMemory?: boolean | undefined;
+
+  /**
+   * Engine that the sandbox runs on: container, gvisor, microvm, or auto for the machine's own. Empty: the one that the
+   * snapshot was built for. What Pause and Snapshot made stays with its own.
+   * Errors: unimplemented (this host has no such engine).
+   *
+   * @generated from field: string isolation = 10;
+   */
+  isolation: string;
 };
 
 /**
@@ -913,6 +922,8 @@ export declare type StatusResponse = Message<"host.StatusResponse"> & {
   sandboxCapacity: number;
 
   /**
+   * Installed ones strongest first, then those that could be installed.
+   *
    * @generated from field: repeated host.EngineStatus engines = 7;
    */
   engines: EngineStatus[];

@@ -2,8 +2,9 @@ import { create, type MessageInitShape } from '@bufbuild/protobuf'
 import { timestampFromMs } from '@bufbuild/protobuf/wkt'
 import { Code, ConnectError } from '@connectrpc/connect'
 import { type BuildEvent, BuildEventSchema, type BuildRequest } from '@sandbox/contract/gen/host/host_pb'
+import { askedIsolation } from '../asked-isolation.ts'
 import { connectError } from '../connect-error.ts'
-import { ENGINE_NAMES, type EngineName, type Limits } from '../engines/engine.ts'
+import type { Limits } from '../engines/engine.ts'
 import { askedLimits } from '../limits.ts'
 import type { BuildBase, Builder, BuildPlan } from './builder.ts'
 
@@ -72,19 +73,9 @@ function planOf(request: BuildRequest, defaultLimits: Limits): BuildPlan {
     startCmd: request.startCmd,
     readyCmd: request.readyCmd,
     limits: { ...defaultLimits, ...askedLimits(request.resources) },
-    isolation: isolationOf(request.isolation),
+    isolation: askedIsolation(request.isolation),
     force: request.force,
   }
-}
-
-function isolationOf(name: string): EngineName | undefined {
-  if (name === '') return undefined
-  const known = ENGINE_NAMES.find((each) => each === name)
-  if (known) return known
-  throw new ConnectError(
-    `isolation '${name}' must be one of ${ENGINE_NAMES.join(', ')}`,
-    Code.InvalidArgument,
-  )
 }
 
 function baseOf(from: BuildRequest['from']): BuildBase {

@@ -4,7 +4,8 @@ import type { CaptureParts } from '../capture.ts'
 import { captureMemory } from '../capture.ts'
 import { type Cell, type CellPlan, openCell } from '../cells.ts'
 import { cloneIdentity } from '../clone-identity.ts'
-import type { EngineName, Limits } from '../engines/engine.ts'
+import type { Limits } from '../engines/engine.ts'
+import type { Isolation } from '../engines/engines.ts'
 import { HostError } from '../host-error.ts'
 import { layerStack, withWritten } from '../layer-stack.ts'
 import { openPolicy } from '../network/policy.ts'
@@ -28,7 +29,7 @@ export interface BuildPlan {
   readyCmd: string
   limits: Limits
   /** Engine whose memory is captured, and that all starts use; undefined leaves it to each machine. */
-  isolation: EngineName | undefined
+  isolation: Isolation | undefined
   force: boolean
 }
 
@@ -149,7 +150,7 @@ export class Builder {
     if (engine.canCapture && !(await store.memory(id, engine.hostClass()))) {
       const onLine = (level: 'info' | 'debug', message: string): void =>
         emit({ level, message, step: 'finalize' })
-      await captureMemory(this.#parts, manifest, { signal, onLine })
+      await captureMemory(this.#parts, manifest, engine, { signal, onLine })
     }
     await store.publish(manifest)
     return manifest

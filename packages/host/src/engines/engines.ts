@@ -1,6 +1,9 @@
 import { HostError } from '../host-error.ts'
 import type { Engine, EngineName, EngineReport } from './engine.ts'
 
+/** What a template asks for: an engine by its name, or `auto`, the machine's own. */
+export type Isolation = EngineName | 'auto'
+
 /** An engine that this machine has installed, and what its probe found. */
 export interface ProbedEngine {
   engine: Engine
@@ -29,8 +32,8 @@ export class Engines {
   }
 
   /** @param isolation what a template asks for; undefined takes the machine's. @throws HostError unsupported */
-  for(isolation: EngineName | undefined): Engine {
-    const wanted = isolation ?? this.#preferred
+  for(isolation: Isolation | undefined): Engine {
+    const wanted = isolation === undefined || isolation === 'auto' ? this.#preferred : isolation
     const engine = wanted === undefined ? this.#usable[0] : this.#find(wanted)
     if (engine) return engine
     throw new HostError(
@@ -40,7 +43,7 @@ export class Engines {
   }
 
   /** For work whose result is files: the strongest whose writes can become layers. @throws HostError unsupported */
-  forFiles(isolation: EngineName | undefined): Engine {
+  forFiles(isolation: Isolation | undefined): Engine {
     const wanted = this.for(isolation)
     if (wanted.writtenIn === 'upper') return wanted
     const engine = this.#usable.find(({ writtenIn }) => writtenIn === 'upper')

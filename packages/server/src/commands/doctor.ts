@@ -1,6 +1,6 @@
 import type { Config } from '../config.ts'
 import { probeEngines } from '../engines/installed.ts'
-import { installers } from '../engines/installers.ts'
+import { installCommand, installers } from '../engines/installers.ts'
 import { readRuntime } from '../runtime.ts'
 import { checkMicrovmRequirements } from '../setup/microvm-requirements.ts'
 import { missingPackages } from '../setup/packages.ts'
@@ -71,7 +71,8 @@ async function engineFindings(config: Config): Promise<Finding[]> {
 /** What could be had here for an engine that is not there yet. */
 async function notInstalled(config: Config, engines: ReadonlySet<string>): Promise<Finding[]> {
   const findings: Finding[] = []
-  for (const { name, engine, doc, installed } of installers) {
+  for (const installer of installers) {
+    const { name, engine, doc, installed } = installer
     if (engines.has(engine) || (await installed(config))) continue
     findings.push({
       kind: 'engine',
@@ -79,7 +80,7 @@ async function notInstalled(config: Config, engines: ReadonlySet<string>): Promi
       ok: false,
       required: false,
       detail: `not installed; ${doc}`,
-      remedy: `npm run engine -- install ${name}`,
+      remedy: installCommand(installer),
     })
   }
   return findings

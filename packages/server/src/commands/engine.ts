@@ -1,5 +1,5 @@
 import { type Config, ConfigError } from '../config.ts'
-import { type EngineInstaller, installers } from '../engines/installers.ts'
+import { type EngineInstaller, installCommand, installers } from '../engines/installers.ts'
 
 interface EngineRow {
   name: string
@@ -9,8 +9,6 @@ interface EngineRow {
   installed: string | null
 }
 
-const INSTALL = 'npm run engine -- install'
-
 async function rowOf(installer: EngineInstaller, config: Config): Promise<EngineRow> {
   const { name, engine, doc } = installer
   return { name, engine, doc, installed: (await installer.installed(config)) ?? null }
@@ -18,15 +16,20 @@ async function rowOf(installer: EngineInstaller, config: Config): Promise<Engine
 
 /** Prints what `engine install` knows and what of it is there. */
 export async function listEngines(config: Config, json: boolean): Promise<void> {
-  const rows = await Promise.all(installers.map((installer) => rowOf(installer, config)))
+  const rows = await Promise.all(
+    installers.map(async (installer) => ({
+      ...(await rowOf(installer, config)),
+      command: installCommand(installer),
+    })),
+  )
   if (json) {
     process.stdout.write(`${JSON.stringify({ engines: rows }, null, 2)}\n`)
     return
   }
-  for (const { name, doc, installed } of rows) {
+  for (const { name, doc, installed, command } of rows) {
     process.stdout.write(`${name.padEnd(12)} ${installed ? `installed: ${installed}` : 'not installed'}\n`)
     process.stdout.write(`${' '.repeat(13)}${doc}\n`)
-    if (!installed) process.stdout.write(`${' '.repeat(13)}→ ${INSTALL} ${name}\n`)
+    if (!installed) process.stdout.write(`${' '.repeat(13)}→ ${command}\n`)
   }
 }
 
