@@ -10,6 +10,8 @@
  *   e2b.ip= e2b.gw= e2b.gwmac=       address of eth0 (in a /30), gateway and its link address
  *   e2b.host=NAME                    host name
  *   e2b.pids=NUMBER                  processes and threads the sandbox may have
+ *   e2b.export=NAME                  instead of all that: write what the sandbox has written on its disk to this
+ *                                    device, as guest-export.c has it, and end the machine
  *
  * A failure is said on the console and ends the machine: nothing in it could be repaired from outside.
  */
@@ -34,6 +36,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include "guest-export.h"
 
 #define ROOT "/root"
 #define BOOT_ID "/run/e2b/boot_id"
@@ -48,8 +51,11 @@ static _Noreturn void end_machine(void) {
     for (;;) pause();
 }
 
-static _Noreturn void fail(const char *what, const char *name) {
-    dprintf(2, "guest-init: %s %s: %s\n", what, name, strerror(errno));
+void fail(const char *what, const char *name) {
+    char reason[512];
+    snprintf(reason, sizeof reason, "%s %s: %s", what, name, strerror(errno));
+    dprintf(2, "guest-init: %s\n", reason);
+    export_failed(reason);
     end_machine();
 }
 
@@ -145,11 +151,16 @@ static void mount_layer(char *name, const char *target) {
     must_mount(device, target, "erofs", MS_RDONLY | MS_NOATIME, NULL);
 }
 
+static void mount_disk(const char *options) {
+    char device[64];
+    snprintf(device, sizeof device, "/dev/%s", required("e2b.disk"));
+    must_mount(device, "/d", "ext4", MS_NOATIME, options);
+}
+
 static void mount_root(void) {
     static char options[OPTIONS];
-    char device[64], target[16];
-    snprintf(device, sizeof device, "/dev/%s", required("e2b.disk"));
-    must_mount(device, "/d", "ext4", MS_NOATIME, "discard");
+    char target[16];
+    mount_disk("discard");
     if ((mkdir("/d/upper", 0755) && errno != EEXIST) || (mkdir("/d/work", 0700) && errno != EEXIST))
         fail("mkdir", "/d");
     int length = snprintf(options, sizeof options, "index=off,metacopy=off,redirect_dir=on,upperdir=/d/upper,workdir=/d/work,lowerdir=");
@@ -300,6 +311,16 @@ static _Noreturn void become_init(void) {
     fail("exec", words[0]);
 }
 
+static _Noreturn void export_disk(const char *name) {
+    char device[64];
+    snprintf(device, sizeof device, "/dev/%s", name);
+    begin_export(device);
+    mount_disk(NULL);
+    export_tree("/d/upper");
+    umount2("/d", MNT_DETACH);
+    end_machine();
+}
+
 int main(void) {
     must_mount("devtmpfs", "/dev", "devtmpfs", MS_NOSUID, "mode=0755");
     int console = open("/dev/console", O_RDWR);
@@ -314,6 +335,8 @@ int main(void) {
         for (;;) pause();
     }
     load_modules();
+    char *output = option("e2b.export");
+    if (output) export_disk(output);
     char *gateway = required("e2b.gw"), *host = option("e2b.host");
     if (host && sethostname(host, strlen(host))) fail("host name", host);
     set_network(gateway);
