@@ -142,7 +142,7 @@ export async function createApi(options: ApiOptions): Promise<Api> {
     networkRoutes(authenticated, new NetworkUpdates({ store, entries, features, logger }))
     sandboxListRoutes(authenticated, { store, answers, running, templates })
     templateRoutes(authenticated, { store, templates })
-    templateDetailRoutes(authenticated, { store, templates })
+    templateDetailRoutes(authenticated, { store, templates, hosts })
     tagViewRoutes(authenticated, { store, templates })
     templateTagRoutes(authenticated, { store, templates })
     observationRoutes(authenticated, { store, sampler, logs })

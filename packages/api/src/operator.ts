@@ -1,5 +1,6 @@
 import { ApiError } from '@sandbox/contract/errors'
 import { kernelRandomBytes, newTemplateId, newUuid } from '@sandbox/contract/ids'
+import type { Isolation } from '@sandbox/contract/rest/templates'
 import type { ApiKey, Team } from '@sandbox/store/schema'
 import type { Store } from '@sandbox/store/store'
 import { hashApiKey } from './auth/api-key-cache.ts'
@@ -33,6 +34,8 @@ export interface TemplateRegistration {
   readonly isPublic: boolean
   /** The platform's own: every team finds it without a namespace. Default: as `isPublic`. */
   readonly isDefault?: boolean
+  /** Engine of its sandboxes, where the template is new; later its owner alone changes it. Default: the machine's own. */
+  readonly isolation?: Isolation
 }
 
 /** A key as it may be shown after its creation. */
@@ -135,6 +138,7 @@ async function findOrCreateTemplate(
     isPublic,
     isDefault,
     isSnapshot: 0,
+    isolation: registration.isolation ?? null,
     createdAt: now,
     updatedAt: now,
     spawnCount: 0,

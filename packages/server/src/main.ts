@@ -63,6 +63,15 @@ command('engine', 'List the engines that can be installed here, or install one.'
     else throw new ConfigError(`'${action}' is not an action of engine: use list or install`)
   })
 
+command('template', 'Show a template of the running server, or choose the engine of its sandboxes.')
+  .argument('<name>', 'name or id')
+  .option('--engine <engine>', 'auto, microvm, gvisor or container')
+  .option('--json', 'as JSON', false)
+  .action(async (name: string, options: { engine?: string; json: boolean }, self) => {
+    const { showTemplate } = await import('./commands/template.ts')
+    await showTemplate(configOf(self), name, options)
+  })
+
 command('key', 'Create an API key of a team and print it once.')
   .option('--team <slug>', 'team; made when missing', 'default')
   .option('--name <name>', 'what the key is called', 'cli')

@@ -44,6 +44,8 @@ export interface TemplateTable {
   isDefault: number
   /** Made by a snapshot of a sandbox: not among the team's templates. */
   isSnapshot: number
+  /** Engine that its sandboxes run on, `auto` for the machine's own; null takes what the build was made for. */
+  isolation: string | null
   createdAt: number
   updatedAt: number
   spawnCount: number

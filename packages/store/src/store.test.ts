@@ -33,6 +33,7 @@ const template = (id: string, teamId: string, isDefault = 0) => ({
   isPublic: isDefault,
   isDefault,
   isSnapshot: 0,
+  isolation: null,
   createdAt: 1,
   updatedAt: 1,
   spawnCount: 0,

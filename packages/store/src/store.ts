@@ -10,6 +10,7 @@ import { wholeLife } from './migrations/0002-whole-life.ts'
 import { looseSnapshots } from './migrations/0003-loose-snapshots.ts'
 import { observations } from './migrations/0004-observations.ts'
 import { teamMetrics } from './migrations/0005-team-metrics.ts'
+import { templateIsolation } from './migrations/0006-template-isolation.ts'
 import { SandboxLogRepository } from './sandbox-logs.ts'
 import { SandboxMetricRepository } from './sandbox-metrics.ts'
 import { SandboxRepository } from './sandboxes.ts'
@@ -68,6 +69,7 @@ async function migrate(db: StoreDb): Promise<void> {
         '0003-loose-snapshots': looseSnapshots,
         '0004-observations': observations,
         '0005-team-metrics': teamMetrics,
+        '0006-template-isolation': templateIsolation,
       }),
     },
   })

@@ -65,6 +65,59 @@ it('lets its owner alone publish it and take it back', async () => {
   expect((await patch(`/v2/templates/${templateId}`, { public: 'yes' })).status).toBe(400)
 })
 
+it('lets its owner choose an engine that a host has, for sandboxes started afterwards', async () => {
+  const patch = async (isolation: string, template = 'mine', headers?: Record<string, string>) =>
+    test.request('PATCH', `/templates/${template}`, { isolation }, headers)
+  const shown = async () => (await get('/templates/mine')).json().isolation
+  const started = async () => {
+    await test.request('POST', '/v2/sandboxes', { templateID: 'mine' })
+    return test.host.starts.at(-1)?.isolation
+  }
+  expect([await shown(), await started()]).toEqual(['auto', ''])
+  expect((await patch('container')).status).toBe(200)
+  expect([await shown(), await started()]).toEqual(['container', 'container'])
+  const listed = (await get('/templates')).json<{ templateID: string; isolation: string }[]>()
+  expect(listed.find(({ templateID }) => templateID === templateId)?.isolation).toBe('container')
+  const refused = await patch('microvm')
+  expect([refused.status, refused.json().message]).toEqual([
+    400,
+    "No host can run sandboxes on 'microvm', there is container. microvm: not installed. " +
+      "Install it with 'npm run engine -- install firecracker', then start the server anew.",
+  ])
+  expect((await patch('jail')).status).toBe(400)
+  expect((await patch('container', templateId, stranger)).status).toBe(403)
+  expect([await shown(), await started()]).toEqual(['container', 'container'])
+  expect((await patch('auto')).status).toBe(200)
+  expect([await shown(), await started()]).toEqual(['auto', 'auto'])
+})
+
+it('refuses another engine for a snapshot, and starts it without asking for one', async () => {
+  const sandbox = (await test.request('POST', '/v2/sandboxes', { templateID: 'mine' })).json()
+  const snapshot = await test.request('POST', `/sandboxes/${sandbox.sandboxID}/snapshots`, {})
+  const { snapshotID } = snapshot.json<{ snapshotID: string }>()
+  const id = snapshotID.split(':')[0]!
+  expect((await test.request('PATCH', `/templates/${id}`, { isolation: 'container' })).status).toBe(400)
+  await test.request('POST', '/v2/sandboxes', { templateID: snapshotID })
+  expect(test.host.starts.at(-1)).toMatchObject({ isolation: '' })
+})
+
+it('says at the start what is missing when the engine of a template is gone', async () => {
+  await test.request('PATCH', '/templates/mine', { isolation: 'container' })
+  const { engines } = test.host
+  test.host.engines = [{ name: 'gvisor', usable: true }]
+  const restarted = await test.restart()
+  const answer = await restarted.request('POST', '/v2/sandboxes', { templateID: 'mine' })
+  expect([answer.status, answer.json()]).toMatchObject([
+    500,
+    {
+      error_code: 'sandbox_create_refused',
+      message: expect.stringContaining("'container', there is gvisor"),
+    },
+  ])
+  test.host.engines = engines
+  test = await restarted.restart()
+})
+
 it('tells how a build went', async () => {
   const answer = await get(`/templates/${templateId}/builds/${buildIds[0]}/status?logsOffset=0&limit=100`)
   expect(answer.json()).toEqual({

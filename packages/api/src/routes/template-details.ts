@@ -3,6 +3,7 @@ import {
   BuildParams,
   BuildStatusQuery,
   ChangedTemplate,
+  type Isolation,
   type TemplateBuild,
   TemplateBuildInfo,
   TemplateBuildsQuery,
@@ -15,6 +16,7 @@ import type { Store } from '@sandbox/store/store'
 import { teamOf } from '../auth/authenticate.ts'
 import type { ApiApp } from '../http/app.ts'
 import { nextToken, parseNextToken } from '../http/pagination.ts'
+import type { Hosts } from '../sandboxes/hosts.ts'
 import type { TemplateResolver } from '../templates/resolver.ts'
 import { errors } from './responses.ts'
 import { toTemplate } from './templates.ts'
@@ -26,6 +28,7 @@ const MAX_BUILDS = 10_000
 export interface TemplateDetailParts {
   readonly store: Store
   readonly templates: TemplateResolver
+  readonly hosts: Hosts
 }
 
 const isoTime = (ms: number): string => new Date(ms).toISOString()
@@ -45,12 +48,20 @@ function toBuild(build: StoredBuild): TemplateBuild {
 }
 
 /** Routes of one template: what it is, whether others may use it, how its builds went. */
-export function templateDetailRoutes(app: ApiApp, { store, templates }: TemplateDetailParts): void {
+export function templateDetailRoutes(app: ApiApp, { store, templates, hosts }: TemplateDetailParts): void {
   const findOwn = async (team: Team, text: string): Promise<Template> => {
     const template = await templates.findTemplate(team, text)
     // Only what its owner may see is here: that others may use it makes no difference.
     if (template.teamId !== team.id) throw new ApiError('notFound', `Template '${text}' not found`)
     return template
+  }
+
+  const checkIsolation = (template: Template, isolation: Isolation): void => {
+    if (template.isSnapshot === 1) {
+      throw new ApiError('badRequest', 'Sandboxes of a snapshot stay with the engine that it was taken on.')
+    }
+    const lacks = hosts.lackOf(isolation)
+    if (lacks) throw new ApiError('badRequest', lacks)
   }
 
   app.get(
@@ -93,9 +104,14 @@ export function templateDetailRoutes(app: ApiApp, { store, templates }: Template
       },
       async (request) => {
         const template = await findOwn(teamOf(request), request.params.templateID)
-        const { public: isPublic } = request.body
-        if (isPublic !== undefined) {
-          await store.templates.update(template.id, { isPublic: isPublic ? 1 : 0, updatedAt: Date.now() })
+        const { public: isPublic, isolation } = request.body
+        if (isolation !== undefined) checkIsolation(template, isolation)
+        const change = {
+          ...(isPublic === undefined ? {} : { isPublic: isPublic ? 1 : 0 }),
+          ...(isolation === undefined ? {} : { isolation }),
+        }
+        if (Object.keys(change).length > 0) {
+          await store.templates.update(template.id, { ...change, updatedAt: Date.now() })
         }
         return { names: [...((await store.templates.describe(template))?.names ?? [])] }
       },

@@ -43,6 +43,8 @@ export function toTemplate({ template, build, aliases, names, buildCount }: Desc
     names: [...names],
     buildStatus: build.status,
     isDefault: template.isDefault === 1,
+    // A snapshot's sandboxes stay with the engine that it was taken on, which is not known here.
+    ...(template.isSnapshot === 1 ? {} : { isolation: template.isolation ?? 'auto' }),
   }
 }
 

@@ -14,6 +14,8 @@ interface PlacementQuery {
   readonly snapshotId: string
   readonly memoryMib: number
   readonly hostId?: string | null
+  /** The engine it is to run on; null and `auto` leave it to the host. */
+  readonly isolation?: string | null
 }
 
 /** Whether a host takes new sandboxes, as the operator set it. Draining and standby ones keep what they run. */
@@ -118,15 +120,18 @@ export class Hosts {
 
   /**
    * Hosts to try for a start, best first; only the given one where just that has the snapshot.
-   * @throws ApiError 503 when none has room
+   * @throws ApiError 503 when none has room, 500 when none has the engine
    */
-  candidates({ snapshotId, memoryMib, hostId = null }: PlacementQuery): HostEndpoint[] {
+  candidates({ snapshotId, memoryMib, hostId = null, isolation = null }: PlacementQuery): HostEndpoint[] {
     const withRoom = [...this.#hosts.values()].filter(
       (host) =>
         takesNew(host, hostId) &&
         hasRoom(host, memoryMib) &&
+        hasEngine(host.status, isolation) &&
         (hostId === null || host.endpoint.id === hostId),
     )
+    const lacks = withRoom.length === 0 ? this.lackOf(isolation) : undefined
+    if (lacks) throw new ApiError('createRefused', lacks)
     if (withRoom.length === 0) {
       throw new ApiError(
         'noCapacity',
@@ -140,6 +145,19 @@ export class Hosts {
     )
     const rest = withRoom.filter((host) => !sample.includes(host)).slice(0, SAMPLE)
     return [...sample, ...rest].map((host) => host.endpoint)
+  }
+
+  /** Why no host that answers can run sandboxes on an engine, and what to do; undefined when one can, or none answers. */
+  lackOf(isolation: string | null): string | undefined {
+    const statuses = [...this.#hosts.values()].flatMap(({ status }) => status ?? [])
+    if (statuses.length === 0 || statuses.some((status) => hasEngine(status, isolation))) return undefined
+    const engines = statuses.flatMap((status) => status.engines)
+    const usable = new Set(engines.filter((engine) => engine.usable).map(({ name }) => name))
+    const missing = engines.find(({ name }) => name === isolation)
+    return (
+      `No host can run sandboxes on '${isolation}', there is ${[...usable].join(', ')}. ` +
+      `${isolation}: ${missing?.detail || 'unknown'}. ${remedyOf(missing?.remedy)}`
+    ).trimEnd()
   }
 
   /** Counts a start until the next status of the host contains it. */
@@ -181,6 +199,14 @@ export class Hosts {
     }
   }
 }
+
+const hasEngine = (status: StatusResponse | undefined, isolation: string | null): boolean =>
+  isolation === null ||
+  isolation === 'auto' ||
+  status?.engines.some(({ name, usable }) => usable && name === isolation) === true
+
+const remedyOf = (command = ''): string =>
+  command.startsWith('npm ') ? `Install it with '${command}', then start the server anew.` : command
 
 /** What only one host can start, as a sandbox that was paused there, it starts also while it is drained. */
 const takesNew = (host: KnownHost, onlyHostId: string | null): boolean =>

@@ -28,6 +28,8 @@ export interface LaunchOptions {
   readonly how: 'created' | 'forked'
   /** The only host that has the snapshot. */
   readonly hostId?: string | null
+  /** The engine it is to run on; null takes what its snapshot was made for. */
+  readonly isolation?: string | null
 }
 
 /** Starts new sandboxes: from the place among the team's sandboxes to the route. */
@@ -42,13 +44,14 @@ export class Launcher {
    * Starts the sandbox of a row, which is written once a host has it.
    * @throws ApiError 429 team limit, 500, 503, 504; nothing runs then
    */
-  async launch(wanted: SandboxRow, { limit, key, how, hostId: pinned }: LaunchOptions): Promise<AnswerFacts> {
+  async launch(wanted: SandboxRow, options: LaunchOptions): Promise<AnswerFacts> {
+    const { limit, key, how, hostId: pinned = null, isolation = null } = options
     const { running, starter, tokens, logger, logs } = this.#parts
     const begun = performance.now()
     const sandbox = runningFromRow(wanted, 'starting')
     running.reserve(sandbox, limit)
     try {
-      const placed = await starter.start({ ...startOrderOf(wanted, tokens), hostId: pinned ?? null })
+      const placed = await starter.start({ ...startOrderOf(wanted, tokens), hostId: pinned, isolation })
       const facts = await this.#record({ ...wanted, hostId: placed.hostId }, sandbox, placed, key)
       const startMs = Math.round((performance.now() - begun) * 100) / 100
       const { hostId, fromPool } = placed

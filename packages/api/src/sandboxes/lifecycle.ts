@@ -72,6 +72,7 @@ export class Lifecycle {
         key,
         how: 'created',
         hostId: template.hostId,
+        isolation: template.isolation,
       })
     }
     const facts =

@@ -214,6 +214,7 @@ function newTemplate(id: string, teamId: string): Template {
     isPublic: 0,
     isDefault: 0,
     isSnapshot: 1,
+    isolation: null,
     createdAt: now,
     updatedAt: now,
     spawnCount: 0,

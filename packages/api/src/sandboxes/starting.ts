@@ -23,6 +23,8 @@ export interface StartOrder {
   readonly memoryMib: number
   /** The only host that has the snapshot. */
   readonly hostId?: string | null
+  /** The engine it is to run on; null takes what the snapshot was made for. */
+  readonly isolation?: string | null
 }
 
 export interface Placed {
@@ -55,7 +57,7 @@ export class Starter {
   }
 
   /**
-   * @throws ApiError 503 no host takes it, 504 it took too long, 500 the host failed; nothing runs then
+   * @throws ApiError 500 no host has the engine, 503 no host takes it, 504 it took too long, 500 the host failed; nothing runs then
    */
   async start(order: StartOrder): Promise<Placed> {
     const request = startRequest(order)
@@ -117,6 +119,7 @@ function startRequest(order: StartOrder): StartRequest {
     endAt: timestampFromMs(order.endAt),
     onEnd: order.pauseAtEnd ? OnEnd.PAUSE : OnEnd.KILL,
     pauseMemory: order.pauseMemory,
+    isolation: order.isolation ?? '',
   })
 }
 

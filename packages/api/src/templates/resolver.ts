@@ -14,6 +14,8 @@ export interface ResolvedTemplate {
   readonly cpuCount: number
   readonly memoryMib: number
   readonly diskMib: number
+  /** Engine of its sandboxes; null takes what the snapshot was made for. */
+  readonly isolation: string | null
 }
 
 interface TemplateName {
@@ -101,6 +103,7 @@ export class TemplateResolver {
       cpuCount: build.cpuCount,
       memoryMib: build.memoryMib,
       diskMib: build.diskMib,
+      isolation: template.isolation,
     }
   }
 

@@ -43,6 +43,11 @@ export class ScriptedHost {
   /** How often somebody began to collect logs. */
   collects = 0
   capacity = 100
+  /** What it says of its engines. */
+  engines = [
+    { name: 'container', usable: true },
+    { name: 'microvm', detail: 'not installed', remedy: 'npm run engine -- install firecracker' },
+  ]
   /** Called before a start or stop is done; may throw or wait. */
   beforeStart: (request: StartRequest) => Promise<void> | void = () => {}
   beforeStop: (sandboxId: string) => Promise<void> | void = () => {}
@@ -243,6 +248,7 @@ export class ScriptedHost {
         memoryAvailableBytes: 2n ** 34n,
         sandboxCount: this.sandboxes.size,
         sandboxCapacity: this.capacity,
+        engines: this.engines,
       }),
       watch: (_request, context) => {
         const synced = create(HostEventSchema, { event: { case: 'synced', value: {} } })

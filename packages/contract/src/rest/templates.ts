@@ -4,6 +4,15 @@ import { type Static, Type } from 'typebox'
 
 const Author = Type.Union([Type.Object({ id: Type.String(), email: Type.String() }), Type.Null()])
 
+/** Engine that sandboxes of a template run on; `auto` is each machine's own. Not part of E2B's API. */
+export const Isolation = Type.Union([
+  Type.Literal('auto'),
+  Type.Literal('microvm'),
+  Type.Literal('gvisor'),
+  Type.Literal('container'),
+])
+export type Isolation = Static<typeof Isolation>
+
 export const Template = Type.Object({
   templateID: Type.String(),
   buildID: Type.String(),
@@ -23,6 +32,7 @@ export const Template = Type.Object({
   buildStatus: Type.String(),
   isDefault: Type.Optional(Type.Boolean()),
   description: Type.Optional(Type.String()),
+  isolation: Type.Optional(Type.String()),
 })
 export type Template = Static<typeof Template>
 
@@ -99,7 +109,10 @@ export const TemplateBuildsQuery = Type.Object({
 })
 
 /** Body of PATCH /v2/templates/{templateID}. */
-export const TemplateChange = Type.Object({ public: Type.Optional(Type.Boolean()) })
+export const TemplateChange = Type.Object({
+  public: Type.Optional(Type.Boolean()),
+  isolation: Type.Optional(Isolation),
+})
 
 export const ChangedTemplate = Type.Object({ names: Type.Array(Type.String()) })
 
