@@ -26,6 +26,7 @@ function program(at: string, version: string): void {
 test('versions are compared by their dates, whatever form they have', () => {
   expect(isCurrent(RUNSC_VERSION)).toBe(true)
   expect(isCurrent('release-20261102.0')).toBe(true)
+  expect(isCurrent('20261102.0')).toBe(true)
   expect(isCurrent('v0.0.0-20270101000000-0123456789ab')).toBe(true)
   expect(isCurrent('release-20240729.0')).toBe(false)
   expect(isCurrent('VERSION_MISSING')).toBe(false)

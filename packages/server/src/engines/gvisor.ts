@@ -14,9 +14,9 @@ export const RUNSC_VERSION = 'v0.0.0-20260905035102-160fafc42237'
 export const runscPath = (config: Pick<Config, 'imagesDir'>): string =>
   join(config.imagesDir, 'engines', 'gvisor', RUNSC_VERSION, 'runsc')
 
-/** Releases name themselves by a date, modules by a time that begins with one. Undefined: no name of a release. */
+/** Releases and packages name themselves by a date, modules by a time that begins with one. Undefined: neither. */
 const releaseDate = (version: string): number | undefined => {
-  const digits = /(?:^release-|-)(20\d{6})/.exec(version)?.[1]
+  const digits = /(?:^|^release-|-)(20\d{6})/.exec(version)?.[1]
   return digits === undefined ? undefined : Number(digits)
 }
 

@@ -1,20 +1,14 @@
-import { mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, renameSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { runscVersion } from '@sandbox/host/engines/gvisor/runsc'
 import { errorCode } from '@sandbox/host/linux/libc'
 import type { Config } from '../config.ts'
 import { runCommand } from '../setup/run-command.ts'
-import { findRunsc, RUNSC_VERSION, runscOnPath, runscPath } from './gvisor.ts'
+import { findRunsc, RUNSC_VERSION, runscPath } from './gvisor.ts'
+import { installRunscPackage } from './install-runsc-package.ts'
 import type { EngineInstaller } from './installers.ts'
 
 const MODULE = 'gvisor.dev/gvisor/runsc'
-/** As https://gvisor.dev/docs/user_guide/install/ has them. apt verifies signature and checksums. */
-const APT_KEY_URL = 'https://gvisor.dev/archive.key'
-const APT_KEY_PATH = '/usr/share/keyrings/gvisor-archive-keyring.asc'
-const APT_SOURCE_PATH = '/etc/apt/sources.list.d/gvisor.list'
-const APT_SOURCE = `deb [signed-by=${APT_KEY_PATH}] https://storage.googleapis.com/gvisor/releases release main\n`
-const KEY_WITHIN_MS = 30_000
-
 type Say = (line: string) => void
 
 /** runsc, in this order: what is there, built from the Go module proxy, the project's apt repository. */
@@ -27,7 +21,10 @@ export const gvisorInstaller: EngineInstaller = {
     const known = await describeInstalled(config)
     if (known) return known
     if (await hasGo()) await build(config, say)
-    else await installPackage(say)
+    else {
+      say("there is no Go here: the project's apt repository has it as a package")
+      await installRunscPackage(say)
+    }
     const installed = await describeInstalled(config)
     if (!installed) throw new Error(`no runsc of ${RUNSC_VERSION} or newer came of it`)
     return installed
@@ -85,18 +82,4 @@ function publish(unfinished: string, target: string): void {
   } catch (error) {
     if (errorCode(error) !== 'ENOTEMPTY' && errorCode(error) !== 'EEXIST') throw error
   }
-}
-
-async function installPackage(say: Say): Promise<void> {
-  say(`there is no Go here: adding the project's apt repository (${APT_SOURCE_PATH})`)
-  const answer = await fetch(APT_KEY_URL, { signal: AbortSignal.timeout(KEY_WITHIN_MS) })
-  if (!answer.ok) throw new Error(`${APT_KEY_URL} answered ${answer.status}`)
-  writeFileSync(APT_KEY_PATH, await answer.text(), { mode: 0o644 })
-  writeFileSync(APT_SOURCE_PATH, APT_SOURCE, { mode: 0o644 })
-  const env = { DEBIAN_FRONTEND: 'noninteractive', LC_ALL: 'C.UTF-8' }
-  say('apt-get update')
-  await runCommand(['apt-get', 'update', '-q'], { env })
-  say('apt-get install runsc')
-  await runCommand(['apt-get', 'install', '-y', '-q', '--no-install-recommends', 'runsc'], { env })
-  if (!(await runscOnPath())) throw new Error(`the packaged runsc is older than ${RUNSC_VERSION}`)
 }
