@@ -94,6 +94,12 @@ const settings = {
     'Firecracker of your own, static; default the installed',
   ),
   jailer: text('E2B_JAILER', '--jailer', '', 'Its jailer, of the same version; default the installed'),
+  guestKernel: text(
+    'E2B_GUEST_KERNEL',
+    '--guest-kernel',
+    '',
+    'Series of the Debian kernel of microVMs, e.g. 6.1; default the newest',
+  ),
   timeScale: integer(
     'E2B_TIME_SCALE',
     '--time-scale',

@@ -7,7 +7,7 @@ import { buildMountInto } from '../../../host/native/build.ts'
 import type { Config } from '../config.ts'
 import { runCommand } from '../setup/run-command.ts'
 import { FIRECRACKER_VERSION, firecrackerDir, firecrackerPaths } from './firecracker.ts'
-import { ensureGuestImage } from './install-qemu.ts'
+import { renewGuestImage } from './install-qemu.ts'
 import type { EngineInstaller } from './installers.ts'
 import { microvmDir } from './microvm.ts'
 
@@ -38,7 +38,7 @@ export const firecrackerInstaller: EngineInstaller = {
   installed: describeInstalled,
   async install(config, say) {
     if (!programs(config)) await installRelease(firecrackerDir(config), RELEASE, say)
-    await ensureGuestImage(config, say)
+    await renewGuestImage(config, say)
     await buildMountInto({ outDir: microvmDir(config) })
     const installed = await describeInstalled(config)
     if (!installed)

@@ -3,8 +3,8 @@ import { globSync, mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { gunzipSync, zstdDecompressSync } from 'node:zlib'
 import { run } from '../../../linux/process.ts'
+import { kernelName, type ServedKernel } from './kernel-source.ts'
 
-const META_PACKAGE = 'linux-image-cloud-amd64'
 const DOWNLOAD_WITHIN_MS = 600_000
 const LARGEST_KERNEL_BYTES = 256 * 2 ** 20
 
@@ -33,26 +33,29 @@ export interface KernelModule {
 }
 
 /**
- * Downloads and unpacks the kernel package that apt would install today.
+ * Downloads and unpacks a kernel package.
  * @param directory empty; gets the package and its files
  * @throws CommandError with apt's words
  */
 export async function fetchKernelPackage(
+  kernel: ServedKernel,
   directory: string,
   progress: (line: string) => void = () => {},
 ): Promise<KernelPackage> {
-  const { stdout } = await run('apt-cache', ['depends', META_PACKAGE])
-  const name = /^\s*Depends: (linux-image-\S+)$/m.exec(stdout)?.[1]
-  if (!name) throw new Error(`apt knows no ${META_PACKAGE}: run 'apt-get update'`)
-  progress(`downloading ${name}`)
-  await run('apt-get', ['download', '-q', name], { cwd: directory, timeoutMs: DOWNLOAD_WITHIN_MS })
-  const file = readdirSync(directory).find((entry) => entry.startsWith(`${name}_`) && entry.endsWith('.deb'))
-  if (!file) throw new Error(`apt-get download left no ${name}_*.deb`)
+  const { packageName, version } = kernel
+  progress(`downloading ${packageName}`)
+  await run('apt-get', ['download', '-q', `${packageName}=${version}`], {
+    cwd: directory,
+    timeoutMs: DOWNLOAD_WITHIN_MS,
+  })
+  const file = readdirSync(directory).find(
+    (entry) => entry.startsWith(`${packageName}_`) && entry.endsWith('.deb'),
+  )
+  if (!file) throw new Error(`apt-get download left no ${packageName}_*.deb`)
   const root = join(directory, 'files')
   mkdirSync(root)
   await run('dpkg', ['-x', join(directory, file), root], { timeoutMs: DOWNLOAD_WITHIN_MS })
-  const version = (await run('dpkg-deb', ['-f', join(directory, file), 'Version'])).stdout.trim()
-  return { name: `${name} ${version}`, directory: root }
+  return { name: kernelName(kernel), directory: root }
 }
 
 /** The kernel as an ELF image, which both monitors take: the payload of the package's compressed one. */
