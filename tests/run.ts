@@ -3,15 +3,14 @@
  * of the emulated machine, Python tests.
  * Ends with the line `N passed, N failed`; a failed check or a suite that broke counts as one failure.
  */
-import { spawn, spawnSync } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
 import { type Config, loadConfig } from '../packages/server/src/config.ts'
-import { findRunsc, runscPath } from '../packages/server/src/engines/gvisor.ts'
-import { gvisorInstaller } from '../packages/server/src/engines/install-gvisor.ts'
 import { qemuInstaller } from '../packages/server/src/engines/install-qemu.ts'
 import { clientsVenv, installPythonClients } from '../packages/server/src/setup/python-clients.ts'
+import { ensureRunsc } from './engines/runsc-for-tests.ts'
 
 const root = join(import.meta.dirname, '..')
 const node = process.execPath
@@ -103,16 +102,10 @@ async function pytest(python: string, folder: string): Promise<Count> {
   }
 }
 
-/**
- * Where the tests find gVisor's runsc: a copy of their own, built where Go is, so that a server of this machine keeps
- * the engine that it has. Without Go they skip gVisor and say so.
- */
+/** Where the tests find gVisor's runsc. Without one, and without Go, they skip gVisor and say so. */
 async function withRunsc(config: Config): Promise<NodeJS.ProcessEnv> {
-  if (await findRunsc(config)) return {}
-  if (spawnSync('go', ['version']).status !== 0) return {}
-  const own = { ...config, imagesDir: join(config.stateDir, 'cache', 'test-engines') }
-  await gvisorInstaller.install(own, (line) => process.stdout.write(`gvisor: ${line}\n`))
-  return { PATH: `${dirname(runscPath(own))}${delimiter}${process.env.PATH}` }
+  const runsc = await ensureRunsc(config, (line) => process.stdout.write(`gvisor: ${line}\n`))
+  return runsc?.isOwn ? { PATH: `${dirname(runsc.path)}${delimiter}${process.env.PATH}` } : {}
 }
 
 /** Firecracker under its jailer in the emulated machine, what is essential: a few minutes. */

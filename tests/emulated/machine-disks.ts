@@ -8,9 +8,10 @@ import {
   truncateSync,
   writeFileSync,
 } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import type { SnapshotManifest } from '../../packages/host/src/snapshots.ts'
 import type { Config } from '../../packages/server/src/config.ts'
+import { runscPath } from '../../packages/server/src/engines/gvisor.ts'
 import { microvmDir } from '../../packages/server/src/engines/microvm.ts'
 import { requireRuntime } from '../../packages/server/src/runtime.ts'
 import { runCommand } from '../../packages/server/src/setup/run-command.ts'
@@ -26,6 +27,13 @@ export interface MachineDisks {
   imagesPath: string
   /** ext4, sparse: the state directory. */
   statePath: string
+}
+
+/** What engines of the machine run with, besides what its packages have. */
+export interface EnginePrograms {
+  firecracker: FirecrackerBinaries
+  /** Undefined: the machine has no gVisor. */
+  runscPath: string | undefined
 }
 
 /** Where the machine mounts the images. */
@@ -51,7 +59,7 @@ function modules(name: string): string {
 
 export async function makeMachineDisks(
   config: Config,
-  binaries: FirecrackerBinaries,
+  programs: EnginePrograms,
   dir: string,
 ): Promise<MachineDisks> {
   mkdirSync(dir, { recursive: true })
@@ -64,7 +72,7 @@ export async function makeMachineDisks(
     ...['mkfs.erofs', '--quiet', ...LEFT_OUT.map((path) => `--exclude-path=${path}`)],
     ...[disks.repoPath, root],
   ])
-  await makeImages(config, binaries, join(dir, 'images'), disks.imagesPath)
+  await makeImages(config, programs, join(dir, 'images'), disks.imagesPath)
   await makeStateDisk(disks.statePath)
   return disks
 }
@@ -77,7 +85,7 @@ async function makeStateDisk(path: string): Promise<void> {
 
 async function makeImages(
   config: Config,
-  binaries: FirecrackerBinaries,
+  programs: EnginePrograms,
   staging: string,
   imagePath: string,
 ): Promise<void> {
@@ -107,21 +115,30 @@ async function makeImages(
       criu: criu ? { ...criu, path: join(inside, 'criu/criu') } : undefined,
     }
     writeFileSync(join(staging, 'runtime/runtime.json'), JSON.stringify(moved))
-    copyMachineEngine(config, binaries, staging)
+    copyEngines(config, programs, staging)
     await runCommand(['mkfs.erofs', '--quiet', imagePath, staging])
   } finally {
     rmSync(staging, { recursive: true, force: true })
   }
 }
 
-/** The guest image, and the monitor with what it needs; see `hostEnvironment` for the place. */
-function copyMachineEngine(config: Config, binaries: FirecrackerBinaries, staging: string): void {
+/** Guest image, monitor with what it needs, runsc where the host looks for it; see `machineConfig` for the places. */
+function copyEngines(
+  config: Config,
+  { firecracker, runscPath: runsc }: EnginePrograms,
+  staging: string,
+): void {
   cpSync(microvmDir(config), join(staging, 'microvm'), {
     recursive: true,
     filter: (path) => !path.endsWith('/bundles'),
   })
   mkdirSync(join(staging, 'firecracker'))
-  for (const [name, path] of Object.entries(binaries)) copyFileSync(path, join(staging, 'firecracker', name))
+  for (const [name, path] of Object.entries(firecracker))
+    copyFileSync(path, join(staging, 'firecracker', name))
+  if (!runsc) return
+  const installed = runscPath({ imagesDir: staging })
+  mkdirSync(dirname(installed), { recursive: true })
+  copyFileSync(runsc, installed)
 }
 
 function linkOrCopy(from: string, to: string): void {

@@ -1,6 +1,8 @@
 import { type ChildProcessByStdio, spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'
-import type { Readable } from 'node:stream'
+import type { Readable, Writable } from 'node:stream'
+import { setTimeout as delay } from 'node:timers/promises'
+import { isGone, Qmp } from '../../packages/host/src/engines/microvm/qmp.ts'
 import type { MachineDisks } from './machine-disks.ts'
 import type { MachineImage } from './machine-image.ts'
 
@@ -16,6 +18,10 @@ export interface MachineOptions {
   memoryMib: number
   /** Passed to the program inside. */
   options: Readonly<Record<string, unknown>>
+  /** Memory that `keep` wrote of a machine with copies of the same disks: it goes on instead of booting. */
+  memoryPath?: string
+  /** For the control socket: a directory with a short name. */
+  dir: string
   /** Each line of the console that is no report. */
   onConsole: (line: string) => void
   /** Each report of the program inside. */
@@ -25,30 +31,97 @@ export interface MachineOptions {
 
 /** Before a line of the console that is a report of the program inside, in JSON. */
 const REPORT_PREFIX = '@@ '
+const CONTROL_WITHIN_MS = 120_000
+const LOOKS_EVERY_MS = 200
+const NO_LIMIT_BYTES_PER_SECOND = 2 ** 40
 
-/** Boots it and answers when it is off. @throws Error when it does not end within `limitMs` */
-export async function runMachine(options: MachineOptions): Promise<void> {
-  const child = spawn('qemu-system-x86_64', qemuArguments(options), { stdio: ['ignore', 'pipe', 'pipe'] })
-  const timer = setTimeout(() => child.kill('SIGKILL'), options.limitMs)
-  const ended = new Promise<{ code: number | null; signal: string | null }>((resolve, reject) => {
-    child.on('error', (error) => reject(new Error(`qemu-system-x86_64 cannot be run: ${error.message}`)))
-    child.on('close', (code, signal) => resolve({ code, signal }))
-  })
-  readConsole(child, options)
-  createInterface({ input: child.stderr }).on('line', options.onConsole)
+type Process = ChildProcessByStdio<Writable, Readable, Readable>
+
+export class Machine {
+  /** Resolves when it is off. Rejects when that takes longer than `limitMs`, or when QEMU fails. */
+  readonly off: Promise<void>
+  readonly #process: Process
+  readonly #controlPath: string
+  #hasEnded = false
+
+  constructor(options: MachineOptions) {
+    this.#controlPath = `${options.dir}/control`
+    this.#process = spawn('qemu-system-x86_64', qemuArguments(options, this.#controlPath), {
+      stdio: ['pipe', 'pipe', 'pipe'],
+    })
+    this.#process.stdin.on('error', () => {
+      // It is off: `off` says why.
+    })
+    readConsole(this.#process, options)
+    createInterface({ input: this.#process.stderr }).on('line', options.onConsole)
+    this.off = whenOff(this.#process, options.limitMs)
+    const hasEnded = (): void => {
+      this.#hasEnded = true
+    }
+    // Told to whoever waits for it; nobody has to at this moment.
+    this.off.then(hasEnded, hasEnded)
+  }
+
+  /** A line for the program inside, once it runs: what comes while memory is read is lost in part. */
+  async tell(order: object): Promise<void> {
+    await this.#control((qmp) => until(qmp, 'query-status', 'running'))
+    this.#process.stdin.write(`${JSON.stringify(order)}\n`)
+  }
+
+  /** Writes its memory, and turns it off without its noticing. Its disks then belong to that memory. */
+  async keep(memoryPath: string): Promise<void> {
+    await this.#control(async (qmp) => {
+      await qmp.execute('migrate-set-parameters', { 'max-bandwidth': NO_LIMIT_BYTES_PER_SECOND })
+      await qmp.execute('migrate', { uri: `exec:cat > ${memoryPath}` })
+      await until(qmp, 'query-migrate', 'completed')
+      await qmp.execute('quit')
+    })
+    await this.off
+  }
+
+  /** Whatever is under way in it. */
+  end(): void {
+    this.#process.kill('SIGKILL')
+  }
+
+  /** QEMU opens its socket a moment after it was started. */
+  async #control(action: (qmp: Qmp) => Promise<void>): Promise<void> {
+    for (;;) {
+      try {
+        return await Qmp.with(this.#controlPath, CONTROL_WITHIN_MS, action)
+      } catch (error) {
+        if (!isGone(error) || this.#hasEnded) throw error
+        await delay(LOOKS_EVERY_MS)
+      }
+    }
+  }
+}
+
+/** @throws Error when it comes to `failed` instead */
+async function until(qmp: Qmp, question: string, wanted: string): Promise<void> {
+  for (;;) {
+    const { status } = (await qmp.execute(question)) as { status?: string }
+    if (status === wanted) return
+    if (status === 'failed') throw new Error(`${question}: QEMU could not write the memory of the machine`)
+    await delay(LOOKS_EVERY_MS)
+  }
+}
+
+async function whenOff(child: Process, limitMs: number): Promise<void> {
+  const timer = setTimeout(() => child.kill('SIGKILL'), limitMs)
+  const ended = Promise.withResolvers<{ code: number | null; signal: string | null }>()
+  child.on('error', (error) => ended.reject(new Error(`qemu-system-x86_64 cannot be run: ${error.message}`)))
+  child.on('close', (code, signal) => ended.resolve({ code, signal }))
   try {
-    const { code, signal } = await ended
-    if (signal) throw new Error(`the emulated machine was not off after ${options.limitMs / 1000} s`)
+    const { code, signal } = await ended.promise
+    if (signal) throw new Error(`the emulated machine was not off after ${limitMs / 1000} s`)
     if (code !== 0) throw new Error(`QEMU ended with ${code}`)
   } finally {
     clearTimeout(timer)
   }
 }
 
-function readConsole(
-  child: ChildProcessByStdio<null, Readable, Readable>,
-  { onConsole, onReport }: MachineOptions,
-): void {
+function readConsole(child: Process, { onConsole, onReport }: MachineOptions): void {
   createInterface({ input: child.stdout }).on('line', (raw) => {
     const line = raw.replace(/\r$/, '')
     const at = line.indexOf(REPORT_PREFIX)
@@ -61,7 +134,10 @@ function readConsole(
   })
 }
 
-function qemuArguments({ image, disks, memoryMib, options }: MachineOptions): string[] {
+function qemuArguments(
+  { image, disks, memoryMib, memoryPath, options }: MachineOptions,
+  controlPath: string,
+): string[] {
   const encoded = Buffer.from(JSON.stringify(options)).toString('base64url')
   const drive = (file: string, more: string): string[] => [
     '-drive',
@@ -69,12 +145,14 @@ function qemuArguments({ image, disks, memoryMib, options }: MachineOptions): st
   ]
   return [
     ...['-accel', 'tcg,thread=multi', '-machine', 'q35', '-cpu', 'EPYC,+svm,+npt', '-smp', '2'],
-    ...['-m', String(memoryMib), '-nographic', '-no-reboot', '-nic', 'none', '-serial', 'mon:stdio'],
+    ...['-m', String(memoryMib), '-nographic', '-no-reboot', '-nic', 'none'],
+    ...['-serial', 'stdio', '-monitor', 'none', '-qmp', `unix:${controlPath},server=on,wait=off`],
     ...['-kernel', image.kernelPath, '-initrd', image.initramfsPath],
     ...['-append', `console=ttyS0 panic=-1 quiet loglevel=4 rdinit=/init e2b.options=${encoded}`],
     ...drive(image.rootPath, 'readonly=on'),
     ...drive(disks.repoPath, 'readonly=on'),
     ...drive(disks.imagesPath, 'readonly=on'),
     ...drive(disks.statePath, 'cache=unsafe,discard=unmap'),
+    ...(memoryPath === undefined ? [] : ['-incoming', `exec:cat ${memoryPath}`]),
   ]
 }

@@ -2,151 +2,169 @@
  * `npm run test:microvm`: our host role in an emulated machine with cgroup v2, Debian's kernel and a working
  * `/dev/kvm`, through the life of sandboxes and a reboot of the machine. Ends with `N passed, N failed`.
  */
-import { mkdtempSync, rmSync, statSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { buildMountInto, buildOpenReadOnly } from '../../packages/host/native/build.ts'
-import { loadConfig } from '../../packages/server/src/config.ts'
+import { type Config, loadConfig } from '../../packages/server/src/config.ts'
 import { ensureGuestImage } from '../../packages/server/src/engines/install-qemu.ts'
 import { microvmDir } from '../../packages/server/src/engines/microvm.ts'
 import { installPackages } from '../../packages/server/src/setup/packages.ts'
+import { ensureRunsc } from '../engines/runsc-for-tests.ts'
+import { type Report, runEngine } from './engine-run.ts'
 import { ensureFirecracker } from './firecracker-binaries.ts'
-import { runMachine } from './machine.ts'
-import { type MachineDisks, makeMachineDisks } from './machine-disks.ts'
-import { ensureMachineImage, type MachineImage } from './machine-image.ts'
+import { partsOf } from './inside/cases.ts'
+import { type EnginePrograms, type MachineDisks, makeMachineDisks } from './machine-disks.ts'
+import { ensureMachineImage } from './machine-image.ts'
+import { type PartResult, partsTable, sum } from './parts-table.ts'
 
-const USAGE = `npm run test:microvm -- [--engine container|gvisor|microvm] [--monitor firecracker|qemu] [--short] [--part NAME]… [--only NAME]… [--memory-mib N] [--json]
-
-Boots an emulated machine (QEMU, no KVM needed) and puts the engine through create, clones, pause, resume, fork,
-limits, adoption and a reboot. Takes minutes: it is about fifteen times slower than this machine, so the times it
-prints say nothing about the product. --short boots it once, for what is essential. --verbose shows the machine's console, --json one line a report.
-Exit status: 0 all passed, 1 something failed, 2 wrong usage.
-`
+/** As they are run; the monitor is of the engine `microvm`. */
+const ENGINES = ['container', 'gvisor', 'microvm']
+const MONITORS = ['firecracker', 'qemu']
+const SHORT = { engine: 'microvm', monitor: 'firecracker' }
+const PARTS = [
+  ...new Set(ENGINES.flatMap((engine) => MONITORS.flatMap((monitor) => partsOf(engine, monitor)))),
+]
 /** Debian packages that the machine is made and run with, besides those of the set-up. */
 const PACKAGES = ['qemu-system-x86', 'busybox-static', 'cpio', 'lz4', 'xz-utils', 'python3-pip']
 /** In the machine: what a monitor is, where it is not brought along. */
 const MONITOR_PACKAGES: Record<string, string[]> = { qemu: ['qemu-system-x86'] }
-const BOOTS = [0, 1]
-/** The one that goes on after the second boot. */
-const REBOOTED_PART = 'life'
-/** As a shell says it. */
-const SEGMENTATION_FAULT = 139
-const LIMIT_MS = 40 * 60_000
-const SHORT_LIMIT_MS = 10 * 60_000
 
-interface Report {
-  event: string
-  name?: string
-  ms?: number
-  [fact: string]: unknown
+const USAGE = `npm run test:microvm -- [--engine ${ENGINES.join('|')}]… [--monitor ${MONITORS.join('|')}]…
+  [--part ${PARTS.join('|')}]… [--only NAME]… [--short] [--memory-mib N] [--verbose] [--json]
+
+Boots an emulated machine (QEMU, no KVM needed) for each engine, and puts the engine through its parts: all engines
+without --engine, all parts without --part. The machine is kept when its host has opened, and every part goes on from
+there, also after another one has failed. It is about fifteen times slower than this machine, so the times say nothing
+about the product. --short runs what is essential of Firecracker in one go, --only the cases of these names. --verbose
+shows the machine's console, --json prints one line a report and at the end the results of engines and parts.
+Exit status: 0 all passed, 1 something failed, 2 wrong usage.
+`
+
+interface Target {
+  engine: string
+  monitor: string
 }
 
-const { values } = parseArgs({
-  options: {
-    engine: { type: 'string', default: 'microvm' },
-    monitor: { type: 'string', default: 'firecracker' },
-    only: { type: 'string', multiple: true, default: [] },
-    part: { type: 'string', multiple: true, default: [] },
-    'memory-mib': { type: 'string', default: '4096' },
-    short: { type: 'boolean', default: false },
-    json: { type: 'boolean', default: false },
-    verbose: { type: 'boolean', default: false },
-    help: { type: 'boolean', default: false },
-  },
-})
+function readArguments() {
+  const { values } = parseArgs({
+    options: {
+      engine: { type: 'string', multiple: true, default: [] },
+      monitor: { type: 'string', multiple: true, default: [] },
+      only: { type: 'string', multiple: true, default: [] },
+      part: { type: 'string', multiple: true, default: [] },
+      'memory-mib': { type: 'string', default: '4096' },
+      short: { type: 'boolean', default: false },
+      json: { type: 'boolean', default: false },
+      verbose: { type: 'boolean', default: false },
+      help: { type: 'boolean', default: false },
+    },
+  })
+  const check = (what: string, given: readonly string[], known: readonly string[]): void => {
+    for (const name of given)
+      if (!known.includes(name)) throw new Error(`there is no ${what} '${name}', but ${known.join(', ')}`)
+  }
+  check('engine', values.engine, ENGINES)
+  check('monitor', values.monitor, MONITORS)
+  check('part', values.part, PARTS)
+  return values
+}
 
-function show(report: Report): void {
-  if (values.json) return void process.stdout.write(`${JSON.stringify(report)}\n`)
-  const { event, name, ms, error, text, ...facts } = report
+type Arguments = ReturnType<typeof readArguments>
+
+/** Those that have any of the wanted parts. */
+function targetsOf({ engine, monitor, part, short }: Arguments): Target[] {
+  if (short) return [SHORT]
+  const wanted = (given: readonly string[], all: readonly string[]): readonly string[] =>
+    given.length > 0 ? given : all
+  const targets = wanted(engine, ENGINES).flatMap((name) =>
+    name === 'microvm'
+      ? wanted(monitor, MONITORS).map((each) => ({ engine: name, monitor: each }))
+      : [{ engine: name, monitor: '' }],
+  )
+  const parts = new Set(wanted(part, PARTS))
+  return targets.filter((target) => partsOf(target.engine, target.monitor).some((each) => parts.has(each)))
+}
+
+function show({ json }: Arguments, report: Report): void {
+  if (json) return void process.stdout.write(`${JSON.stringify(report)}\n`)
+  const { event, part, name, ms, error, text, ...facts } = report
   if (event === 'log') return void process.stdout.write(`${String(text)}\n`)
   if (!name) return
   const seconds = ((ms ?? 0) / 1000).toFixed(1)
   const more = Object.keys(facts).length > 0 ? ` ${JSON.stringify(facts)}` : ''
-  process.stdout.write(`${event === 'passed' ? '✓' : '✗'} ${name} (${seconds} s)${more}\n`)
+  process.stdout.write(
+    `${event === 'passed' ? '✓' : '✗'} ${part ? `${part}: ` : ''}${name} (${seconds} s)${more}\n`,
+  )
   if (error) process.stdout.write(`${String(error)}\n`)
 }
 
-/** Boots it, and a second time when the program inside crashed as it started, which emulation makes it do now and then. */
-async function boot(
-  number: number,
-  image: MachineImage,
+const say = (line: string): void => void process.stderr.write(`${line}\n`)
+
+async function runTarget(
+  given: Arguments,
+  { engine, monitor }: Target,
+  config: Config,
   disks: MachineDisks,
-  say: (line: string) => void,
-): Promise<Report[]> {
-  try {
-    return await bootOnce(number, image, disks)
-  } catch (error) {
-    if (!(error instanceof CrashedAtStart)) throw error
-    say(`${error.message}\nOnce more`)
-    return bootOnce(number, image, disks)
-  }
-}
-
-class CrashedAtStart extends Error {}
-
-async function bootOnce(boot: number, image: MachineImage, disks: MachineDisks): Promise<Report[]> {
-  const reports: Report[] = []
-  let tail = ''
-  const { engine, monitor } = values
-  const options = { engine, monitor, boot, only: values.only, parts: values.part, isShort: values.short }
-  await runMachine({
-    image,
-    disks,
-    memoryMib: Number(values['memory-mib']),
-    options,
-    limitMs: values.short ? SHORT_LIMIT_MS : LIMIT_MS,
+  dir: string,
+): Promise<PartResult[]> {
+  const cacheDir = join(config.stateDir, 'cache')
+  const image = await ensureMachineImage(cacheDir, MONITOR_PACKAGES[monitor] ?? [], say)
+  return runEngine({
+    ...{ engine, monitor, image, disks, dir, say },
+    ...{ parts: given.part, only: given.only, isShort: given.short },
+    memoryMib: Number(given['memory-mib']),
+    onReport: (report) => show(given, report),
     onConsole: (line) => {
-      tail = `${tail}${line}\n`.slice(-4_000)
-      if (values.verbose) process.stderr.write(`${line}\n`)
-    },
-    onReport: (report) => {
-      reports.push(report as Report)
-      show(report as Report)
+      if (given.verbose) process.stderr.write(`${line}\n`)
     },
   })
-  const end = reports.find(({ event }) => event === 'exit')
-  if (end?.status === SEGMENTATION_FAULT && reports.length === 1)
-    throw new CrashedAtStart(`the program inside crashed before it began:\n${tail}`)
-  if (!end || (end.status !== 0 && !reports.some(({ event }) => event === 'failed')))
-    throw new Error(`the tests did not come to an end:\n${tail}`)
-  return reports
 }
 
-async function main(): Promise<number> {
-  if (values.help) {
-    process.stdout.write(USAGE)
-    return 0
-  }
-  const say = (line: string): void => void process.stderr.write(`${line}\n`)
-  const config = loadConfig()
+async function preparePrograms(config: Config): Promise<EnginePrograms> {
   await installPackages(say, join(config.stateDir, 'logs', 'emulated.log'), PACKAGES)
-  const image = await ensureMachineImage(
-    join(config.stateDir, 'cache'),
-    MONITOR_PACKAGES[values.monitor] ?? [],
-    say,
-  )
-  const binaries = await ensureFirecracker(join(config.stateDir, 'cache'), say)
+  const firecracker = await ensureFirecracker(join(config.stateDir, 'cache'), say)
+  const runsc = await ensureRunsc(config, say)
   await ensureGuestImage(config, say)
   await buildMountInto({ outDir: microvmDir(config) })
   await buildOpenReadOnly({ outDir: microvmDir(config) })
-  const dir = mkdtempSync(join(tmpdir(), 'e2b-emulated-'))
-  const reports: Report[] = []
+  return { firecracker, runscPath: runsc?.path }
+}
+
+async function main(): Promise<number> {
+  let given: Arguments
   try {
-    const disks = await makeMachineDisks(config, binaries, dir)
-    const isWhole = !values.short && (values.part.length === 0 || values.part.includes(REBOOTED_PART))
-    for (const number of isWhole ? BOOTS : BOOTS.slice(0, 1)) {
-      say(number === 0 ? 'Booting the emulated machine' : 'Booting it once more')
-      reports.push(...(await boot(number, image, disks, say)))
-      if (reports.some(({ event }) => event === 'failed')) break
+    given = readArguments()
+  } catch (error) {
+    process.stderr.write(`${(error as Error).message}\n\n${USAGE}`)
+    return 2
+  }
+  if (given.help) {
+    process.stdout.write(USAGE)
+    return 0
+  }
+  const config = loadConfig()
+  const programs = await preparePrograms(config)
+  const dir = mkdtempSync(join(tmpdir(), 'e2b-emulated-'))
+  const results: PartResult[] = []
+  try {
+    const disks = await makeMachineDisks(config, programs, dir)
+    for (const target of targetsOf(given)) {
+      if (target.engine === 'gvisor' && !programs.runscPath)
+        say(
+          "There is neither runsc here nor Go to build it: gVisor is left out. 'npm run engine -- install gvisor'",
+        )
+      else results.push(...(await runTarget(given, target, config, disks, dir)))
     }
-    say(`The state disk took ${Math.round((statSync(disks.statePath).blocks * 512) / 2 ** 20)} MiB`)
   } finally {
     rmSync(dir, { recursive: true, force: true })
   }
-  const count = (event: string): number => reports.filter((report) => report.event === event).length
-  process.stdout.write(`\n${count('passed')} passed, ${count('failed')} failed\n`)
-  return count('failed') === 0 && count('passed') > 0 ? 0 : 1
+  const { passed, failed } = sum(results)
+  if (given.json) process.stdout.write(`${JSON.stringify({ event: 'results', results })}\n`)
+  else process.stdout.write(`\n${partsTable(results)}\n`)
+  process.stdout.write(`\n${passed} passed, ${failed} failed\n`)
+  return failed === 0 && passed > 0 ? 0 : 1
 }
 
 process.exit(await main())

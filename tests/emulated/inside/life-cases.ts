@@ -16,12 +16,11 @@ const counterOf = async (host: HostUnderTest, { address }: Running): Promise<num
 
 const PART = 'life'
 
-/** Until both have been adopted; they go on to run. */
-export const lifeCases: Case[] = [
+/** What every part builds on. */
+export const openCases: Case[] = [
   {
     part: 'open',
     name: 'the host opens and its engine is usable',
-    isEssential: true,
     boot: 0,
     async run(host) {
       await host.open()
@@ -31,6 +30,19 @@ export const lifeCases: Case[] = [
       }
     },
   },
+  {
+    part: 'open',
+    name: 'memory of the template is captured',
+    boot: 0,
+    async run(host) {
+      await host.stop(await host.start())
+      return {}
+    },
+  },
+]
+
+/** Until both have been adopted; they go on to run. */
+export const lifeCases: Case[] = [
   {
     part: PART,
     name: 'a sandbox is created from captured memory and runs commands',

@@ -1,52 +1,32 @@
+import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
+import { createInterface } from 'node:readline'
 import type { Case } from './case.ts'
-import { cases } from './cases.ts'
+import { opening, selectCases } from './cases.ts'
 import { HostUnderTest } from './host-under-test.ts'
+import type { MachineFacts, Order } from './order.ts'
 import { report } from './report.ts'
 
-/** Runs in the emulated machine: opens the host role with the engine that is asked for and puts it through the cases. */
+/**
+ * Runs in the emulated machine: opens the host role with the engine that is asked for, says that it is ready, and puts
+ * it through the parts that it is told to. Whoever watches may keep the machine as it is when it is ready.
+ */
 
-export interface InsideOptions {
-  engine: string
-  /** Of the engine `microvm`. */
-  monitor: string
-  /** Of a longer run: how often the machine has been booted with this state before. */
-  boot: number
-  /** Names of cases; empty runs all of this boot. */
-  only: readonly string[]
-  /** Parts to run after the host has opened; empty runs all. */
-  parts: readonly string[]
-  /** The essential cases alone. */
-  isShort: boolean
-}
-
-/** The part that everything builds on. */
-const OPENING = 'open'
 const LOG_PATH = '/run/host.log'
 const LOG_BYTES = 12_000
 const CASE_LIMIT_MS = 300_000
 
-function readOptions(): InsideOptions {
+function readFacts(): MachineFacts {
   const encoded = /e2b\.options=(\S+)/.exec(readFileSync('/proc/cmdline', 'utf8'))?.[1] ?? ''
-  const given = JSON.parse(Buffer.from(encoded, 'base64url').toString() || '{}') as Partial<InsideOptions>
-  return {
-    engine: 'container',
-    monitor: 'firecracker',
-    boot: 0,
-    only: [],
-    parts: [],
-    isShort: false,
-    ...given,
-  }
+  return JSON.parse(Buffer.from(encoded, 'base64url').toString()) as MachineFacts
 }
 
-function isWanted({ part, name, boot, engine, monitor, isEssential }: Case): boolean {
-  if (boot !== options.boot || (engine && engine !== options.engine)) return false
-  if (monitor && monitor !== options.monitor) return false
-  if (options.isShort && !isEssential) return false
-  if (part === OPENING) return true
-  if (options.parts.length > 0 && !options.parts.includes(part)) return false
-  return options.only.length === 0 || options.only.includes(name)
+async function readOrder(): Promise<Order> {
+  const lines = createInterface({ input: process.stdin, terminal: false })
+  report('ready')
+  const [line] = (await once(lines, 'line')) as [string]
+  lines.close()
+  return JSON.parse(line) as Order
 }
 
 /** A case that hangs fails, and the parts after it still run. */
@@ -60,23 +40,29 @@ async function inTime<Result>(running: Promise<Result>): Promise<Result> {
   }
 }
 
-const options = readOptions()
-const host = new HostUnderTest(options.engine, options.monitor, LOG_PATH)
-const since = (startMs: number): number => Math.round(performance.now() - startMs)
-let failed = 0
-const brokenParts = new Set<string>()
-for (const { part, name, run } of cases.filter(isWanted)) {
-  if (brokenParts.has(OPENING)) break
-  if (brokenParts.has(part)) continue
-  const startMs = performance.now()
-  try {
-    const facts = await inTime(run(host))
-    report('passed', { name, ms: since(startMs), ...facts })
-  } catch (error) {
-    failed++
-    report('failed', { name, ms: since(startMs), error: (error as Error).stack ?? String(error) })
-    brokenParts.add(part)
+/** In order; a part ends with the first of its cases that fails. @returns whether all passed */
+async function runCases(cases: readonly Case[]): Promise<boolean> {
+  const brokenParts = new Set<string>()
+  for (const { part, name, run } of cases) {
+    if (brokenParts.has(part)) continue
+    const startMs = performance.now()
+    const since = (): number => Math.round(performance.now() - startMs)
+    try {
+      const facts = await inTime(run(host))
+      report('passed', { part, name, ms: since(), ...facts })
+    } catch (error) {
+      const reason = (error as Error).stack ?? String(error)
+      report('failed', { part, name, ms: since(), error: reason })
+      brokenParts.add(part)
+    }
   }
+  return brokenParts.size === 0
 }
-if (failed > 0) report('log', { text: readFileSync(LOG_PATH, 'utf8').slice(-LOG_BYTES) })
-process.exit(failed === 0 ? 0 : 1)
+
+const facts = readFacts()
+const host = new HostUnderTest(facts.engine, facts.monitor, LOG_PATH)
+const isFirstBoot = facts.boot === 0
+let hasPassed = !isFirstBoot || (await runCases(opening))
+if (hasPassed) hasPassed = await runCases(selectCases(facts, isFirstBoot ? await readOrder() : undefined))
+if (!hasPassed) report('log', { text: readFileSync(LOG_PATH, 'utf8').slice(-LOG_BYTES) })
+process.exit(hasPassed ? 0 : 1)
