@@ -97,6 +97,13 @@ export async function createHost(options: HostOptions, openEngines: OpenEngines)
   const collector = new ImageCollector({
     ...{ imagesDir, layers, references, snapshots: store, steps: cache, ownDigests, log },
     agentLayers: options.agentLayers,
+    neededSnapshots: options.neededSnapshots,
+    startedFrom: () =>
+      journal.read().entries.flatMap(({ occupant, snapshotId }) => (occupant === 'pooled' ? [] : snapshotId)),
+    async onSnapshotGone(id) {
+      snapshots.forget(id)
+      await pool.drop(id)
+    },
   })
   const builder = new Builder({ ...captureParts, cache, agentVersion, maxBuilds, log })
   const status = (): MachineStatus => machineStatus(options, engines, store)

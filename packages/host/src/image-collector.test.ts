@@ -2,7 +2,7 @@ import { existsSync, mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync }
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pino } from 'pino'
-import { afterEach, beforeEach, expect, test } from 'vitest'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { StepCache } from './builds/step-cache.ts'
 import { collectImages } from './image-collector.ts'
 import { LayerReferences } from './layer-references.ts'
@@ -53,6 +53,8 @@ function open(name: string, letters: string) {
     steps: new StepCache(join(dir, 'build-steps')),
     ownDigests: () => new Set([...letters].map(digestOf)),
     agentLayers: () => [],
+    startedFrom: (): readonly string[] => [],
+    onSnapshotGone: async () => {},
     log: pino({ level: 'silent' }),
   }
 }
@@ -111,4 +113,68 @@ test('nothing is collected while it is not known what another instance needs', a
   plant('a', 2 * HOUR_MS)
   await expect(collectImages(own)).rejects.toThrow()
   expect(own.layers.get(digestOf('a'))).toBeDefined()
+})
+
+describe('snapshots of templates', () => {
+  const plantSnapshot = async (own: ReturnType<typeof open>, id: string, letters: string, ageMs: number) => {
+    await own.snapshots.publish(manifest(id, letters))
+    age(join(dir, 'snapshots', id, 'manifest.json'), ageMs)
+    for (const letter of letters) plant(letter, ageMs)
+  }
+  const layers = (own: ReturnType<typeof open>) => own.layers.list().map(({ digest }) => digest[0])
+  const knowing = (own: ReturnType<typeof open>, published: string[], tagged: string[] = []) => ({
+    ...own,
+    neededSnapshots: async () => ({ published, own: tagged }),
+  })
+
+  test('that were replaced go with their layers and memory, unless anybody needs or has just used them', async () => {
+    const own = open('own', '')
+    const ids = { current: 'ab', replaced: 'ac', tagged: 'ad', runs: 'ae', others: 'af' }
+    for (const [id, letters] of Object.entries(ids)) await plantSnapshot(own, id, letters, 8 * DAY_MS)
+    await plantSnapshot(own, 'fresh', 'a0', 6 * DAY_MS)
+    await plantSnapshot(own, 'used', 'a1', 8 * DAY_MS)
+    for (const id of ['used', 'replaced']) {
+      const draft = await own.snapshots.draftMemory()
+      await own.snapshots.publishMemory(id, 'this-class', draft, { layers: [digestOf('a')], sizeBytes: 1 })
+    }
+    age(join(dir, 'snapshots', 'replaced', 'memory', 'this-class', 'memory.json'), 8 * DAY_MS)
+    open('other', '').references.replace(new Set(), new Set(['others']))
+    const gone: string[] = []
+    await collectImages({
+      ...knowing(own, ['current'], ['tagged', 'current']),
+      startedFrom: () => ['runs'],
+      onSnapshotGone: async (id) => void gone.push(id),
+    })
+    expect(gone).toEqual(['replaced'])
+    expect(own.snapshots.ids().sort()).toEqual(['current', 'fresh', 'others', 'runs', 'tagged', 'used'])
+    expect(layers(own)).toEqual(['0', '1', 'a', 'b', 'd', 'e', 'f'])
+    await expect(own.snapshots.manifest('replaced')).rejects.toMatchObject({ kind: 'notFound' })
+    // Its sandbox has ended since, and the other instance with its state.
+    rmSync(join(dir, 'other'), { recursive: true })
+    await collectImages(knowing(own, ['current'], ['tagged']))
+    expect(own.snapshots.ids().sort()).toEqual(['current', 'fresh', 'tagged', 'used'])
+  })
+
+  test('stay where it is not known what can be started: here, or in an instance of an older version', async () => {
+    const own = open('own', '')
+    await plantSnapshot(own, 'replaced', 'a', 8 * DAY_MS)
+    await collectImages(own)
+    expect(own.snapshots.ids()).toEqual(['replaced'])
+    const older = { name: 'older', hostId: 'elsewhere', stateDir: '/nowhere', digests: [] }
+    writeFileSync(join(dir, 'references', 'older.json'), JSON.stringify(older))
+    await collectImages(knowing(own, []))
+    expect(own.snapshots.ids()).toEqual(['replaced'])
+    rmSync(join(dir, 'references', 'older.json'))
+    await collectImages(knowing(own, []))
+    expect(own.snapshots.ids()).toEqual([])
+  })
+
+  test('that somebody has come to need meanwhile are put back whole', async () => {
+    const own = open('own', '')
+    await plantSnapshot(own, 'tagged', 'a', 8 * DAY_MS)
+    let asked = 0
+    const neededSnapshots = async () => ({ published: [], own: asked++ === 0 ? [] : ['tagged'] })
+    await collectImages({ ...own, neededSnapshots })
+    expect([asked, own.snapshots.ids(), layers(own)]).toEqual([2, ['tagged'], ['a']])
+  })
 })

@@ -4,6 +4,7 @@ import type { Logger } from 'pino'
 import type { StepCache } from './builds/step-cache.ts'
 import type { LayerReferences } from './layer-references.ts'
 import { tryLock } from './linux/file-lock.ts'
+import type { NeededSnapshots } from './options.ts'
 import type { SnapshotStore } from './snapshots.ts'
 import type { LayerStore } from './storage/layers.ts'
 
@@ -19,6 +20,12 @@ export interface CollectorParts {
   ownDigests: () => Set<string>
   /** Those of them that are of the agent alone. */
   agentLayers: () => readonly string[]
+  /** Snapshots that sandboxes of this instance were started from. */
+  startedFrom: () => readonly string[]
+  /** See `HostOptions`. */
+  neededSnapshots?: (() => Promise<NeededSnapshots>) | undefined
+  /** A snapshot is gone: nothing of it may be started any more. */
+  onSnapshotGone: (id: string) => Promise<void>
   log: Logger
 }
 
@@ -51,7 +58,7 @@ export class ImageCollector {
     const { references, ownDigests, agentLayers } = this.#parts
     const own = ownDigests()
     references.replace(own)
-    if (own.size <= new Set(agentLayers()).size) references.remove()
+    if (own.size <= new Set(agentLayers()).size) references.removeLayers()
   }
 }
 
@@ -62,13 +69,30 @@ export async function collectImages(parts: CollectorParts): Promise<void> {
   try {
     if (!tryLock(fd)) return
     for (const digest of references.replace(parts.ownDigests())) layers.unmount(digest)
+    const manifests = await dropSnapshots(parts)
     const memories = await snapshots.dropForgotten()
     await steps.dropForgotten()
     const needed = async (): Promise<Set<string>> =>
       new Set([...references.ofAll(), ...(await snapshots.layerDigests()), ...(await steps.layerDigests())])
     const gone = await layers.collectGarbage(needed)
-    if (gone.length + memories > 0) log.info({ event: 'images.collected', layers: gone, memories })
+    if (gone.length + memories + manifests.length > 0) {
+      log.info({ event: 'images.collected', layers: gone, memories, snapshots: manifests })
+    }
   } finally {
     closeSync(fd)
   }
+}
+
+/** Snapshots of templates that were replaced: no name leads to them, and nothing that runs came from them. */
+async function dropSnapshots(parts: CollectorParts): Promise<string[]> {
+  const { references, snapshots, neededSnapshots, ownDigests, startedFrom, onSnapshotGone } = parts
+  if (!neededSnapshots) return []
+  const needed = async (): Promise<Set<string>> => {
+    const { published, own } = await neededSnapshots()
+    references.replace(ownDigests(), new Set([...own, ...startedFrom()]))
+    return new Set([...published, ...(references.snapshotsOfAll() ?? snapshots.ids())])
+  }
+  const gone = await snapshots.dropUnneeded(needed)
+  for (const id of gone) await onSnapshotGone(id)
+  return gone
 }

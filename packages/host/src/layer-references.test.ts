@@ -25,7 +25,7 @@ test('what one instance claims the others see, also when its daemon is gone', ()
   expect(again.claim(['b'])).toBe(false)
   expect(again.replace(new Set(['b', 'd']))).toEqual(['a'])
   expect([...two.ofAll()].sort()).toEqual(['b', 'c', 'd'])
-  again.remove()
+  again.removeLayers()
   expect([...two.ofAll()]).toEqual(['c'])
 })
 
@@ -41,4 +41,15 @@ test('what cannot be read is not taken for nothing', () => {
   const one = open('one')
   writeFileSync(join(dir, 'references', 'cut.json'), '{"name": "cu')
   expect(() => one.ofAll()).toThrow()
+})
+
+test('snapshots outlive the layers of an instance, and are not known while one says nothing', () => {
+  const one = open('one')
+  one.replace(new Set(['a']), new Set(['s']))
+  open('one').removeLayers()
+  const two = open('two')
+  expect([[...two.ofAll()], [...two.snapshotsOfAll()!]]).toEqual([[], ['s']])
+  const older = { name: 'older', hostId: 'elsewhere', stateDir: '/nowhere', digests: ['b'] }
+  writeFileSync(join(dir, 'references', 'older.json'), JSON.stringify(older))
+  expect([[...two.ofAll()], two.snapshotsOfAll()]).toEqual([['b'], undefined])
 })

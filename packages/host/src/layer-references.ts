@@ -13,8 +13,8 @@ import {
 import { join } from 'node:path'
 
 /**
- * Which layers each instance needs that shares a folder of images: what its sandboxes run on and what its kept
- * snapshots name. One file an instance, replaced by one rename, so that whoever collects garbage sees what others need.
+ * Which layers and snapshots of templates each instance needs that shares a folder of images: what its sandboxes run on,
+ * what its kept snapshots name, what its control plane can start. One file an instance, replaced by one rename, so that whoever collects garbage sees what others need.
  */
 
 export interface ReferenceOwner {
@@ -27,6 +27,8 @@ export interface ReferenceOwner {
 
 interface Stored extends ReferenceOwner {
   readonly digests: readonly string[]
+  /** Ids; missing in what an older version wrote, which does not say. */
+  readonly snapshots?: readonly string[]
 }
 
 export class LayerReferences {
@@ -34,6 +36,7 @@ export class LayerReferences {
   readonly #owner: ReferenceOwner
   readonly #path: string
   #digests: ReadonlySet<string> = new Set()
+  #snapshots: ReadonlySet<string> = new Set()
 
   /** @param dir made if missing */
   constructor(dir: string, owner: ReferenceOwner) {
@@ -41,45 +44,69 @@ export class LayerReferences {
     this.#owner = owner
     this.#path = join(dir, `${owner.name}.json`)
     mkdirSync(dir, { recursive: true })
-    this.#digests = new Set(readStored(this.#path)?.digests)
+    const stored = readStored(this.#path)
+    this.#digests = new Set(stored?.digests)
+    this.#snapshots = new Set(stored?.snapshots)
   }
 
   /** Adds what will be used; synchronous, and free for what is known. @returns whether any was new */
   claim(digests: readonly string[]): boolean {
     if (digests.every((digest) => this.#digests.has(digest))) return false
-    this.#write(new Set([...this.#digests, ...digests]))
+    this.#write(new Set([...this.#digests, ...digests]), this.#snapshots)
     return true
   }
 
-  /** Needs exactly these from now on. @returns those that it needs no more */
-  replace(digests: ReadonlySet<string>): string[] {
+  /**
+   * Needs exactly these from now on.
+   * @param snapshots those needed until now where it is not known
+   * @returns layers that it needs no more
+   */
+  replace(digests: ReadonlySet<string>, snapshots = this.#snapshots): string[] {
     const dropped = [...this.#digests].filter((digest) => !digests.has(digest))
-    if (dropped.length > 0 || digests.size !== this.#digests.size) this.#write(digests)
+    if (!isSame(digests, this.#digests) || !isSame(snapshots, this.#snapshots))
+      this.#write(digests, snapshots)
     return dropped
   }
 
-  /** What all instances need. @throws when one cannot be read: then nothing may be collected */
+  /** Layers that all instances need. @throws when one cannot be read: then nothing may be collected */
   ofAll(): Set<string> {
-    const found = new Set<string>()
+    return new Set(this.#all().flatMap(({ digests }) => digests))
+  }
+
+  /** Snapshots that all instances need; undefined while one does not say. @throws when one cannot be read */
+  snapshotsOfAll(): Set<string> | undefined {
+    const all = this.#all().map(({ snapshots }) => snapshots)
+    return all.some((snapshots) => !snapshots)
+      ? undefined
+      : new Set(all.flatMap((snapshots) => snapshots ?? []))
+  }
+
+  /** Needs no layer any more, and nothing at all where no snapshot is needed. */
+  removeLayers(): void {
+    if (this.#snapshots.size > 0) return void this.replace(new Set())
+    this.#digests = new Set()
+    rmSync(this.#path, { force: true })
+  }
+
+  #all(): Stored[] {
+    const found: Stored[] = []
     for (const name of readdirSync(this.#dir).filter((file) => file.endsWith('.json'))) {
       const path = join(this.#dir, name)
       const stored = readStored(path)
       if (!stored) continue
       const isGone = stored.hostId === this.#owner.hostId && !existsSync(stored.stateDir)
       if (isGone) rmSync(path, { force: true })
-      else for (const digest of stored.digests) found.add(digest)
+      else found.push(stored)
     }
     return found
   }
 
-  /** Needs nothing any more. */
-  remove(): void {
-    this.#digests = new Set()
-    rmSync(this.#path, { force: true })
-  }
-
-  #write(digests: ReadonlySet<string>): void {
-    const stored: Stored = { ...this.#owner, digests: [...digests].sort() }
+  #write(digests: ReadonlySet<string>, snapshots: ReadonlySet<string>): void {
+    const stored: Stored = {
+      ...this.#owner,
+      digests: [...digests].sort(),
+      snapshots: [...snapshots].sort(),
+    }
     writeFileSync(`${this.#path}.new`, JSON.stringify(stored, null, 2), { flush: true })
     renameSync(`${this.#path}.new`, this.#path)
     const fd = openSync(this.#dir, 'r')
@@ -89,8 +116,12 @@ export class LayerReferences {
       closeSync(fd)
     }
     this.#digests = digests
+    this.#snapshots = snapshots
   }
 }
+
+const isSame = (a: ReadonlySet<string>, b: ReadonlySet<string>): boolean =>
+  a.size === b.size && [...a].every((each) => b.has(each))
 
 /** Undefined for one that is not there (any more). */
 function readStored(path: string): Stored | undefined {

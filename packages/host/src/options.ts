@@ -1,6 +1,11 @@
 import type { Logger } from 'pino'
 import type { EngineName, Limits } from './engines/engine.ts'
 
+export interface NeededSnapshots {
+  readonly published: readonly string[]
+  readonly own: readonly string[]
+}
+
 /** Everything the host is told. Names and ranges keep several instances on one machine apart. */
 export interface HostOptions {
   /** Names this machine in a cluster. */
@@ -45,6 +50,11 @@ export interface HostOptions {
   dnsUpstreams: readonly string[]
   /** Layers that are neither of a sandbox nor of a snapshot and must stay: those of the agent. */
   agentLayers: () => readonly string[]
+  /**
+   * Snapshots of templates that must stay: what the set-up has published for all who share the images, and what this
+   * instance's control plane can start. Missing where that is not known: then no snapshot is ever deleted here.
+   */
+  neededSnapshots?: () => Promise<NeededSnapshots>
   /** Version that the agent in the agent layer reports. */
   agentVersion: string
   log: Logger

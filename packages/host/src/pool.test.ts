@@ -66,6 +66,16 @@ test('a clone on another engine is not handed out', async () => {
   expect(pool.snapshotIds()).toEqual(new Set(['s']))
 })
 
+test('what is pooled of a snapshot that is gone is released', async () => {
+  const pool = poolOf()
+  for (const snapshotId of ['s', 'gone']) pool.claim({ ...stock, snapshotId })
+  await vi.advanceTimersByTimeAsync(500)
+  expect(pool.size).toBe(2)
+  await pool.drop('gone')
+  expect([pool.size, pool.snapshotIds()]).toEqual([1, new Set(['s'])])
+  expect(FakeCell.opened.map(({ releases }) => releases).sort()).toEqual([0, 1])
+})
+
 test('it grows with misses up to its bound and never beyond', async () => {
   const pool = poolOf({ max: 3 })
   for (let miss = 0; miss < 10; miss++) pool.claim(stock)

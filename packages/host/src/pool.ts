@@ -109,6 +109,15 @@ export class Pool {
     this.#fill()
   }
 
+  /** Releases what is pooled of a snapshot that is gone. */
+  async drop(snapshotId: string): Promise<void> {
+    for (const [key, { stock, cells }] of this.#shelves) {
+      if (stock.snapshotId !== snapshotId) continue
+      this.#shelves.delete(key)
+      await Promise.all(cells.splice(0).map((cell) => cell.release()))
+    }
+  }
+
   /** Stops filling. With `keep` what is pooled stays for the next daemon. */
   async close(keep: boolean): Promise<void> {
     this.#closed = true

@@ -254,7 +254,14 @@ export class Sandboxes {
         throw new HostError('failed', `sandbox '${sandbox.id}' was killed while it was starting`)
       }
       this.#run(sandbox, cell)
-      this.#parts.log.info({ ...line, fromPool, slot: cell.slot.index, totalMs: since(startMs) })
+      const { engine, slot } = cell
+      this.#parts.log.info({
+        ...line,
+        engine: engine.name,
+        fromPool,
+        slot: slot.index,
+        totalMs: since(startMs),
+      })
       return { view: this.#view(sandbox), fromPool }
     } catch (error) {
       if (sandbox.state === 'starting') {

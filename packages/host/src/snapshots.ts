@@ -245,6 +245,51 @@ export class SnapshotStore {
     return dropped
   }
 
+  /**
+   * Deletes snapshots that `needed` does not name and that nobody has started for a week, with all their memory. It is
+   * asked twice, as layers are: see `LayerStore.collectGarbage`. @returns ids that are gone
+   */
+  async dropUnneeded(needed: () => Promise<ReadonlySet<string>>, nowMs = Date.now()): Promise<string[]> {
+    const before = await needed()
+    const graves: { id: string; grave: string }[] = []
+    for (const id of this.ids()) {
+      if (before.has(id) || nowMs - (await this.#usedMs(id)) < FORGOTTEN_MS) continue
+      const grave = join(this.#draftDir, randomName(16))
+      await rename(join(this.#dir, id), grave).catch(ignoreMissing)
+      graves.push({ id, grave })
+    }
+    if (graves.length === 0) return []
+    const after = await needed()
+    const gone: string[] = []
+    for (const { id, grave } of graves) {
+      if (after.has(id)) await renameUnlessThere(grave, join(this.#dir, id))
+      else {
+        await rm(grave, { recursive: true, force: true })
+        this.#forget(id)
+        gone.push(id)
+      }
+    }
+    return gone
+  }
+
+  #forget(id: string): void {
+    this.#manifests.delete(id)
+    const memories = join(this.#dir, id, 'memory')
+    for (const root of this.#memories.keys()) {
+      if (dirname(root) !== memories) continue
+      this.#memories.delete(root)
+      this.#lastUsedMs.delete(root)
+    }
+  }
+
+  /** When it was published, started or captured last, by any daemon. */
+  async #usedMs(id: string): Promise<number> {
+    const records = this.#records().filter((path) => path.startsWith(`${join(this.#dir, id)}/`))
+    const times = await Promise.all(records.map((path) => stat(path).catch(() => undefined)))
+    const roots = records.map((path) => this.#lastUsedMs.get(dirname(path)) ?? 0)
+    return Math.max(...roots, ...times.map((found) => found?.mtimeMs ?? 0))
+  }
+
   #records(): string[] {
     const ids = readdirSync(this.#dir).filter((name) => SNAPSHOT_ID.test(name))
     return ids.flatMap((id) => {

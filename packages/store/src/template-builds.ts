@@ -81,6 +81,17 @@ export class TemplateBuildRepository {
       .execute()
   }
 
+  /** Snapshots that a tag leads to: what new sandboxes can be started from. */
+  async listTaggedSnapshots(): Promise<string[]> {
+    const rows = await this.#db
+      .selectFrom('templateTags')
+      .innerJoin('templateBuilds', 'templateBuilds.id', 'templateTags.buildId')
+      .select('snapshotId')
+      .distinct()
+      .execute()
+    return rows.flatMap(({ snapshotId }) => snapshotId ?? [])
+  }
+
   async deleteTag(templateId: string, tag: string): Promise<boolean> {
     const result = await this.#db
       .deleteFrom('templateTags')

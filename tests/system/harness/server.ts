@@ -12,6 +12,8 @@ const main = join(import.meta.dirname, '../../../packages/server/src/main.ts')
 /** A server of the tests' own: another instance name, ports, addresses and ids than the machine's server. */
 export interface TestServer {
   readonly config: Config
+  /** Its settings, for the operator's commands. */
+  readonly environment: Readonly<Record<string, string>>
   /** The environment of a client that talks to it. */
   readonly clientEnv: Record<string, string>
   /** Everything it printed. */
@@ -90,6 +92,7 @@ export function createTestServer(
   }
   return {
     config,
+    environment,
     get clientEnv() {
       return clientEnvironment(config, false)
     },
