@@ -111,6 +111,13 @@ export class Shim {
     this.#child.stdin?.end()
   }
 
+  /** Waits for the last file that a shim writes, when it got no command or all that it started was killed. */
+  async end(): Promise<void> {
+    this.discard()
+    this.#ref()
+    await this.#closed
+  }
+
   /** A waiting shim keeps no daemon alive. */
   unref(): void {
     this.#child.unref()
@@ -119,11 +126,15 @@ export class Shim {
   }
 
   #send(command: ShimCommand): void {
+    this.#ref()
+    this.#child.stdin?.write(commandText(command))
+  }
+
+  #ref(): void {
     this.#child.ref()
     // The process may be reaped before its last words are read: its output alone then keeps the daemon alive.
     const { stdout } = this.#child
     if (stdout && 'ref' in stdout && typeof stdout.ref === 'function') stdout.ref()
-    this.#child.stdin?.write(commandText(command))
   }
 
   /** A program that hangs is ended with the shim and everything in its session; a sandbox has sessions of its own. */

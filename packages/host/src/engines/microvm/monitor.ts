@@ -96,8 +96,8 @@ export interface Monitor {
   resume(machine: RunningMachine): Promise<void>
   /** Writes memory and device state of a paused machine into an empty directory. The machine stays paused. */
   snapshot(machine: RunningMachine, memoryDir: string): Promise<void>
-  /** Last output of the guest's console, as far as the monitor keeps it: why a guest did not come up. */
+  /** Last output of the guest's console, as far as it is kept, and the same again when asked again. */
   console(machine: RunningMachine): Promise<string>
-  /** Takes away what `prepare` made outside of the machine's directory, when nothing runs in the slot. Idempotent. */
+  /** Takes away what there is of a machine outside of its directory, when nothing runs in the slot. Idempotent. */
   forget(slot: Slot): void
 }

@@ -46,6 +46,8 @@ export class QemuMonitor implements Monitor {
   readonly overheadPids = 96
   readonly maxDrives: number = QEMU_MAX_DRIVES
   readonly #options: QemuMonitorOptions
+  /** Last words of each slot's guest: QEMU gives them once. */
+  readonly #said = new Map<number, string>()
   #version = ''
 
   constructor(options: QemuMonitorOptions) {
@@ -150,6 +152,19 @@ export class QemuMonitor implements Monitor {
   }
 
   async console(machine: RunningMachine): Promise<string> {
+    const { index } = machine.slot
+    const news = await this.#news(machine)
+    const said = `${this.#said.get(index) ?? ''}${news}`.slice(-CONSOLE_BYTES)
+    this.#said.set(index, said)
+    return said
+  }
+
+  forget({ index }: Slot): void {
+    this.#said.delete(index)
+  }
+
+  /** What the guest has said since it was asked last, which may end in the middle of a word. */
+  async #news(machine: RunningMachine): Promise<string> {
     try {
       const words = { device: 'console', size: CONSOLE_BYTES }
       return String(await this.#control(machine, (qmp) => qmp.execute('ringbuf-read', words)))
@@ -158,9 +173,6 @@ export class QemuMonitor implements Monitor {
       throw error
     }
   }
-
-  /** Nothing lies outside. */
-  forget(): void {}
 
   #control<Result>(machine: RunningMachine, action: (qmp: Qmp) => Promise<Result>): Promise<Result> {
     return Qmp.with(qemuFiles(machine.directory).control, REQUEST_WITHIN_MS * this.timeScale, action)
