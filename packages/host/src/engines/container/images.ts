@@ -1,6 +1,6 @@
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { IDS_PER_SLOT } from './bundle.ts'
+import { idsPerSlot } from '../../slots.ts'
 
 /** Magic of the container format and of the image type. */
 const HEADER_BYTES = 8
@@ -43,7 +43,7 @@ export function withEntry(original: Uint8Array, entry: Uint8Array): Buffer {
 /** `userns_entry { repeated uid_gid_extent uid_map = 1, gid_map = 2 }` with one extent each. */
 export function usernsEntry(uidBase: number): Buffer {
   // uid_gid_extent { first = 1, lower_first = 2, count = 3 }
-  const extent = Buffer.concat([field(1, 0), field(2, uidBase), field(3, IDS_PER_SLOT)])
+  const extent = Buffer.concat([field(1, 0), field(2, uidBase), field(3, idsPerSlot)])
   return Buffer.concat([bytesField(1, extent), bytesField(2, extent)])
 }
 

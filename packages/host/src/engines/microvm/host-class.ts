@@ -1,6 +1,5 @@
-import { createHash } from 'node:crypto'
-import { readFileSync } from 'node:fs'
 import { release } from 'node:os'
+import { nameHostClass, processorModel } from '../host-class.ts'
 import type { GuestImage } from './image/guest-image.ts'
 import type { Monitor } from './monitor.ts'
 
@@ -8,17 +7,11 @@ import type { Monitor } from './monitor.ts'
 const FORMAT = 1
 
 /**
- * Names what memory fits: readable in front, exact in the hash. The guest's kernel has chosen its code by the
- * processor, and what KVM offers of it depends on the kernel of this machine.
+ * Names what memory fits. The guest's kernel has chosen its code by the processor, and what KVM offers of it depends on
+ * the kernel of this machine.
  */
 export function hostClass(monitor: Monitor, image: GuestImage, agentDigest: string): string {
-  const facts = [FORMAT, monitor.memoryClass(), image.digest, release(), processor(), agentDigest]
-  const hash = createHash('sha256').update(JSON.stringify(facts)).digest('hex').slice(0, 16)
-  return `microvm-${monitor.memoryClass()}-${hash}`.replace(/[^\w.+-]/g, '_')
-}
-
-function processor(): string {
-  const text = readFileSync('/proc/cpuinfo', 'utf8')
-  const value = (name: string): string => new RegExp(`^${name}\\s*:\\s*(.*)$`, 'm').exec(text)?.[1] ?? ''
-  return ['vendor_id', 'cpu family', 'model', 'stepping', 'flags'].map(value).join(' ')
+  const memory = monitor.memoryClass()
+  const facts = [FORMAT, memory, image.digest, release(), processorModel(), agentDigest]
+  return nameHostClass(`microvm-${memory}`, facts)
 }

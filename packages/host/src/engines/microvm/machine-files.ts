@@ -1,13 +1,13 @@
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { shimFiles } from '../slot-files.ts'
 import type { Monitor } from './monitor.ts'
 
 /** The files of one slot that belong to its machine. */
 export const machineFiles = (slotDir: string) => ({
-  exit: join(slotDir, 'exit'),
+  ...shimFiles(slotDir),
   machine: join(slotDir, 'machine'),
   record: join(slotDir, 'machine.json'),
-  started: join(slotDir, 'started'),
 })
 
 export type MachineFiles = ReturnType<typeof machineFiles>

@@ -2,9 +2,15 @@ import { randomUUID } from 'node:crypto'
 import { chmodSync, lstatSync, mkdirSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { memoryInfo } from '@sandbox/contract/meminfo'
-import { errorCode } from '../../linux/libc.ts'
-import { gatewayAddress } from '../../slots.ts'
-import { BOOT_ID_FILE, EMPTY_DIRECTORY, EMPTY_FILE, MEMORY_INFO_FILE, SHARED_MEMORY } from './bundle.ts'
+import { errorCode } from '../linux/libc.ts'
+import { gatewayAddress } from '../slots.ts'
+
+/** Paths inside the root that a runtime binds over others. */
+export const BOOT_ID_FILE = '/run/e2b/boot_id'
+export const MEMORY_INFO_FILE = '/run/e2b/meminfo'
+export const EMPTY_DIRECTORY = '/run/e2b/mask/directory'
+export const EMPTY_FILE = '/run/e2b/mask/file'
+export const SHARED_MEMORY = '/dev/shm'
 
 /** Mount points an image may lack, with their modes. */
 const DIRECTORIES = [
