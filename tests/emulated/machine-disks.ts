@@ -40,7 +40,7 @@ export interface EnginePrograms {
 const MACHINE_IMAGES_DIR = '/state/images'
 const STATE_BYTES = 12 * 2 ** 30
 /** Of the sandboxes in it: their memory is written and read by an emulated processor. */
-const LIMITS = { cpuCount: 1, memoryMib: 256, diskMib: 512, pids: 512 }
+const LIMITS = { cpuCount: 1, memoryMib: 512, diskMib: 512, pids: 512 }
 
 const root = join(import.meta.dirname, '../..')
 /** Large, and of no use at run time. */

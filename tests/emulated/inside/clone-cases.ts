@@ -16,7 +16,7 @@ import os, time
 with open('/dev/shm/draws', 'w', buffering=1) as out:
     while True:
         out.write(f'{time.time()} {os.urandom(8).hex()}\\n')
-        time.sleep(0.02)
+        time.sleep(0.002)
 `
 const DRAWING_IN_NODE = `
 const { readSync, openSync, appendFileSync } = require('node:fs')
@@ -47,6 +47,22 @@ function afterJump(draws: readonly Draw[], sinceSec: number): string[] {
   return draws.filter(({ atSec }) => atSec > sinceSec).map(({ bytes }) => bytes)
 }
 
+/**
+ * Draws of two clones from their first instruction on until the agent gave a seed: what both have at the same time was
+ * drawn before the capture.
+ */
+function beforeJump(one: readonly Draw[], other: readonly Draw[], untilSec: number): [string[], string[]] {
+  const own = (draws: readonly Draw[], captured: readonly Draw[]): string[] => {
+    const times = new Set(captured.map(({ atSec }) => atSec))
+    return draws.filter(({ atSec }) => atSec <= untilSec && !times.has(atSec)).map(({ bytes }) => bytes)
+  }
+  return [own(one, other), own(other, one)]
+}
+
+/** Whether the guest's kernel has a driver that is told of a restore. */
+const listensToVmGenId = async (host: HostUnderTest, { address }: Running): Promise<boolean> =>
+  (await host.output(address, 'ls -d /sys/bus/*/drivers/vmgenid 2>/dev/null; true')) !== ''
+
 export const cloneCases: Case[] = [
   {
     part: PART,
@@ -68,7 +84,8 @@ while [ ! -s /dev/shm/draws ] || [ ! -s /dev/shm/node-draws ]; do sleep 0.1; don
       const capturedSec = Date.now() / 1000
       const clones = await Promise.all([host.start('drawing'), host.start('drawing')])
       await new Promise((resolve) => setTimeout(resolve, DRAWS_MS))
-      const facts: Record<string, unknown> = {}
+      const listens = await listensToVmGenId(host, clones[0]!)
+      const facts: Record<string, unknown> = { listens }
       for (const name of ['draws', 'node-draws']) {
         const [one, other] = await Promise.all(clones.map((clone) => drawsOf(host, clone, name)))
         const before = new Set(one!.map(({ bytes }) => bytes))
@@ -79,8 +96,15 @@ while [ ! -s /dev/shm/draws ] || [ ! -s /dev/shm/node-draws ]; do sleep 0.1; don
           second!.filter((bytes) => first!.includes(bytes)),
           [],
         )
-        facts[name] = { together: common.length, apart: first!.length }
+        const [early, otherEarly] = beforeJump(one!, other!, capturedSec)
+        const twins = early.filter((bytes) => otherEarly.includes(bytes)).length
+        facts[name] = { together: common.length, apart: first!.length, early: early.length, twins }
+        // One may be under way when the kernel hears of it.
+        if (listens) assert.ok(twins <= 1, `${twins} of ${early.length} were drawn by both after the restore`)
       }
+      const kernelSays = await host.output(clones[0]!.address, 'dmesg | grep -i -e fork -e vmgenid; true')
+      if (listens) assert.match(kernelSays, /crng reseeded due to virtual machine fork/)
+      facts.kernelSays = kernelSays
       const ids = await Promise.all(
         clones.map(({ address }) =>
           host.output(address, 'cat /etc/machine-id /proc/sys/kernel/random/boot_id; hostname'),

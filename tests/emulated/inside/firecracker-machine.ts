@@ -56,6 +56,12 @@ export function memoryUse(pid: number): MemoryUse {
   }
 }
 
+/** What is charged to the control group that a process is in. */
+export function groupMib(pid: number): number {
+  const [, group] = /^0::(.*)$/m.exec(readText(`/proc/${pid}/cgroup`)) ?? []
+  return Math.round(Number(readText(`/sys/fs/cgroup${group}/memory.current`)) / KIBIBYTE ** 2)
+}
+
 /** Bytes that the monitor has written so far, to files and devices. */
 export const writtenBytes = (pid: number): number =>
   Number(/^wchar: (\d+)$/m.exec(readText(`/proc/${pid}/io`))?.[1])

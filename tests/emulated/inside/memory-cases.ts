@@ -1,13 +1,15 @@
 import assert from 'node:assert/strict'
 import { setTimeout as delay } from 'node:timers/promises'
 import { type Case, ofFirecracker } from './case.ts'
-import { askFirecracker, memoryUse, monitorPid, writtenBytes } from './firecracker-machine.ts'
+import { askFirecracker, groupMib, memoryUse, monitorPid, writtenBytes } from './firecracker-machine.ts'
 import type { HostUnderTest, Running } from './host-under-test.ts'
 
 /** What clones share of their memory, what a machine gives back, and what a capture writes. */
 
 const PART = 'memory'
-const MACHINE_MIB = 256
+const MACHINE_MIB = 512
+/** By a process of the guest. */
+const TAKEN_MIB = 300
 const MEBIBYTE = 2 ** 20
 const GIVES_BACK_WITHIN_MS = 60_000
 
@@ -22,13 +24,35 @@ const scribble = async (host: HostUnderTest, { address }: Running, mib: number):
 const kept = (host: HostUnderTest, { address }: Running): Promise<string> =>
   host.output(address, 'sha256sum < /dev/shm/kept')
 
-/** Until it is below, as far as the guest takes its time. @returns the last */
-async function residentBelow(address: string, mib: number): Promise<number> {
+/** What this machine holds for a monitor: resident pages, and those charged to its control group. */
+interface Held {
+  rssMib: number
+  groupMib: number
+}
+
+const heldBy = (pid: number): Held => ({ rssMib: memoryUse(pid).rssMib, groupMib: groupMib(pid) })
+
+/** What is held while a process of the guest has taken so much, which has ended afterwards. */
+async function heldWith(host: HostUnderTest, address: string, pid: number, mib: number): Promise<Held> {
+  const program = `taken = bytearray(b"x") * (${mib} << 20); open("/dev/shm/taken", "w"); input()`
+  await host.output(
+    address,
+    `rm -f /dev/shm/*; mkfifo /run/end
+setsid python3 -c '${program}' <> /run/end >/dev/null 2>&1 & echo $! > /run/taker
+while [ ! -e /dev/shm/taken ]; do kill -0 $(cat /run/taker); sleep 0.1; done`,
+  )
+  const held = heldBy(pid)
+  await host.output(address, 'kill -9 $(cat /run/taker); rm /dev/shm/taken /run/end')
+  return held
+}
+
+/** Until it holds so much less, as far as the guest takes its time. @returns the last */
+async function heldBelow(pid: number, full: Held, mib: number): Promise<Held> {
   const endsAtMs = performance.now() + GIVES_BACK_WITHIN_MS
   for (;;) {
-    const { rssMib } = memoryUse(monitorPid(address))
-    if (rssMib < mib) return rssMib
-    assert.ok(performance.now() < endsAtMs, `${rssMib} MiB are resident, not less than ${mib}`)
+    const held = heldBy(pid)
+    if (held.rssMib < full.rssMib - mib && held.groupMib < full.groupMib - mib) return held
+    assert.ok(performance.now() < endsAtMs, `${JSON.stringify(held)}, of ${JSON.stringify(full)}`)
     await delay(500)
   }
 }
@@ -95,22 +119,24 @@ export const memoryCases: Case[] = [
   {
     ...ofFirecracker,
     part: PART,
-    name: 'memory that the balloon takes goes back to this machine, and the guest goes on, also after a pause',
+    name: 'memory that the guest has freed goes back to this machine, and the guest goes on, also after a pause',
     async run(host) {
       const { address } = other
-      await scribble(host, other, 64)
-      const full = memoryUse(monitorPid(address)).rssMib
-      await host.output(address, 'rm /dev/shm/kept')
+      const pid = monitorPid(address)
+      const before = heldBy(pid)
+      const full = await heldWith(host, address, pid, TAKEN_MIB)
+      for (const name of ['rssMib', 'groupMib'] as const)
+        assert.ok(full[name] > before[name] + TAKEN_MIB / 2, `${name}: ${before[name]}, then ${full[name]}`)
       const { balloon } = await askFirecracker(address, 'GET', '/vm/config')
       const reports = (balloon as { free_page_reporting?: boolean }).free_page_reporting === true
-      if (!reports) await askFirecracker(address, 'PATCH', '/balloon', { amount_mib: 96 })
-      const less = await residentBelow(address, full - 32)
+      if (!reports) await askFirecracker(address, 'PATCH', '/balloon', { amount_mib: TAKEN_MIB })
+      const less = await heldBelow(pid, full, (TAKEN_MIB * 2) / 3)
       if (!reports) await askFirecracker(address, 'PATCH', '/balloon', { amount_mib: 0 })
       const last = await scribble(host, other, 32)
       other = await host.pauseAndResume(other)
       assert.equal(await kept(host, other), last)
       await host.stop(one, other)
-      return { reports, fullMib: full, lessMib: less }
+      return { reports, before, full, less }
     },
   },
 ]
