@@ -101,6 +101,8 @@ export function codeInterpreterTemplate(): TemplateDefinition {
         '/opt/e2b/jupyter_server_config.py': text('files/jupyter_server_config.py'),
         '/opt/e2b/start_bash_kernel.py': text('files/start_bash_kernel.py'),
         '/opt/e2b/start_r_kernel.R': text('files/start_r_kernel.R'),
+        '/opt/e2b/start_r_kernel.py': text('files/start_r_kernel.py'),
+        '/opt/e2b/with_output_pipes.py': text('files/with_output_pipes.py'),
         '/etc/ipython/ipython_kernel_config.py': text('files/ipython_kernel_config.py'),
         '/etc/e2b/services.json': `${JSON.stringify({ services: SERVICES }, null, 2)}\n`,
       }),

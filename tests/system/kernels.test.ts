@@ -59,6 +59,56 @@ it.each([
 })
 
 it.each([
+  ['python', 'import subprocess; r = subprocess.run("echo out; echo err >&2", shell=True)'],
+  ['javascript', 'require("child_process").execSync("echo out; echo err >&2", { stdio: "inherit" }); 0'],
+  ['bash', 'sh -c "echo out; echo err >&2"'],
+  ['r', 'r <- system("echo out; echo err >&2")'],
+  ['java', 'new ProcessBuilder("sh", "-c", "echo out; echo err >&2").inheritIO().start().waitFor();'],
+])('%s shows what programs write to the streams they inherit', async (language, code) => {
+  const { error, logs } = await sandbox.runCode(code, { language })
+  expect(error).toBeUndefined()
+  const stderr = language === 'bash' ? logs.stdout : logs.stderr
+  expect(logs.stdout.join('')).toContain('out')
+  expect(stderr.join('')).toContain('err')
+})
+
+it.each([
+  ['r', 'for (i in 1:3) { cat(i); system(paste("printf", i)) }'],
+  ['java', 'for (int i = 1; i < 4; i++) { System.out.print(i); sh("printf " + i); }'],
+])('%s keeps the order of what it and programs print', async (language, code) => {
+  const sh =
+    'void sh(String line) throws Exception { new ProcessBuilder("sh", "-c", line).inheritIO().start().waitFor(); }'
+  if (language === 'java') await sandbox.runCode(sh, { language })
+  expect((await sandbox.runCode(code, { language })).logs.stdout.join('')).toBe('112233')
+})
+
+it('R shows what it prints while the code runs, however often it prints', async () => {
+  const shownAtMs: number[] = []
+  const start = Date.now()
+  const { logs } = await sandbox.runCode(
+    'cat("first\n"); Sys.sleep(2); for (i in 1:200000) cat(i, "\n"); message("told")',
+    { language: 'r', onStdout: () => void shownAtMs.push(Date.now() - start) },
+  )
+  expect(shownAtMs[0]).toBeLessThan(1000)
+  expect(logs.stdout.join('').length).toBe(1_488_901)
+  expect(logs.stderr.join('')).toBe('told\n')
+  expect(Date.now() - start).toBeLessThan(12_000)
+}, 60_000)
+
+it('what R last printed is seen when its process is killed', async () => {
+  const code = 'cat("last words\n"); tools::pskill(Sys.getpid(), 9); Sys.sleep(5)'
+  const { error, logs } = await sandbox.runCode(code, { language: 'r' })
+  expect([error?.name, logs.stdout.join('')]).toEqual(['ContextRestarting', 'last words\n'])
+})
+
+it('R draws each of its plots, and tells of the code alone', async () => {
+  const plots = await sandbox.runCode('for (i in 1:2) plot(i)\nplot(3); abline(h = 3)', { language: 'r' })
+  expect(plots.results.map(({ png }) => typeof png)).toEqual(['string', 'string', 'string'])
+  const { error, logs } = await sandbox.runCode('warning("w"); stop("bad")', { language: 'r' })
+  expect([logs.stderr.join(''), error?.value]).toEqual(['Warning message:\n“w”\n', 'Error: bad\n'])
+})
+
+it.each([
   ['r', 'stop("bad")', /bad/],
   ['java', 'throw new IllegalStateException("bad");', /IllegalStateException: bad/],
   ['bash', 'ls /nowhere', /status 2/],

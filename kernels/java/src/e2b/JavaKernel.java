@@ -13,7 +13,8 @@ import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.LinkedBlockingQueue;
 
 /**
- * The Jupyter kernel of Java: `java JavaKernel CONNECTION_FILE`. Cells run on the main thread, one at a time;
+ * The Jupyter kernel of Java: `java JavaKernel CONNECTION_FILE [STDOUT STDERR]`, with the descriptors from which the
+ * process's own output can be read, where it goes to pipes. Cells run on the main thread, one at a time;
  * heartbeat, interrupt and shutdown are answered meanwhile. `--rehearse` runs one cell and ends.
  */
 public final class JavaKernel {
@@ -46,7 +47,7 @@ public final class JavaKernel {
   private JavaKernel(String key) {
     wire = new Wire(key);
     Display.publish = bundle -> {
-      output.flush();
+      output.settle();
       publish("display_data", Map.of("data", bundle, "metadata", Map.of()));
     };
   }
@@ -60,6 +61,9 @@ public final class JavaKernel {
     }
     Map<String, Object> connection = Json.parseObject(Files.readString(Path.of(arguments[0])));
     JavaKernel kernel = new JavaKernel((String) connection.get("key"));
+    if (arguments.length == 3) {
+      kernel.output.follow(Integer.parseInt(arguments[1]), Integer.parseInt(arguments[2]));
+    }
     kernel.listen(connection);
     kernel.serve();
   }
@@ -89,7 +93,7 @@ public final class JavaKernel {
       publish("status", Map.of("execution_state", "busy"));
       Map<String, Object> content = answer(request.message());
       if (content != null) reply(request.message(), request.peer(), content);
-      output.flush();
+      output.settle();
       publish("status", Map.of("execution_state", "idle"));
     }
   }
@@ -153,7 +157,7 @@ public final class JavaKernel {
       publish("execute_input", Map.of("code", code, "execution_count", count));
     }
     Cells.Outcome outcome = run(code, isSilent);
-    output.flush();
+    output.settle();
     if (outcome.failure() != null) {
       Map<String, Object> error = describe(outcome.failure());
       if (!isSilent) publish("error", error);

@@ -1,5 +1,6 @@
 package e2b;
 
+import java.io.IOException;
 import java.io.OutputStream;
 import java.io.PrintStream;
 import java.nio.ByteBuffer;
@@ -7,18 +8,21 @@ import java.nio.CharBuffer;
 import java.nio.charset.CharsetDecoder;
 import java.nio.charset.CodingErrorAction;
 import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.concurrent.Executors;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.TimeUnit;
 import java.util.function.BiConsumer;
 
-/** What the code writes to System.out and System.err, gathered into messages of a useful size. */
+/** What the code and programs that it starts write to the standard streams, gathered into messages of a useful size. */
 final class Output {
   private static final int MAX_CHARACTERS = 64 * 1024;
   private static final int MAX_AGE_MS = 50;
 
   private final BiConsumer<String, String> emit;
   private final StringBuilder text = new StringBuilder();
+  private final List<InheritedStream> inherited = new ArrayList<>();
   private String name = "stdout";
 
   /** Takes over both streams. */
@@ -33,6 +37,18 @@ final class Output {
           return thread;
         });
     clock.scheduleWithFixedDelay(this::flush, MAX_AGE_MS, MAX_AGE_MS, TimeUnit.MILLISECONDS);
+  }
+
+  /** From now on also what comes to the process's own streams, whose read ends are these descriptors. */
+  void follow(int stdout, int stderr) throws IOException {
+    inherited.add(new InheritedStream(stdout, 1, new Stream("stdout")));
+    inherited.add(new InheritedStream(stderr, 2, new Stream("stderr")));
+  }
+
+  /** All that was written until now is sent. */
+  void settle() {
+    inherited.forEach(InheritedStream::drain);
+    flush();
   }
 
   synchronized void flush() {

@@ -1,0 +1,98 @@
+package e2b;
+
+import java.io.FileInputStream;
+import java.io.FileOutputStream;
+import java.io.IOException;
+import java.io.OutputStream;
+import java.security.SecureRandom;
+import java.util.Arrays;
+
+/**
+ * A standard stream of the process, whose read end this process has as well: what programs write that inherit it
+ * (`ProcessBuilder.inheritIO()`), and what the virtual machine itself says.
+ */
+final class InheritedStream {
+  private static final int PIECE_BYTES = 64 * 1024;
+  private static final int MARK_BYTES = 24;
+  private static final long MAX_WAIT_MS = 1000;
+
+  private final FileInputStream in;
+  private final FileOutputStream out;
+  private final OutputStream sink;
+  /** Shows in the stream how far it has been read; small enough that nothing gets into the middle of it. */
+  private final byte[] mark = new byte[MARK_BYTES];
+  private long written;
+  private long seen;
+
+  /** What comes out of the descriptor `readEnd` goes to `sink`; `writeEnd` is the other end. */
+  InheritedStream(int readEnd, int writeEnd, OutputStream sink) throws IOException {
+    in = new FileInputStream("/proc/self/fd/" + readEnd);
+    out = new FileOutputStream("/proc/self/fd/" + writeEnd);
+    this.sink = sink;
+    new SecureRandom().nextBytes(mark);
+    mark[0] = (byte) 0xff;
+    Thread thread = new Thread(this::follow, "inherited-" + writeEnd);
+    thread.setDaemon(true);
+    thread.start();
+  }
+
+  /** Returns when what was written until now has been passed on, or a reader is so slow that waiting is no use. */
+  void drain() {
+    try {
+      long wanted;
+      synchronized (this) {
+        wanted = ++written;
+      }
+      out.write(mark);
+      long end = System.nanoTime() + MAX_WAIT_MS * 1_000_000;
+      synchronized (this) {
+        for (long left = MAX_WAIT_MS; seen < wanted && left > 0; left = (end - System.nanoTime()) / 1_000_000) {
+          wait(left);
+        }
+      }
+    } catch (IOException gone) {
+      // Without the stream nothing waits in it.
+    } catch (InterruptedException interrupted) {
+      Thread.currentThread().interrupt();
+    }
+  }
+
+  private void follow() {
+    byte[] buffer = new byte[PIECE_BYTES];
+    int kept = 0;
+    try {
+      for (int count; (count = in.read(buffer, kept, buffer.length - kept)) > 0; ) {
+        kept = pass(buffer, kept + count);
+      }
+    } catch (IOException gone) {
+      // The stream has ended.
+    }
+  }
+
+  /** Passes on what is no mark. Keeps what may be the beginning of one, and answers how much that is. */
+  private int pass(byte[] buffer, int length) throws IOException {
+    int start = 0;
+    int at = 0;
+    while (at < length) {
+      int matching = Arrays.mismatch(buffer, at, Math.min(at + MARK_BYTES, length), mark, 0, MARK_BYTES);
+      boolean isMark = matching < 0;
+      if (!isMark && at + matching < length) {
+        at++;
+        continue;
+      }
+      sink.write(buffer, start, at - start);
+      if (!isMark) {
+        System.arraycopy(buffer, at, buffer, 0, length - at);
+        return length - at;
+      }
+      synchronized (this) {
+        seen++;
+        notifyAll();
+      }
+      at += MARK_BYTES;
+      start = at;
+    }
+    sink.write(buffer, start, length - start);
+    return 0;
+  }
+}
