@@ -220,6 +220,11 @@ export class Cell {
     return this.#stopped
   }
 
+  /** After `stop`: what it wrote lies in its upper as a tree of files; see `Engine.layOutWritten`. */
+  layOutWritten(): Promise<void> {
+    return this.engine.layOutWritten(this.#instance)
+  }
+
   /** Gives upper and slot back to their owners, then forgets. Idempotent; stops first. */
   release(options: { keepUpper?: boolean } = {}): Promise<void> {
     this.#released ??= (async () => {

@@ -70,6 +70,7 @@ export function partsOver(kernel: Kernel, dir: string, step: Step): CellParts {
       await step('engine.stop')
       kernel.instances.get(slot.index)?.exit({ status: -9, outOfMemory: false })
     },
+    layOutWritten: () => step('engine.layOutWritten'),
     async adopt({ slot }) {
       await step('engine.adopt')
       return kernel.instances.get(slot.index)?.instance

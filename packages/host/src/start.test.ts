@@ -92,6 +92,7 @@ function cellParts(): CellParts {
     thaw: async () => {},
     rename: async (instance, sandboxId) => ({ ...instance, sandboxId }),
     stop: async ({ slot }) => void running.delete(slot.index),
+    layOutWritten: async () => {},
     adopt: async () => undefined,
     usage: async () => ({ cpuUsec: 0, memoryBytes: 0, memoryCacheBytes: 0, pids: 0, oomKills: 0 }),
   }

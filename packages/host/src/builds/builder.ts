@@ -67,6 +67,8 @@ interface Progress {
 }
 
 const AGENT_WITHIN_MS = 60_000
+/** Gibibytes may be unwritten. */
+const WRITE_OUT_WITHIN_MS = 300_000
 /** Asked before a capture, where somebody listens. */
 const BEFORE_CAPTURE = [{ port: 49999, path: '/quiesce' }]
 
@@ -214,7 +216,9 @@ export class Builder {
       const onLine = (_stream: string, message: string): void =>
         emit({ level: 'info', message, step: number })
       const context = await cell.whileAlive(applyStep(step, before.context, { cell, onLine, signal }))
+      await writeOut(cell)
       await cell.stop()
+      await cell.layOutWritten()
       return { layers: await withWritten(this.#parts.layers, before.layers, cell.upper), context }
     } finally {
       await cell.release()
@@ -225,7 +229,7 @@ export class Builder {
     const layers = layerStack(this.#parts.layers, from.layers)
     const cellPlan: CellPlan = {
       occupant: 'build',
-      engine: this.#parts.cells.engines.forFiles(plan.isolation),
+      engine: this.#parts.cells.engines.for(plan.isolation),
       sandboxId: `b${randomName(20)}`,
       snapshotId: plan.buildId,
       templateId: '',
@@ -253,6 +257,14 @@ export class Builder {
       throw error
     }
   }
+}
+
+/** What a kernel of the sandbox's own has not written to its disk yet would be lost. @throws HostError failed */
+async function writeOut(cell: Cell): Promise<void> {
+  const call = { method: 'POST', path: '/freeze', json: {}, timeoutMs: WRITE_OUT_WITHIN_MS } as const
+  const { status, body } = await cell.whileAlive(cell.agent.send(call))
+  if (status >= 300)
+    throw new HostError('failed', `the files could not be written out (${status}): ${body.slice(0, 300)}`)
 }
 
 const LONGEST_TITLE = 300

@@ -39,6 +39,12 @@ export interface Engine {
   rename(instance: Instance, sandboxId: string): Promise<Instance>
   /** Idempotent; leaves no process and no mount. The slot and the upper go back to their owners. */
   stop(instance: Instance): Promise<void>
+  /**
+   * After `stop`, in the slot that it still has: what the instance wrote lies in `upper.path/upper`, as a tree of files
+   * in overlay's form with ids as the guest sees them. Nothing starts on this upper any more.
+   * @throws Error when what was written is no tree that a layer can have
+   */
+  layOutWritten(instance: Instance): Promise<void>
   /** After a restart of the daemon: the instance of a journal entry if it still runs. */
   adopt(entry: AdoptEntry): Promise<Instance | undefined>
   usage(instance: Instance): Promise<Usage>

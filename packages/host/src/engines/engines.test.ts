@@ -2,15 +2,11 @@ import { expect, test } from 'vitest'
 import type { Engine, EngineName } from './engine.ts'
 import { Engines, probeEach } from './engines.ts'
 
-function engineNamed(
-  name: EngineName,
-  how: { usable?: boolean; writtenIn?: Engine['writtenIn'] } = {},
-): Engine {
-  const { usable = true, writtenIn = 'upper' } = how
+function engineNamed(name: EngineName, { usable = true }: { usable?: boolean } = {}): Engine {
   return {
     name,
     canCapture: true,
-    writtenIn,
+    writtenIn: 'upper',
     probe: async () => ({ usable, version: '1', detail: 'no device', remedy: 'Load the module' }),
     hostClass: () => `${name}-class`,
   } as Partial<Engine> as Engine
@@ -40,12 +36,6 @@ test('the operator names one, and is told what is missing when it does not boot'
   expect((await opened(installed, 'container')).for(undefined).name).toBe('container')
   await expect(opened(installed, 'microvm')).rejects.toThrow('microvm: no device. Load the module')
   await expect(opened(installed, 'gvisor')).rejects.toThrow("engine 'gvisor' is not installed")
-})
-
-test('layers are built by the strongest engine whose writes are files', async () => {
-  const engines = await opened([engineNamed('microvm', { writtenIn: 'memory' }), engineNamed('container')])
-  expect(engines.for(undefined).name).toBe('microvm')
-  expect(engines.forFiles(undefined).name).toBe('container')
 })
 
 test('a probe that throws leaves the other engines to serve', async () => {

@@ -42,15 +42,6 @@ export class Engines {
     )
   }
 
-  /** For work whose result is files: the strongest whose writes can become layers. @throws HostError unsupported */
-  forFiles(isolation: Isolation | undefined): Engine {
-    const wanted = this.for(isolation)
-    if (wanted.writtenIn === 'upper') return wanted
-    const engine = this.#usable.find(({ writtenIn }) => writtenIn === 'upper')
-    if (!engine) throw new HostError('unsupported', 'no engine of this host can build layers')
-    return engine
-  }
-
   /**
    * The engine of something that was started before, whether it can start more or not; undefined when it is not
    * installed any more.

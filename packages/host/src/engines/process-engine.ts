@@ -67,7 +67,7 @@ export abstract class ProcessEngine<Files extends ShimFiles, Options extends Pro
   /** Takes away what the engine attached to a slot besides files. Idempotent, whatever of it was ever there. */
   protected abstract detach(slot: Slot): Promise<void>
   /** Why a start failed, as the end of a sentence; empty when nothing is known. */
-  protected abstract lastWords(start: EngineStart): string
+  protected abstract lastWords(start: Pick<EngineStart, 'slot' | 'upper'>): string
 
   get agentDigest(): string {
     return this.options.agentLayer.digest
@@ -100,6 +100,9 @@ export abstract class ProcessEngine<Files extends ShimFiles, Options extends Pro
     await this.ended(own)
     await this.#clear(instance.slot)
   }
+
+  /** Where the upper is what the sandbox's overlay writes to, it lies there. */
+  async layOutWritten(_stopped: Instance): Promise<void> {}
 
   async adopt({ sandboxId, slot, upper, initPid }: AdoptEntry): Promise<ProcessInstance | undefined> {
     const started = readStarted(this.files(slot).started)
@@ -135,7 +138,7 @@ export abstract class ProcessEngine<Files extends ShimFiles, Options extends Pro
 
   /** Has `begin` start the process by the slot's shim. When that throws, nothing of the sandbox is left in the slot. */
   protected async launch(
-    start: EngineStart,
+    start: Pick<EngineStart, 'sandboxId' | 'slot' | 'upper'>,
     begin: (shim: Shim) => Promise<StartedInit>,
   ): Promise<ProcessInstance> {
     const shim = this.#takeShim(start.slot)

@@ -4,7 +4,6 @@ import type { CgroupLimits } from '../../linux/cgroup.ts'
 import { gatewayAddress, gatewayMac, guestAddress, type Slot } from '../../slots.ts'
 import { snapshotSubvolumeInBackground } from '../../storage/btrfs.ts'
 import type { Layer } from '../../storage/layers.ts'
-import type { Upper } from '../../storage/uppers.ts'
 import type {
   AdoptEntry,
   CapturedState,
@@ -12,9 +11,11 @@ import type {
   EngineReport,
   EngineStart,
   Instance,
+  Limits,
 } from '../engine.ts'
-import type { ProcessInstance } from '../instance.ts'
+import { type ProcessInstance, within } from '../instance.ts'
 import { makeOpenDirectory, ownProcess, ProcessEngine, type ProcessEngineOptions } from '../process-engine.ts'
+import { NEW_NETWORK, type Shim, type StartedInit } from '../shim.ts'
 import { occupiedBytesIn } from '../written-bytes.ts'
 import { keepDisk, prepareDisk } from './disk.ts'
 import { layerDrives } from './drives.ts'
@@ -32,9 +33,12 @@ import {
 import type { MachinePlan, Monitor, RunningMachine } from './monitor.ts'
 import { probeMonitor } from './probe.ts'
 import { attachTap, detachTap, TAP } from './slot-attachment.ts'
+import { readingMachine, unpackWritten } from './written/written-disk.ts'
 
 /** A killed monitor gives its memory back first: a gibibyte takes a tenth of a second. */
 const STOP_WITHIN_MS = 10_000
+/** A full disk is read at its speed. */
+const READ_WITHIN_MS = 600_000
 
 export interface MicrovmEngineOptions extends ProcessEngineOptions {
   /** In order of preference: the probe settles on the first that boots a guest. At least one. */
@@ -84,27 +88,34 @@ export class MicrovmEngine extends ProcessEngine<MachineFiles, MicrovmEngineOpti
   override async prepare(): Promise<void> {}
 
   async start(start: EngineStart): Promise<ProcessInstance> {
-    const { slot, upper } = start
-    const monitor = this.#monitor
-    const files = this.vacate(slot)
-    makeOpenDirectory(files.machine)
-    chownSync(files.machine, slot.uidBase, slot.uidBase)
+    const { slot, limits } = start
+    const files = this.#vacateForMachine(slot)
     return await this.launch(start, async (shim) => {
       const plan = await this.#plan(start, files)
       await attachTap(slot)
-      this.limit(slot, machineLimits(start, plan, monitor))
-      const { pidFile, ...command } = await monitor.prepare(plan)
-      const process = await shim.start({
-        ...command,
-        id: start.sandboxId,
-        cgroupPaths: slot.cgroupPaths,
-        netns: slot.netnsPath,
-        logPath: logPath(upper),
-        sandbox: { pidFile, startedFile: files.started, exitFile: files.exit },
-      })
-      await monitor.launch(plan, { slot, directory: files.machine, process })
-      return process
+      return await this.#begin(shim, plan, { cpuCount: limits.cpuCount, netns: slot.netnsPath })
     })
+  }
+
+  /** By a machine of its own, without a network: this one mounts no disk that a guest has written. */
+  override async layOutWritten(stopped: Instance): Promise<void> {
+    const { sandboxId, slot, upper } = stopped
+    const { image } = this.options
+    const files = this.#vacateForMachine(slot)
+    const reader = await this.launch(stopped, async (shim) => {
+      const machine = readingMachine(upper, slot.uidBase)
+      const places = { directory: files.machine, diskDirectory: upper.path }
+      const plan: MachinePlan = { ...machine, ...places, sandboxId, slot, image }
+      const limits = { cpuCount: machine.vcpuCount, memoryMib: machine.memoryMib }
+      writeMachineRecord(files.record, newRecord(limits, [], this.#monitor))
+      return await this.#begin(shim, plan, { cpuCount: machine.vcpuCount, netns: NEW_NETWORK })
+    })
+    try {
+      await within(reader.exited, READ_WITHIN_MS * this.#monitor.timeScale)
+    } finally {
+      await this.stop(reader)
+    }
+    await unpackWritten(upper)
   }
 
   async capture(instance: Instance, into: CaptureTarget): Promise<CapturedState> {
@@ -162,8 +173,37 @@ export class MicrovmEngine extends ProcessEngine<MachineFiles, MicrovmEngineOpti
     for (const monitor of this.options.monitors) monitor.forget(slot)
   }
 
-  protected lastWords({ upper }: EngineStart): string {
-    return lastWords(logPath(upper))
+  protected lastWords({ upper }: Pick<EngineStart, 'upper'>): string {
+    return lastWords(logPath(upper.path))
+  }
+
+  #vacateForMachine(slot: Slot): MachineFiles {
+    const files = this.vacate(slot)
+    makeOpenDirectory(files.machine)
+    chownSync(files.machine, slot.uidBase, slot.uidBase)
+    return files
+  }
+
+  async #begin(
+    shim: Shim,
+    plan: MachinePlan,
+    { cpuCount, netns }: { cpuCount: number; netns: string },
+  ): Promise<StartedInit> {
+    const { slot, diskDirectory } = plan
+    const files = this.files(slot)
+    const monitor = this.#monitor
+    this.limit(slot, { ...machineLimits(plan, monitor), cpuCount })
+    const { pidFile, ...command } = await monitor.prepare(plan)
+    const process = await shim.start({
+      ...command,
+      id: plan.sandboxId,
+      cgroupPaths: slot.cgroupPaths,
+      netns,
+      logPath: logPath(diskDirectory),
+      sandbox: { pidFile, startedFile: files.started, exitFile: files.exit },
+    })
+    await monitor.launch(plan, { slot, directory: files.machine, process })
+    return process
   }
 
   /** Writes memory, and the disk unless the upper is copied as a whole. Answers the bytes written. */
@@ -186,7 +226,7 @@ export class MicrovmEngine extends ProcessEngine<MachineFiles, MicrovmEngineOpti
     const monitor = this.#monitor
     const layers = [...start.layers, start.agentLayer ?? this.options.agentLayer]
     const record =
-      memoryDir === undefined ? newRecord(start, layers, monitor) : readMachineRecord(recordIn(memoryDir))
+      memoryDir === undefined ? newRecord(limits, layers, monitor) : readMachineRecord(recordIn(memoryDir))
     const given = layers.map(({ digest }) => digest)
     if (record.layers.join() !== given.join()) throw new Error('its memory belongs to other layers')
     const room = { maxDrives: monitor.maxDrives - 1, firstDrive: 1, bundlesDir }
@@ -235,23 +275,25 @@ function guestArguments({ hostname, limits }: EngineStart, lower: string): strin
     .join(' ')
 }
 
-const newRecord = ({ limits }: EngineStart, layers: readonly Layer[], { name }: Monitor): MachineRecord => ({
+const newRecord = (
+  { cpuCount, memoryMib }: Pick<Limits, 'cpuCount' | 'memoryMib'>,
+  layers: readonly Layer[],
+  { name }: Monitor,
+): MachineRecord => ({
   version: 1,
   monitor: name,
-  vcpuCount: Math.max(1, Math.ceil(limits.cpuCount)),
-  memoryMib: limits.memoryMib,
+  vcpuCount: Math.max(1, Math.ceil(cpuCount)),
+  memoryMib,
   layers: layers.map(({ digest }) => digest),
 })
 
 const machineLimits = (
-  { limits }: EngineStart,
   { memoryMib, vcpuCount }: MachinePlan,
   { overheadMib, overheadPids }: Monitor,
-): CgroupLimits => ({
-  cpuCount: limits.cpuCount,
+): Omit<CgroupLimits, 'cpuCount'> => ({
   memoryMib: memoryMib + overheadMib,
   pids: vcpuCount + overheadPids,
 })
 
 /** Where a monitor that a guest has taken over cannot fill anything but the sandbox's own space. */
-const logPath = ({ path }: Upper): string => join(path, 'monitor.log')
+const logPath = (upperPath: string): string => join(upperPath, 'monitor.log')

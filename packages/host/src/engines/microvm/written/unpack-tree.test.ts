@@ -332,7 +332,7 @@ test('whatever the stream says, nothing outside is touched, and no descriptor st
       )
       expect(open()).toBe(before)
     }),
-    { numRuns: 1_500 },
+    { numRuns: 600 },
   )
   expect(accepted).toBeGreaterThan(0)
 })
@@ -357,6 +357,6 @@ test('bytes flipped in a good stream never reach outside', async () => {
         await unpacked(stream).catch(() => {})
       },
     ),
-    { numRuns: 500 },
+    { numRuns: 200 },
   )
 })
