@@ -59,8 +59,9 @@ function beforeJump(one: readonly Draw[], other: readonly Draw[], untilSec: numb
   return [own(one, other), own(other, one)]
 }
 
-/** Whether the guest's kernel has a driver that is told of a restore. */
+/** Whether the guest's kernel has a driver for it and the monitor tells it of a restore. */
 const listensToVmGenId = async (host: HostUnderTest, { address }: Running): Promise<boolean> =>
+  host.monitor === 'firecracker' &&
   (await host.output(address, 'ls -d /sys/bus/*/drivers/vmgenid 2>/dev/null; true')) !== ''
 
 export const cloneCases: Case[] = [

@@ -1,4 +1,4 @@
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { chmod, chown, open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { run } from '../../linux/process.ts'
@@ -15,6 +15,7 @@ import {
   type RateLimits,
   recordLimits,
 } from './firecracker-limits.ts'
+import { traitsOf } from './firecracker-version.ts'
 import type { MachinePlan, Monitor, MonitorCommand, MonitorSupport, RunningMachine } from './monitor.ts'
 import { canOpenKvm } from './monitor-devices.ts'
 
@@ -24,10 +25,6 @@ const REQUEST_WITHIN_MS = 10_000
 /** A memory of several GiB is written at the speed of the disk. */
 const SNAPSHOT_WITHIN_MS = 120_000
 const CONSOLE_BYTES = 16_384
-/** Its load request has another name for dirty tracking from this version on. */
-const TRACKS_DIRTY_PAGES_SINCE = [1, 13] as const
-/** The guest tells of pages that it has freed; the version before calls it a preview. */
-const REPORTS_FREE_PAGES_SINCE = [1, 15] as const
 const BOOT_WORDS =
   'console=ttyS0 reboot=k panic=-1 i8042.noaux i8042.nomux i8042.dumbkbd quiet loglevel=3 random.trust_cpu=on'
 
@@ -108,7 +105,7 @@ export class FirecrackerMonitor implements Monitor {
     await this.#call(machine.slot, 'PUT', '/snapshot/load', {
       snapshot_path: JAIL.state,
       mem_backend: { backend_type: 'File', backend_path: JAIL.memory },
-      [this.#isSince(TRACKS_DIRTY_PAGES_SINCE) ? 'track_dirty_pages' : 'enable_diff_snapshots']: true,
+      [traitsOf(this.#version).dirtyTracking]: true,
       resume_vm: changes.length === 0,
     })
     for (const { path, body } of changes) await this.#call(machine.slot, 'PATCH', path, body)
@@ -127,26 +124,26 @@ export class FirecrackerMonitor implements Monitor {
     const { slot } = machine
     const [state, memory] = [join(memoryDir, 'state'), join(memoryDir, 'memory')]
     // What a monitor has written once it does not count as changed any more: only its first snapshot is a difference.
-    const hasBase = existsSync(basePath(machine))
+    const base = `/proc/${machine.process.pid}/root${JAIL.memory}`
+    const isDifference =
+      existsSync(basePath(machine)) && statSync(base).size <= traitsOf(this.#version).largestDifferenceBytes
     rmSync(basePath(machine), { force: true })
     const timeoutMs = SNAPSHOT_WITHIN_MS * this.timeScale
-    if (hasBase) {
-      const base = `/proc/${machine.process.pid}/root${JAIL.memory}`
+    if (isDifference)
       await run('cp', ['--sparse=always', '--reflink=auto', '--no-preserve=all', base, memory], { timeoutMs })
-    }
     const files = [
       { file: state, seen: JAIL.stateOut },
       { file: memory, seen: JAIL.memoryOut },
     ]
     const words = {
-      snapshot_type: hasBase ? 'Diff' : 'Full',
+      snapshot_type: isDifference ? 'Diff' : 'Full',
       snapshot_path: JAIL.stateOut,
       mem_file_path: JAIL.memoryOut,
     }
     await this.#showing(machine, files, () =>
       this.#call(slot, 'PUT', '/snapshot/create', words, SNAPSHOT_WITHIN_MS),
     )
-    if (!hasBase) await run('fallocate', ['--dig-holes', memory], { timeoutMs })
+    if (!isDifference) await run('fallocate', ['--dig-holes', memory], { timeoutMs })
     for (const { file } of files) await seal(file)
     keepLimits(machine.directory, memoryDir)
   }
@@ -214,7 +211,7 @@ export class FirecrackerMonitor implements Monitor {
         ...networkLimiters(rateLimits),
       })
     await put('/entropy', {})
-    const reporting = this.#isSince(REPORTS_FREE_PAGES_SINCE) ? { free_page_reporting: true } : {}
+    const reporting = traitsOf(this.#version).reportsFreePages ? { free_page_reporting: true } : {}
     await put('/balloon', { amount_mib: 0, deflate_on_oom: true, ...reporting })
   }
 
@@ -230,11 +227,6 @@ export class FirecrackerMonitor implements Monitor {
 
   #socketPath(slot: Slot): string {
     return join(jailRoot(this.#options, slot), JAIL.control)
-  }
-
-  #isSince([sinceMajor, sinceMinor]: readonly [number, number]): boolean {
-    const [major = 0, minor = 0] = this.#version.split('.').map(Number)
-    return major > sinceMajor || (major === sinceMajor && minor >= sinceMinor)
   }
 }
 
