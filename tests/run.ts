@@ -8,6 +8,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
 import { type Config, loadConfig } from '../packages/server/src/config.ts'
+import { installForTests } from '../packages/server/src/engines/for-tests.ts'
 import { qemuInstaller } from '../packages/server/src/engines/install-qemu.ts'
 import { clientsVenv, installPythonClients } from '../packages/server/src/setup/python-clients.ts'
 import { ensureRunsc } from './engines/runsc-for-tests.ts'
@@ -136,7 +137,7 @@ const setup = await step('set-up', [node, join(root, 'packages/server/src/main.t
 counts.push(setup, await step('check', ['npm', 'run', '--silent', 'check']))
 if (setup.failed === 0) {
   const config = loadConfig()
-  await qemuInstaller.install(config, (line) => process.stdout.write(`qemu: ${line}\n`))
+  await installForTests(qemuInstaller, config, (line) => process.stdout.write(`qemu: ${line}\n`))
   await installPythonClients(config, join(scratch, 'pip.log'), PYTHON_TEST_PACKAGES)
   const python = join(clientsVenv(config), 'bin', 'python')
   counts.push(

@@ -5,6 +5,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { CgroupRoot } from '../../packages/host/src/linux/cgroup.ts'
 import { loadConfig } from '../../packages/server/src/config.ts'
+import { installForTests } from '../../packages/server/src/engines/for-tests.ts'
 import { qemuInstaller } from '../../packages/server/src/engines/install-qemu.ts'
 import { shell } from '../system/harness/test-host.ts'
 import { EngineHost, python } from './engine-host.ts'
@@ -66,7 +67,7 @@ describe('microvm under QEMU, emulated', () => {
   const timed = (name: string, body: () => Promise<void>): void => it(name, body, TEST_TIMEOUT_MS)
 
   beforeAll(async () => {
-    await qemuInstaller.install(loadConfig(), () => {})
+    await installForTests(qemuInstaller, loadConfig(), () => {})
     await under.start()
   }, TEST_TIMEOUT_MS)
   afterAll(() => host.dispose(), TEST_TIMEOUT_MS)

@@ -158,6 +158,7 @@ describe.each(databaseKinds)('the store on %s', (_name, start) => {
     await store.templateBuilds.assignTag({ templateId: 'own', tag: 'default', buildId: 'b2', assignedAt: 1 })
     await store.templateBuilds.assignTag({ templateId: 'own', tag: 'default', buildId: 'b1', assignedAt: 2 })
     expect((await store.templateBuilds.findByTag('own', 'default'))?.id).toBe('b1')
+    expect(await store.templateBuilds.listTaggedSnapshots()).toEqual(['snapshot-b1'])
     const [listed, ...others] = await store.templates.list({ teamId: 't1', limit: 10 })
     expect(others).toEqual([])
     expect(listed).toMatchObject({

@@ -1,4 +1,5 @@
 import type { Config } from '../config.ts'
+import { isForTests } from '../engines/for-tests.ts'
 import { probeEngines } from '../engines/installed.ts'
 import { installCommand, installers } from '../engines/installers.ts'
 import { readRuntime } from '../runtime.ts'
@@ -73,7 +74,8 @@ async function notInstalled(config: Config, engines: ReadonlySet<string>): Promi
   const findings: Finding[] = []
   for (const installer of installers) {
     const { name, engine, doc, installed } = installer
-    if (engines.has(engine) || (await installed(config))) continue
+    const isThere = (await installed(config)) && !isForTests(config, name)
+    if (engines.has(engine) || isThere) continue
     findings.push({
       kind: 'engine',
       name,

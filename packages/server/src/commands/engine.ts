@@ -1,4 +1,5 @@
 import { type Config, ConfigError } from '../config.ts'
+import { chooseInstalled, isForTests } from '../engines/for-tests.ts'
 import { type EngineInstaller, installCommand, installers } from '../engines/installers.ts'
 
 interface EngineRow {
@@ -11,7 +12,8 @@ interface EngineRow {
 
 async function rowOf(installer: EngineInstaller, config: Config): Promise<EngineRow> {
   const { name, engine, doc } = installer
-  return { name, engine, doc, installed: (await installer.installed(config)) ?? null }
+  const installed = isForTests(config, name) ? undefined : await installer.installed(config)
+  return { name, engine, doc, installed: installed ?? null }
 }
 
 /** Prints what `engine install` knows and what of it is there. */
@@ -45,6 +47,7 @@ export async function installEngine(config: Config, name: string | undefined, js
   }
   const began = Date.now()
   await installer.install(config, (line) => process.stderr.write(`${installer.name}: ${line}\n`))
+  chooseInstalled(config, installer.name)
   const row = await rowOf(installer, config)
   const seconds = ((Date.now() - began) / 1000).toFixed(0)
   process.stdout.write(

@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { removeStaleSeeds } from '@sandbox/host/engines/microvm/disk'
 import { removeStaleBundles } from '@sandbox/host/engines/microvm/drives'
-import { currentGuestImage } from '@sandbox/host/engines/microvm/image/guest-image'
+import { holdCurrentImage, removeStaleImages } from '@sandbox/host/engines/microvm/image/held-images'
 import { MicrovmEngine } from '@sandbox/host/engines/microvm/microvm-engine'
 import type { Monitor } from '@sandbox/host/engines/microvm/monitor'
 import { QemuMonitor } from '@sandbox/host/engines/microvm/qemu'
@@ -10,6 +10,7 @@ import type { EngineParts } from '@sandbox/host/machine'
 import type { Config } from '../config.ts'
 import type { Runtime } from '../runtime.ts'
 import { openFirecracker } from './firecracker.ts'
+import { isForTests } from './for-tests.ts'
 
 export const QEMU = '/usr/bin/qemu-system-x86_64'
 /** An emulated processor is tens of times slower. */
@@ -30,13 +31,14 @@ export function openMicrovmEngine(
   parts: EngineParts,
 ): MicrovmEngine | undefined {
   const { runDir, layers, uppers, cgroups, spareUidBase } = parts
-  const image = currentGuestImage(microvmDir(config))
+  const image = holdCurrentImage(microvmDir(config))
   const agentLayer = layers.get(runtime.agentLayer.digest)
   const firecracker = openFirecracker(config, parts)
   const monitors = [...(firecracker ? [firecracker] : []), ...qemuMonitors(config, runDir)]
   if (!image || !agentLayer || monitors.length === 0) return undefined
   const seedsDir = join(uppers.mountPoint, '.seeds')
   const bundlesDir = join(microvmDir(config), 'bundles')
+  removeStaleImages(microvmDir(config))
   removeStaleSeeds(seedsDir)
   removeStaleBundles(bundlesDir, (digest) => layers.get(digest) !== undefined)
   return new MicrovmEngine({
@@ -61,10 +63,12 @@ export function openMicrovmEngine(
 const mayEmulate = ({ isolation, microvmMonitor }: Config): boolean =>
   isolation === 'microvm' && microvmMonitor === 'qemu'
 
-function qemuMonitors(config: Config, runDir: string): Monitor[] {
-  if (config.microvmMonitor === 'firecracker' || !existsSync(QEMU)) return []
+/** None where QEMU is not installed, or there for tests alone and nobody has named the engine. */
+export function qemuMonitors(config: Config, runDir: string, path = QEMU): Monitor[] {
+  if (config.microvmMonitor === 'firecracker' || !existsSync(path)) return []
+  if (config.isolation === 'auto' && isForTests(config, 'qemu')) return []
   const common = {
-    path: QEMU,
+    path,
     openReadOnlyPath: openReadOnlyPath(config),
     devicesDir: join(runDir, 'machine-devices'),
   }
