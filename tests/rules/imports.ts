@@ -1,5 +1,6 @@
 /**
  * The import rule: everything may import `contract`, `api` may import `store`, `server` may import everything,
+ * kernels import `contract`,
  * nobody else imports another room. Prints each offence and exits 1.
  */
 import { globSync, readFileSync } from 'node:fs'
@@ -14,12 +15,14 @@ const allowed: Record<string, readonly string[]> = {
   edge: ['contract'],
   envd: ['contract'],
   interpreter: ['contract'],
+  kernels: ['contract'],
   server: ['contract', 'store', 'api', 'host', 'edge', 'envd', 'interpreter'],
 }
 
 const offences: string[] = []
-for (const file of globSync('packages/*/src/**/*.ts', { cwd: root })) {
-  const room = file.split('/')[1]!
+for (const file of globSync(['packages/*/src/**/*.ts', 'kernels/*/src/**/*.ts'], { cwd: root })) {
+  const [top, name] = file.split('/')
+  const room = top === 'packages' ? name! : top!
   const source = readFileSync(join(root, file), 'utf8')
   for (const match of source.matchAll(/(?:from|import\()\s*'([^']+)'/g)) {
     const target = match[1]!

@@ -3,11 +3,11 @@
  * turns: output of code that never yields is seen while it runs.
  */
 import { writeSync } from 'node:fs'
+import { zmtpMessage } from '@sandbox/contract/zmtp'
 import { waitWritable } from './descriptors.ts'
 import type { OutputPipes } from './output-pipes.ts'
 import { encodeFrame, MESSAGE, PARENT } from './publisher-frame.ts'
 import type { MessageCodec, WireMessage } from './wire-message.ts'
-import { encodeMessage } from './zmtp.ts'
 
 /** Code that waits here can still be interrupted so often. */
 const WAIT_MS = 20
@@ -30,7 +30,7 @@ export class Broadcast {
 
   send(type: string, content: unknown, parent: WireMessage | undefined): void {
     const parts = [Buffer.from(type), ...this.#codec.encode(type, content, parent)]
-    this.#write(encodeFrame(MESSAGE, encodeMessage(parts)))
+    this.#write(encodeFrame(MESSAGE, zmtpMessage(parts)))
   }
 
   #write(frame: Buffer): void {

@@ -4,6 +4,8 @@
  */
 import { stripTypeScriptTypes } from 'node:module'
 import { type AnyNode, type ImportDeclaration, type Program, parse } from 'acorn'
+import { type Compiler, hasDecorators, rewriteDecorators } from './decorators.ts'
+import { requireModule } from './modules.ts'
 
 /** Where the kernel's own functions are found from a cell. */
 export const KERNEL_EXPRESSION = 'globalThis[Symbol.for("e2b.kernel")]'
@@ -16,7 +18,7 @@ interface Edit {
   text: string
 }
 
-/** @returns code of the same lines */
+/** @returns code of the same lines, but for that of decorators. @throws Error when these need what is not installed */
 export function prepareSource(code: string, language: CellLanguage): string {
   if (language === 'javascript') {
     const program = tryParse(code)
@@ -24,8 +26,17 @@ export function prepareSource(code: string, language: CellLanguage): string {
   }
   const stripped = stripTypes(code)
   if (stripped === undefined) return code
-  const program = tryParse(stripped)
-  return program === undefined ? stripped : rewrite(stripped, program, true)
+  const plain = hasDecorators(stripped) ? rewriteDecorators(code, process.cwd(), loadCompiler) : stripped
+  const program = tryParse(plain)
+  return program === undefined ? plain : rewrite(plain, program, true)
+}
+
+function loadCompiler(): Compiler {
+  try {
+    return requireModule('typescript') as Compiler
+  } catch (error) {
+    throw new Error('Decorators need the TypeScript compiler: run `npm install typescript`', { cause: error })
+  }
 }
 
 /** Types become blanks; what has to be generated (enums, parameter properties) only where there is such. */

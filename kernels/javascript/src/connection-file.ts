@@ -1,12 +1,12 @@
 /** The file in which Jupyter tells a kernel where to listen. */
 import { readFileSync } from 'node:fs'
-import type { Endpoint } from './zmtp.ts'
+import type { ZmtpEndpoint } from '@sandbox/contract/zmtp'
 
 export type PortName = 'shell_port' | 'iopub_port' | 'stdin_port' | 'control_port' | 'hb_port'
 
 export interface ConnectionInfo {
   key: string
-  endpoint(port: PortName): Endpoint
+  endpoint(port: PortName): ZmtpEndpoint
 }
 
 /** Throws when the file is missing or is not one. */

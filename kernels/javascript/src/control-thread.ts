@@ -6,7 +6,7 @@ import { kernelInfo } from './kernel-info.ts'
 import type { OutputSources } from './output-sources.ts'
 import { Publisher } from './publisher.ts'
 import { MessageCodec, type WireMessage } from './wire-message.ts'
-import { type Peer, ZmtpListener } from './zmtp.ts'
+import { type Peer, ZmtpListener } from './zmtp-listener.ts'
 
 interface ControlData {
   connectionFile: string

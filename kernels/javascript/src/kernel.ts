@@ -19,7 +19,7 @@ import { installRandom } from './random.ts'
 import { NoInputError, refuseInput } from './standard-input.ts'
 import { describeSyntaxError, describeThrown, type ErrorContent } from './thrown.ts'
 import { MessageCodec, type WireMessage } from './wire-message.ts'
-import { type Peer, ZmtpListener } from './zmtp.ts'
+import { type Peer, ZmtpListener } from './zmtp-listener.ts'
 
 export interface KernelOptions {
   connection: ConnectionInfo

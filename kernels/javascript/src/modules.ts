@@ -72,7 +72,8 @@ export async function importNames(
   return { ...namespace, ...Object.fromEntries(missing.map((name) => [name, exported[name]])) }
 }
 
-function requireModule(specifier: string): unknown {
+/** As `require` in a cell. */
+export function requireModule(specifier: string): unknown {
   let refusal: unknown
   for (const directory of new Set(directoriesFor(specifier))) {
     const require = createRequire(join(directory, CELL))

@@ -4,10 +4,11 @@
  */
 import { Socket } from 'node:net'
 import { StringDecoder } from 'node:string_decoder'
+import { type ZmtpEndpoint, zmtpMessage } from '@sandbox/contract/zmtp'
 import { type OutputSources, STREAMS, type StreamName } from './output-sources.ts'
 import { FrameReader, MESSAGE } from './publisher-frame.ts'
 import type { MessageCodec } from './wire-message.ts'
-import { type Endpoint, encodeMessage, ZmtpListener } from './zmtp.ts'
+import { ZmtpListener } from './zmtp-listener.ts'
 
 /** A subscriber that takes nothing for so long is dropped. */
 const STALLED_MS = 60_000
@@ -35,7 +36,7 @@ export class Publisher {
     this.#readers = [frames, ...streams]
   }
 
-  listen(endpoint: Endpoint): Promise<void> {
+  listen(endpoint: ZmtpEndpoint): Promise<void> {
     return this.#listener.listen(endpoint)
   }
 
@@ -45,7 +46,7 @@ export class Publisher {
       const text = decoder.write(piece)
       if (text !== '') {
         const parts = this.#codec.encode('stream', { name, text }, this.#parent)
-        this.#send(encodeMessage([Buffer.from('stream'), ...parts]))
+        this.#send(zmtpMessage([Buffer.from('stream'), ...parts]))
       }
       Atomics.add(this.#published, index, piece.length)
     })

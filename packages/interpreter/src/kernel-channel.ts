@@ -4,8 +4,9 @@
  * that nothing piles up between it and a slow client. Lives as long as the process does.
  */
 import { readFile } from 'node:fs/promises'
+import type { ZmtpEndpoint } from '@sandbox/contract/zmtp'
 import { decodeKernelMessage, encodeExecuteRequest, type KernelMessage } from './kernel-message.ts'
-import { type Endpoint, ZmtpConnection } from './zmtp-connection.ts'
+import { ZmtpConnection } from './zmtp-connection.ts'
 
 export interface ChannelListener {
   onMessage(message: KernelMessage): void
@@ -114,6 +115,6 @@ function decode(parts: Buffer[]): KernelMessage | undefined {
   }
 }
 
-function endpointOf(file: ConnectionFile, port: number): Endpoint {
+function endpointOf(file: ConnectionFile, port: number): ZmtpEndpoint {
   return file.transport === 'ipc' ? { path: `${file.ip}-${port}` } : { host: file.ip, port }
 }
