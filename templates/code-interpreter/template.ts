@@ -71,6 +71,9 @@ const INSTALL_FFPROBE = [
   'ffprobe -version | head -n 1',
 ].join(' && ')
 
+/** For decorators in cells, which the kernel has it rewrite, and as a program. */
+const INSTALL_TYPESCRIPT = 'npm install --global --silent typescript@6.0.3 && tsc --version'
+
 const INSTALL_CHARTS =
   'pip install --no-cache-dir --no-index --no-build-isolation --no-deps /opt/e2b/src/e2b_charts' +
   ' && rm -rf /opt/e2b/src'
@@ -96,6 +99,7 @@ export function codeInterpreterTemplate(): TemplateDefinition {
       files(javaKernelSources()),
       run(BUILD_JAVA_KERNEL),
       run(SET_UP_R),
+      run(INSTALL_TYPESCRIPT),
       files(kernelspecs()),
       files({
         '/opt/e2b/jupyter_server_config.py': text('files/jupyter_server_config.py'),

@@ -72,6 +72,18 @@ it.each([
   expect(stderr.join('')).toContain('err')
 })
 
+it('decorators run, those before the standard where the project says so', async () => {
+  const standard = '(f: unknown, { name }: { name: string }) => console.log(name)'
+  const run = (decorator: string) =>
+    sandbox.runCode(`{ const d = ${decorator}; class A { @d method(a: number) {} } }`, { language: 'ts' })
+  expect((await run(standard)).logs.stdout).toEqual(['method\n'])
+  const options = JSON.stringify({ compilerOptions: { experimentalDecorators: true } })
+  await sandbox.files.write('/home/user/tsconfig.json', options)
+  const before = '(target: object, name: string) => console.log("before", name)'
+  expect((await run(before)).logs.stdout).toEqual(['before method\n'])
+  await sandbox.files.remove('/home/user/tsconfig.json')
+})
+
 it.each([
   ['r', 'for (i in 1:3) { cat(i); system(paste("printf", i)) }'],
   ['java', 'for (int i = 1; i < 4; i++) { System.out.print(i); sh("printf " + i); }'],
