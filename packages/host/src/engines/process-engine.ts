@@ -50,6 +50,8 @@ export abstract class ProcessEngine<Files extends ShimFiles, Options extends Pro
   /** Started ahead, by the index of their slot. */
   readonly #shims = new Map<number, Shim>()
   readonly #memoryKills = new MemoryKills()
+  /** By the process of the sandbox: its slot may be another's when it is stopped once more. */
+  readonly #stops = new WeakMap<StartedInit, Promise<void>>()
 
   constructor(options: Options) {
     this.options = options
@@ -93,12 +95,14 @@ export abstract class ProcessEngine<Files extends ShimFiles, Options extends Pro
 
   async stop(instance: Instance): Promise<void> {
     const own = ownProcess(instance)
-    const cgroup = this.cgroup(instance.slot)
-    own.kill()
-    // A frozen process takes no signal on cgroup v1.
-    if (existsSync(cgroup.paths[0]!)) cgroup.thaw()
-    await this.ended(own)
-    await this.#clear(instance.slot)
+    const stopping = this.#stops.get(own.init) ?? this.#end(own)
+    this.#stops.set(own.init, stopping)
+    try {
+      await stopping
+    } catch (error) {
+      this.#stops.delete(own.init)
+      throw error
+    }
   }
 
   /** Where the upper is what the sandbox's overlay writes to, it lies there. */
@@ -147,6 +151,8 @@ export abstract class ProcessEngine<Files extends ShimFiles, Options extends Pro
     } catch (error) {
       shim.discard()
       await this.cgroup(start.slot).killAll()
+      // What it writes about the end comes before the slot is another's.
+      await within(shim.ended(), STOP_WITHIN_MS).catch(() => {})
       const said = this.lastWords(start)
       await this.#clear(start.slot)
       const reason = error instanceof Error ? error.message : String(error)
@@ -178,6 +184,15 @@ export abstract class ProcessEngine<Files extends ShimFiles, Options extends Pro
 
   protected cgroup(slot: Slot): Cgroup {
     return this.options.cgroups.cgroup(String(slot.index))
+  }
+
+  async #end(own: ProcessInstance): Promise<void> {
+    const cgroup = this.cgroup(own.slot)
+    own.kill()
+    // A frozen process takes no signal on cgroup v1.
+    if (existsSync(cgroup.paths[0]!)) cgroup.thaw()
+    await this.ended(own)
+    await this.#clear(own.slot)
   }
 
   /** Whatever there is of a sandbox in a slot, also of one that has never been whole. Idempotent. */

@@ -91,6 +91,17 @@ test('a clone is captured while it runs, and its clone continues where it was', 
   await Promise.all([engine.stop(clone), engine.stop(third)])
 }, 30_000)
 
+test('a second stop leaves the next sandbox of the slot alone', async () => {
+  const first = await engine.start(await fixture.plan(3))
+  await guestState(first)
+  await Promise.all([engine.stop(first), engine.stop(first)])
+  const next = await engine.start(await fixture.plan(3))
+  await guestState(next)
+  await engine.stop(first)
+  expect(await guestState(next)).toMatchObject({ count: 2 })
+  await engine.stop(next)
+}, 30_000)
+
 test('a stock CRIU restores too, by copying', async () => {
   const { memoryDir, layers } = await captured()
   const { criu } = fixture.parts.options
