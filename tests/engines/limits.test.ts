@@ -3,6 +3,7 @@ import { constants } from 'node:os'
 import { afterAll, beforeAll, expect, it } from 'vitest'
 import { CgroupRoot } from '../../packages/host/src/linux/cgroup.ts'
 import { shell } from '../system/harness/test-host.ts'
+import { descriptorBomb, FORK_BOMB, fileBomb, MEMORY_BOMB } from './bombs.ts'
 import { describeEngines, EngineHost, python } from './engine-host.ts'
 
 const FIRST_BOOT_MS = 120_000
@@ -44,10 +45,7 @@ describeEngines('limits', (engine) => {
       const watch = setInterval(() => {
         for (const name of cgroups.list()) mostBytes = Math.max(mostBytes, usedBytes(cgroups, name))
       }, 20)
-      const bomb = python(
-        address,
-        'blocks = [bytes([i % 256]) * (1 << 20) for i in range(4096)]\nprint(len(blocks))',
-      )
+      const bomb = python(address, MEMORY_BOMB)
       const printed = await bomb.catch(() => 'ended')
       clearInterval(watch)
       expect(printed).toBe('ended')
@@ -64,23 +62,7 @@ describeEngines('limits', (engine) => {
     'processes: a fork bomb meets its limit',
     async () => {
       const address = await under.run('processes', { resources: { pids: 64, memoryMib: 2048 } })
-      const forked = python(
-        address,
-        `
-import os, signal
-made = []
-try:
-    for _ in range(5000):
-        pid = os.fork()
-        if pid == 0:
-            signal.pause()
-        made.append(pid)
-except OSError as error:
-    print(error.errno)
-print(len(made))
-for pid in made: os.kill(pid, 9)
-`,
-      )
+      const forked = python(address, FORK_BOMB)
       const [errno, count] = (await forked.catch(() => '')).split('\n').map(Number)
       if (engine.bombEnds === 'process') {
         expect(errno).toBe(constants.errno.EAGAIN)
@@ -96,20 +78,7 @@ for pid in made: os.kill(pid, 9)
     'files: as many as a process may have open, and the machine has more',
     async () => {
       const address = await under.run('descriptors')
-      const text = await python(
-        address,
-        `
-import os, resource
-soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 20000), hard))
-held = []
-try:
-    while True: held.append(os.open('/etc/passwd', os.O_RDONLY))
-except OSError as error:
-    print(error.errno)
-print(len(held) <= hard)
-`,
-      )
+      const text = await python(address, descriptorBomb(20_000))
       expect(text).toBe('24\nTrue')
       await neighbourIsFine()
       await under.stop('descriptors')
@@ -137,20 +106,7 @@ print(len(held) <= hard)
     'disk: inodes',
     async () => {
       const address = await under.run('inodes', { resources: { diskMib: 8 } })
-      const text = await python(
-        address,
-        `
-import os
-os.mkdir('/var/bomb')
-made = 0
-try:
-    while made < 200000:
-        os.close(os.open(f'/var/bomb/{made}', os.O_CREAT))
-        made += 1
-except OSError as error:
-    print(error.errno)
-`,
-      )
+      const text = await python(address, fileBomb('/var/bomb'))
       // ENOSPC or EDQUOT.
       expect([28, 122]).toContain(Number(text))
       await neighbourIsFine()

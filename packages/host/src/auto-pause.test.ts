@@ -10,9 +10,9 @@ import { KeptSnapshots } from './kept-snapshots.ts'
 import { Sandboxes } from './sandboxes.ts'
 import { Kernel, partsOver } from './simulated-kernel.ts'
 import type { StartRequest } from './start.ts'
+import { plainConfig, plainLimits } from './testing/plain-template.ts'
 
 const log = pino({ level: 'silent' })
-const limits = { cpuCount: 1, memoryMib: 128, diskMib: 64, pids: 64 }
 const dir = mkdtempSync(join(tmpdir(), 'auto-pause-'))
 afterAll(() => rmSync(dir, { recursive: true, force: true }))
 
@@ -52,25 +52,22 @@ const request: StartRequest = {
   onEnd: 'pause',
   skipPool: true,
 }
-const config = {
-  envVars: {},
-  user: 'user',
-  workdir: '',
-  startCmd: '',
-  readyCmd: '',
-  beforeCapture: [],
-  limits,
-}
-
 /** One sandbox `ia` runs in it; every pause fails with `refuse`. */
 async function withFailingPauses(clock: MovedClock, refuse: () => HostError): Promise<Sandboxes> {
   const ownDir = mkdtempSync(join(dir, 'daemon-'))
   const cells = partsOver(new Kernel(), ownDir, async () => {})
   const sandboxes = new Sandboxes({
     start: async ({ sandboxId, snapshotId, templateId, network, endAtMs, onEnd }, phases) => {
-      const plan = { occupant: 'sandbox' as const, sandboxId, snapshotId, templateId, layers: [], limits }
+      const plan = {
+        occupant: 'sandbox' as const,
+        sandboxId,
+        snapshotId,
+        templateId,
+        layers: [],
+        limits: plainLimits,
+      }
       const engine = cells.engines.for(undefined)
-      const rest = { engine, memoryDir: undefined, network, endAtMs, onEnd, config }
+      const rest = { engine, memoryDir: undefined, network, endAtMs, onEnd, config: plainConfig }
       return { cell: await openCell(cells, { ...plan, ...rest }, phases), fromPool: false }
     },
     keep: () => Promise.reject(refuse()),

@@ -8,6 +8,7 @@ import { collectImages } from './image-collector.ts'
 import { LayerReferences } from './layer-references.ts'
 import { type SnapshotManifest, SnapshotStore } from './snapshots.ts'
 import { LayerStore } from './storage/layers.ts'
+import { plainConfig } from './testing/plain-template.ts'
 
 const HOUR_MS = 3_600_000
 const DAY_MS = 24 * HOUR_MS
@@ -32,12 +33,11 @@ function age(path: string, ageMs: number): void {
   utimesSync(path, at, at)
 }
 
-const limits = { cpuCount: 1, memoryMib: 128, diskMib: 64, pids: 64 }
 const manifest = (id: string, letters: string): SnapshotManifest => ({
   version: 1,
   id,
   layers: [...letters].map(digestOf),
-  config: { envVars: {}, user: 'root', workdir: '/', startCmd: '', readyCmd: '', beforeCapture: [], limits },
+  config: plainConfig,
   createdAtMs: 0,
   agentVersion: '0',
 })

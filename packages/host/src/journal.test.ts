@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { Journal, type JournalEntry } from './journal.ts'
+import { plainConfig, plainLimits } from './testing/plain-template.ts'
 
 let dir: string
 beforeEach(() => {
@@ -18,7 +19,7 @@ const entry = (index: number, sandboxId: string): Omit<JournalEntry, 'version' |
   slot: { index, netnsPath: '', address: '10.0.0.2', uidBase: 1, cgroupPaths: [], sysfsPath: '' },
   upper: { id: `u${index}`, path: '/u', capMib: 1 },
   layers: [],
-  limits: { cpuCount: 1, memoryMib: 128, diskMib: 64, pids: 64 },
+  limits: plainLimits,
   initPid: undefined,
   isReady: false,
   startedAtMs: 1,
@@ -26,15 +27,7 @@ const entry = (index: number, sandboxId: string): Omit<JournalEntry, 'version' |
   onEnd: 'kill',
   templateId: 't',
   network: { internet: true },
-  config: {
-    envVars: {},
-    user: 'user',
-    workdir: '',
-    startCmd: '',
-    readyCmd: '',
-    beforeCapture: [],
-    limits: { cpuCount: 1, memoryMib: 128, diskMib: 64, pids: 64 },
-  },
+  config: plainConfig,
   consumesSnapshot: false,
   pauseMemory: true,
 })

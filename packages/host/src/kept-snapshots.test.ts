@@ -6,6 +6,7 @@ import { Engines } from './engines/engines.ts'
 import { type KeptSnapshot, KeptSnapshots } from './kept-snapshots.ts'
 import type { LayerSource } from './parts.ts'
 import { Kernel, partsOver } from './simulated-kernel.ts'
+import { plainConfig, plainLimits } from './testing/plain-template.ts'
 
 let dir: string
 const uppers = new Set<string>()
@@ -18,8 +19,6 @@ beforeEach(() => {
   uppers.clear()
 })
 afterEach(() => rmSync(dir, { recursive: true }))
-
-const limits = { cpuCount: 1, memoryMib: 128, diskMib: 64, pids: 64 }
 
 const { engines } = partsOver(new Kernel(), join(tmpdir(), 'kept-no-journal'), async () => {})
 
@@ -55,8 +54,8 @@ const snapshot = (
   layers: [],
   upper: { id: `u-${id}`, path: '', capMib: 1 },
   ofUpperId: 'u',
-  limits,
-  config: { envVars: {}, user: 'root', workdir: '/', startCmd: '', readyCmd: '', beforeCapture: [], limits },
+  limits: plainLimits,
+  config: plainConfig,
   memory,
   agentUnresponsive: false,
   createdAtMs,

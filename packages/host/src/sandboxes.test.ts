@@ -15,13 +15,13 @@ import { Sandboxes } from './sandboxes.ts'
 import { Kernel, partsOver, type Step } from './simulated-kernel.ts'
 import type { StartRequest } from './start.ts'
 import { sweepAtStart } from './sweep.ts'
+import { plainConfig, plainLimits } from './testing/plain-template.ts'
 
 /**
  * The state machine and its recovery, simulated: a kernel that outlives daemons, and daemons whose every step may be
  * interleaved with any other or be the last before SIGKILL. The engine itself is exercised by the whole-system tests.
  */
 
-const limits = { cpuCount: 1, memoryMib: 128, diskMib: 64, pids: 64 }
 const log = pino({ level: 'silent' })
 const dirs: string[] = []
 afterAll(() => {
@@ -30,16 +30,6 @@ afterAll(() => {
 
 /** Timers never fire by themselves here: ends are an action of the simulation. */
 const stoppedClock = { nowMs: () => 0, after: () => () => {} }
-
-const config = {
-  envVars: {},
-  user: 'user',
-  workdir: '',
-  startCmd: '',
-  readyCmd: '',
-  beforeCapture: [],
-  limits,
-}
 
 interface Daemon {
   sandboxes: Sandboxes
@@ -57,12 +47,12 @@ function daemonOver(cells: CellParts, dir: string): Daemon {
       snapshotId: request.snapshotId,
       templateId: '',
       layers: [],
-      limits,
+      limits: plainLimits,
       memoryDir: undefined,
       network: { internet: true },
       endAtMs: request.endAtMs,
       onEnd: 'kill',
-      config,
+      config: plainConfig,
       base: kept.get(request.snapshotId)?.upper,
       consumesSnapshot: request.consumesSnapshot ?? false,
     }

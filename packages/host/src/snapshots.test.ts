@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { type SnapshotManifest, SnapshotStore } from './snapshots.ts'
+import { plainConfig } from './testing/plain-template.ts'
 
 let dir: string
 beforeEach(() => {
@@ -14,15 +15,7 @@ const manifest = (id: string): SnapshotManifest => ({
   version: 1,
   id,
   layers: ['l1'],
-  config: {
-    envVars: {},
-    user: 'user',
-    workdir: '/home/user',
-    startCmd: '',
-    readyCmd: '',
-    beforeCapture: [],
-    limits: { cpuCount: 1, memoryMib: 128, diskMib: 64, pids: 64 },
-  },
+  config: plainConfig,
   createdAtMs: 1,
   agentVersion: '0',
 })

@@ -15,23 +15,15 @@ import { KeptSnapshots } from './kept-snapshots.ts'
 import type { LayerSource } from './parts.ts'
 import { Pool } from './pool.ts'
 import { openPooled, Starter, type StartRequest } from './start.ts'
+import { plainConfig, plainLimits } from './testing/plain-template.ts'
 import type { WarmSnapshots } from './warm-snapshots.ts'
 
 /** The create path over real sockets and a real journal; the engine only says that something runs. */
 
-const limits = { cpuCount: 1, memoryMib: 128, diskMib: 64, pids: 64 }
 const snapshot = {
   id: 's',
-  config: {
-    envVars: { FROM_TEMPLATE: '1', BOTH: 'template' },
-    user: 'user',
-    workdir: '/home/user',
-    startCmd: '',
-    readyCmd: '',
-    beforeCapture: [],
-    limits,
-  },
-  limits,
+  config: { ...plainConfig, envVars: { FROM_TEMPLATE: '1', BOTH: 'template' } },
+  limits: plainLimits,
   layers: [],
   memoryDir: '/memory',
 }

@@ -6,6 +6,7 @@ import type { Engine, EngineName } from './engines/engine.ts'
 import { Engines } from './engines/engines.ts'
 import type { LayerSource } from './parts.ts'
 import { type SnapshotManifest, SnapshotStore } from './snapshots.ts'
+import { plainConfig } from './testing/plain-template.ts'
 import { WarmSnapshots } from './warm-snapshots.ts'
 
 /** Which engine a start of a template's snapshot gets, and whose memory; a capture only says that it was made. */
@@ -17,16 +18,7 @@ const manifest: SnapshotManifest = {
   version: 1,
   id: 's',
   layers: [],
-  config: {
-    envVars: {},
-    user: 'root',
-    workdir: '/',
-    startCmd: '',
-    readyCmd: '',
-    beforeCapture: [],
-    limits: { cpuCount: 1, memoryMib: 128, diskMib: 64, pids: 64 },
-    isolation: 'container',
-  },
+  config: { ...plainConfig, isolation: 'container' },
   createdAtMs: 0,
   agentVersion: '0',
 }

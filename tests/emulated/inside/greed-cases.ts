@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { descriptorBomb, fileBomb, MEMORY_BOMB } from '../../engines/bombs.ts'
 import type { Case } from './case.ts'
 import type { HostUnderTest, Running } from './host-under-test.ts'
 
@@ -56,36 +57,12 @@ echo status $?
 `,
     (printed) => assert.match(printed.trim(), /^status [1-9]/),
   ),
-  bomb(
-    'a memory bomb ends by the kernel of its machine',
-    `
-blocks = []
-for index in range(4096): blocks.append(bytes([index % 256]) * (1 << 20))
-print('kept', 'all')
-`,
-    (printed) => assert.match(printed, /Killed/),
+  bomb('a memory bomb ends by the kernel of its machine', MEMORY_BOMB, (printed) =>
+    assert.match(printed, /Killed/),
   ),
   bomb(
     'files: a process has as many as it may, a disk as many as it holds',
-    `
-import os, resource
-soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 3000), hard))
-held = []
-try:
-    while True: held.append(os.open('/etc/passwd', os.O_RDONLY))
-except OSError as error:
-    print(error.errno)
-for fd in held: os.close(fd)
-os.mkdir('/root/many')
-made = 0
-try:
-    while made < 200000:
-        os.close(os.open(f'/root/many/{made}', os.O_CREAT))
-        made += 1
-except OSError as error:
-    print(error.errno)
-`,
-    (printed) => assert.deepEqual(printed.split('\n'), ['24', '28']),
+    descriptorBomb(3_000) + fileBomb('/root/many'),
+    (printed) => assert.deepEqual(printed.split('\n'), ['24', 'True', '28']),
   ),
 ]

@@ -1,5 +1,5 @@
 /** What the tests of the microvm engine need around it: real slots, uppers and layers, and a guest that answers. */
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { request } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -7,14 +7,11 @@ import { text } from 'node:stream/consumers'
 import { setTimeout as delay } from 'node:timers/promises'
 import { buildOpenReadOnly, buildShim } from '../../../native/build.ts'
 import { CgroupRoot } from '../../linux/cgroup.ts'
-import { mount, umount2 } from '../../linux/mount.ts'
 import { unmountTree } from '../../linux/mount-table.ts'
 import { NetworkSlots } from '../../network/network-slots.ts'
 import { type Slot, slotAddress, slotUidBase } from '../../slots.ts'
-import { type Layer, LayerStore } from '../../storage/layers.ts'
-import { UpperStore } from '../../storage/uppers.ts'
-import { guestTree } from '../container/sandbox-fixture.ts'
 import type { EngineStart, Instance } from '../engine.ts'
+import { EngineStage, type StageParts } from '../testing/engine-stage.ts'
 import { buildGuestImage, currentGuestImage } from './image/guest-image.ts'
 import { MicrovmEngine, type MicrovmEngineOptions } from './microvm-engine.ts'
 import { QemuMonitor, type QemuMonitorOptions } from './qemu.ts'
@@ -40,42 +37,33 @@ createServer((request, response) => {
 `
 const INIT = '#!/bin/sh\nexec /bin/node /guest.mjs </dev/null >/tmp/log 2>&1\n'
 
-interface FixtureParts {
-  dir: string
-  runDir: string
+interface FixtureParts extends StageParts {
   options: MicrovmEngineOptions
   network: NetworkSlots
   naming: { instance: string; addressRange: string; uidBase: number; runDir: string }
-  uppers: UpperStore
-  layers: LayerStore
-  base: Layer
 }
 
 export class MachineFixture {
   readonly parts: FixtureParts
   readonly qemuOptions: QemuMonitorOptions
   readonly limits = LIMITS
+  readonly #stage: EngineStage
   readonly #slots = new Map<number, Slot>()
 
-  private constructor(parts: FixtureParts, qemuOptions: QemuMonitorOptions) {
-    this.parts = parts
+  private constructor(
+    stage: EngineStage,
+    parts: Omit<FixtureParts, keyof StageParts>,
+    qemuOptions: QemuMonitorOptions,
+  ) {
+    this.#stage = stage
+    this.parts = { ...stage.parts, ...parts }
     this.qemuOptions = qemuOptions
   }
 
   /** Takes about 20 s, less where a guest image was built before. @param instance prefix of its kernel objects */
   static async make(instance: string, addressRange: string): Promise<MachineFixture> {
-    const dir = mkdtempSync(join(tmpdir(), 'machines-'))
-    chmodSync(dir, 0o711)
-    const runDir = join(dir, 'run')
-    mkdirSync(runDir)
-    mount('run', runDir, 'tmpfs', 0, 'size=64m,mode=711')
-    const uppers = await UpperStore.open({
-      file: join(dir, 'uppers.btrfs'),
-      mountPoint: join(runDir, 'uppers'),
-      sizeMib: 4096,
-    })
-    const layers = new LayerStore({ layersDir: join(dir, 'layers'), mountsDir: join(runDir, 'layers') })
-    const base = await layers.importDirectory(await guestTree(join(dir, 'tree'), GUEST))
+    const stage = await EngineStage.make({ name: 'machines', guest: GUEST, limits: LIMITS, uppersMib: 4096 })
+    const { dir, runDir, layers } = stage.parts
     const imagesDir = join(tmpdir(), 'microvm-test-image')
     const naming = { instance, addressRange, uidBase: 0x5100_0000, runDir }
     const network = new NetworkSlots(naming)
@@ -99,13 +87,9 @@ export class MachineFixture {
       seedsDir: join(runDir, 'uppers', '.seeds'),
       bundlesDir: join(dir, 'bundles'),
       mayEmulate: true,
-      probe: {
-        take: async () => uppers.take(256),
-        give: async (upper) => uppers.release(upper),
-        uidBase: slotUidBase(naming, 100),
-      },
+      probe: stage.probeSpace(slotUidBase(naming, 100), 256),
     }
-    return new MachineFixture({ dir, runDir, options, network, naming, uppers, layers, base }, qemuOptions)
+    return new MachineFixture(stage, { options, network, naming }, qemuOptions)
   }
 
   engine(changes: Partial<MicrovmEngineOptions> = {}): MicrovmEngine {
@@ -132,34 +116,21 @@ export class MachineFixture {
   }
 
   async plan(index: number, changes: Partial<EngineStart> = {}): Promise<EngineStart> {
-    return {
-      sandboxId: `sandbox${index}`,
-      slot: await this.slot(index),
-      layers: [this.parts.base],
-      upper: changes.upper ?? this.parts.uppers.take(LIMITS.diskMib),
-      limits: LIMITS,
-      hostname: `host${index}`,
-      memoryDir: undefined,
-      ...changes,
-    }
+    return this.#stage.plan(await this.slot(index), changes)
   }
 
   memoryDir(): string {
-    return mkdtempSync(join(this.parts.dir, 'memory-'))
+    return this.#stage.memoryDir()
   }
 
   /** Everything the fixture made; what an engine left behind in a slot makes it fail. */
   async remove(): Promise<void> {
-    const { options, uppers, layers, network, runDir, dir } = this.parts
+    const { options, network, runDir } = this.parts
     await network.remove()
     await options.cgroups.remove()
-    layers.unmountAll()
     rmSync(options.seedsDir, { recursive: true, force: true })
-    await uppers.settled()
-    await uppers.close()
     if (existsSync(runDir)) unmountTree(join(runDir, 'machine-devices'))
-    umount2(runDir, 0)
-    rmSync(dir, { recursive: true, force: true })
+    await this.#stage.remove()
   }
 }
 
