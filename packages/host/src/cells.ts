@@ -141,9 +141,10 @@ export class Cell {
 
   /** Fails at once when the sandbox ends while something waits for it. */
   whileAlive<T>(work: Promise<T>): Promise<T> {
-    const died = this.exited.then(({ status, outOfMemory }): never => {
+    const died = this.exited.then(({ status, outOfMemory, lastWords = '' }): never => {
       const why = outOfMemory ? 'out of memory' : `status ${status ?? 'unknown'}`
-      throw new HostError('failed', `the sandbox ended by itself (${why})`)
+      const cause = new Error(`its last words${lastWords}`)
+      throw new HostError('failed', `the sandbox ended by itself (${why})`, cause)
     })
     return Promise.race([work, died])
   }

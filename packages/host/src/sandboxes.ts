@@ -348,6 +348,7 @@ export class Sandboxes {
       reason,
       tookMs: since(startMs),
       livedMs,
+      ...(reason === 'exited' ? sandbox.exit : {}),
     })
   }
 

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import { timestampFromMs } from '@bufbuild/protobuf/wkt'
 import { newSandboxId } from '@sandbox/contract/ids'
 import { pino } from 'pino'
@@ -75,6 +76,11 @@ export class HostUnderTest {
   async close(keepSandboxes: boolean): Promise<void> {
     await this.#role?.host.close({ keepSandboxes })
     this.#role = undefined
+  }
+
+  /** Of the host role, whatever settings it was opened with. */
+  logLines(): string[] {
+    return readFileSync(this.#logPath, 'utf8').split('\n')
   }
 
   get baseSnapshotId(): string {

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
 import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
-import type { Case } from './case.ts'
+import { setTimeout as delay } from 'node:timers/promises'
+import { type Case, ofFirecracker } from './case.ts'
 import { monitorPid } from './firecracker-machine.ts'
 import type { HostUnderTest, Running } from './host-under-test.ts'
 import { jailOf } from './jail.ts'
@@ -15,6 +16,7 @@ const counterOf = async (host: HostUnderTest, { address }: Running): Promise<num
   Number((await host.run(address, 'cat /tmp/counter')).output)
 
 const PART = 'life'
+const ENDS_WITHIN_MS = 60_000
 
 /** What every part builds on. */
 export const openCases: Case[] = [
@@ -164,6 +166,27 @@ export const lifeCases: Case[] = [
         'dd if=/dev/zero of=/root/big bs=1M count=1024 2>&1 | grep -ci -e "no space" -e "quota"; rm -f /root/big',
       )
       assert.equal(output, '1')
+      return {}
+    },
+  },
+  {
+    ...ofFirecracker,
+    part: PART,
+    name: 'a guest whose kernel gives up is gone, and the log has its last words',
+    async run(host) {
+      const { sandboxId, address } = await host.start()
+      const panic = host.run(address, 'echo c > /proc/sysrq-trigger', AbortSignal.timeout(ENDS_WITHIN_MS))
+      await panic.catch(() => {})
+      const end = (): string | undefined =>
+        host.logLines().find((line) => line.includes('"sandbox.end"') && line.includes(sandboxId))
+      const endsAtMs = performance.now() + ENDS_WITHIN_MS
+      while (!end()) {
+        assert.ok(performance.now() < endsAtMs, 'it ends')
+        await delay(200)
+      }
+      const { reason, lastWords } = JSON.parse(end()!) as { reason: string; lastWords: string }
+      assert.equal(reason, 'exited')
+      assert.match(lastWords, /Kernel panic/)
       return {}
     },
   },

@@ -115,6 +115,8 @@ export interface InstanceExit {
   /** Exit status of init, or -signal; undefined when unknown (adopted and ended while no daemon ran). */
   status: number | undefined
   outOfMemory: boolean
+  /** What its program said last, for the log; absent where it was killed. */
+  lastWords?: string
 }
 
 /** What the journal keeps of an instance, enough to find it again. */

@@ -68,7 +68,7 @@ export abstract class ProcessEngine<Files extends ShimFiles, Options extends Pro
   protected abstract readonly filesIn: (slotDir: string) => Files
   /** Takes away what the engine attached to a slot besides files. Idempotent, whatever of it was ever there. */
   protected abstract detach(slot: Slot): Promise<void>
-  /** Why a start failed, as the end of a sentence; empty when nothing is known. */
+  /** Why a start failed or a sandbox ended, as the end of a sentence; empty when nothing is known. */
   protected abstract lastWords(start: Pick<EngineStart, 'slot' | 'upper'>): string
 
   get agentDigest(): string {
@@ -212,6 +212,7 @@ export abstract class ProcessEngine<Files extends ShimFiles, Options extends Pro
     const exited = watchExit(this.files(slot).exit, init, shimEnded).then((status) => ({
       status,
       outOfMemory: this.endsByMemory(status) && this.#memoryKills.happened(slot.index, this.cgroup(slot)),
+      ...(status === SIGKILL_STATUS ? {} : { lastWords: this.lastWords({ slot, upper }) }),
     }))
     return new ProcessInstance({ sandboxId, slot, upper, init, exited })
   }
