@@ -61,6 +61,15 @@ timed('the probe boots a guest, and emulation is used only where it is asked for
   expect(readdirSync(join(fixture.parts.runDir, 'slots'))).toEqual([])
 })
 
+timed('a guest that ends before it speaks is not waited for', async () => {
+  const { image } = fixture.parts.options
+  const initramfsPath = join(fixture.parts.dir, 'no-initramfs')
+  writeFileSync(initramfsPath, '')
+  const report = await fixture.engine({ image: { ...image, initramfsPath } }).probe()
+  expect(report).toMatchObject({ usable: false, detail: expect.not.stringContaining('was silent') })
+  expect(report.detail).toContain('no guest comes up')
+})
+
 timed('a KVM that opens but runs no guest is passed over for the next monitor', async () => {
   const kvm = new QemuMonitor({ ...fixture.qemuOptions, accelerator: 'kvm', timeScale: 1 })
   const alone = await fixture.engine({ monitors: [kvm] }).probe()
@@ -82,6 +91,7 @@ timed('a machine boots, runs as nobody, is captured, and stopped leaves its slot
     statusOf(instance, 'Seccomp'),
   ]).toEqual(['0000000000000000', '1', '2'])
   expect(readdirSync(`/proc/${instance.initPid}/root/var`)).toEqual([])
+  for (const time of ['once', 'again']) expect(await engine.console(instance), time).toContain('Booting')
   await inShell(instance, 'echo kept > /kept')
   memoryDir = fixture.memoryDir()
   const { sizeBytes } = await engine.capture(instance, { memoryDir, leaveRunning: false })
