@@ -45,7 +45,7 @@ export class FirecrackerMonitor implements Monitor {
   readonly name = 'firecracker'
   readonly overheadMib = 48
   readonly overheadPids = 8
-  /** Interrupt lines for devices end here, with the network's and the random source's. */
+  /** There are 19 interrupt lines: two are the machine's own, three the network's, the random source's and the balloon's. */
   readonly maxDrives = 14
   readonly #options: FirecrackerMonitorOptions
   #version = ''
