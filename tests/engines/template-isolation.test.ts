@@ -44,7 +44,7 @@ describe.skipIf(gvisor.missing !== undefined)('isolation of a template', () => {
       await call('POST', `/v2/sandboxes/${first.sandboxID}/connect`, { timeout: 60 })
       await call('PATCH', '/templates/base', { isolation: 'auto' })
       await create()
-      expect(engines()).toEqual(['container', 'gvisor', 'container', 'container'])
+      await expect.poll(engines).toEqual(['container', 'gvisor', 'container', 'container'])
     },
     FIRST_BOOT_MS,
   )

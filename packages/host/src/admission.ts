@@ -27,6 +27,7 @@ export class Admission {
   readonly #memory: () => MachineMemory
   #count = 0
   #reservedMib = 0
+  #cpuCount = 0
 
   constructor(options: AdmissionOptions, memory: () => MachineMemory = readMachineMemory) {
     this.#options = options
@@ -35,6 +36,11 @@ export class Admission {
 
   get count(): number {
     return this.#count
+  }
+
+  /** Sums of what those who hold a place may use. */
+  get allocated(): { cpuCount: number; memoryMib: number } {
+    return { cpuCount: this.#cpuCount, memoryMib: this.#reservedMib }
   }
 
   /** True when the pool should give memory back rather than take more. */
@@ -73,6 +79,7 @@ export class Admission {
   #take(limits: Limits): Reservation {
     this.#count++
     this.#reservedMib += limits.memoryMib
+    this.#cpuCount += limits.cpuCount
     let held = true
     return {
       release: () => {
@@ -80,6 +87,7 @@ export class Admission {
         held = false
         this.#count--
         this.#reservedMib -= limits.memoryMib
+        this.#cpuCount -= limits.cpuCount
       },
     }
   }

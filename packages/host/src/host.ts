@@ -21,6 +21,7 @@ import { LayerReferences } from './layer-references.ts'
 import { layerStack } from './layer-stack.ts'
 import { fileSystemOf } from './linux/file-system.ts'
 import { type Machine, type OpenEngines, openMachine } from './machine.ts'
+import { MachineGauge } from './machine-gauge.ts'
 import { Metrics } from './metrics.ts'
 import type { HostOptions } from './options.ts'
 import { Pool } from './pool.ts'
@@ -106,7 +107,8 @@ export async function createHost(options: HostOptions, openEngines: OpenEngines)
     },
   })
   const builder = new Builder({ ...captureParts, cache, agentVersion, maxBuilds, log })
-  const status = (): MachineStatus => machineStatus(options, engines, store)
+  const gauge = new MachineGauge([options.stateDir, imagesDir, uppers.mountPoint])
+  const status = (): MachineStatus => machineStatus({ options, engines, store, admission, gauge })
 
   const metrics = new Metrics({ cells: () => sandboxes.cells(), uppers })
   const relay = new LogRelay()
@@ -202,7 +204,15 @@ async function runUpkeep(parts: UpkeepParts): Promise<void> {
   }
 }
 
-function machineStatus(options: HostOptions, engines: Engines, store: SnapshotStore): MachineStatus {
+interface StatusParts {
+  options: HostOptions
+  engines: Engines
+  store: SnapshotStore
+  admission: Admission
+  gauge: MachineGauge
+}
+
+function machineStatus({ options, engines, store, admission, gauge }: StatusParts): MachineStatus {
   const { totalMib, availableMib } = readMachineMemory()
   return {
     hostId: options.hostId,
@@ -218,5 +228,9 @@ function machineStatus(options: HostOptions, engines: Engines, store: SnapshotSt
       })),
     ],
     warmSnapshotIds: store.warmIds(),
+    machine: gauge.facts,
+    allocated: admission.allocated,
+    cpuUsedPct: gauge.cpuUsedPct(),
+    disks: gauge.disks(),
   }
 }

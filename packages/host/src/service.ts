@@ -18,6 +18,7 @@ import {
   SandboxStatusSchema,
   type StartRequest,
   type StatusResponse,
+  StatusResponseSchema,
 } from '@sandbox/contract/gen/host/host_pb'
 import { askedIsolation } from './asked-isolation.ts'
 import { buildEvents } from './builds/build-events.ts'
@@ -28,6 +29,7 @@ import type { SandboxEvent } from './events.ts'
 import type { LogBatch, LogRelay } from './guest-logs/log-relay.ts'
 import type { KeptSnapshots, Paused } from './kept-snapshots.ts'
 import { askedLimits } from './limits.ts'
+import type { DiskUse, MachineFacts } from './machine-gauge.ts'
 import type { Metrics, SandboxUsage } from './metrics.ts'
 import { parseNetworkPolicy } from './network/policy.ts'
 import type { SandboxView } from './sandbox-view.ts'
@@ -54,6 +56,10 @@ export interface MachineStatus {
   sandboxCapacity: number
   engines: Pick<EngineStatus, 'name' | 'usable' | 'version' | 'detail' | 'remedy'>[]
   warmSnapshotIds: string[]
+  machine: MachineFacts
+  allocated: { cpuCount: number; memoryMib: number }
+  cpuUsedPct: number
+  disks: DiskUse[]
 }
 
 export function hostService(parts: ServiceParts): Partial<ServiceImpl<typeof HostService>> {
@@ -212,17 +218,20 @@ function eventOf(event: SandboxEvent): HostEvent {
   }
 }
 
-const statusAnswer = (
-  status: MachineStatus,
-  sandboxCount: number,
-): Omit<StatusResponse, '$typeName' | 'engines'> & {
-  engines: MachineStatus['engines']
-} => ({
-  ...status,
-  memoryTotalBytes: BigInt(status.memoryTotalBytes),
-  memoryAvailableBytes: BigInt(status.memoryAvailableBytes),
-  sandboxCount,
-})
+const statusAnswer = ({ allocated, disks, ...status }: MachineStatus, sandboxCount: number): StatusResponse =>
+  create(StatusResponseSchema, {
+    ...status,
+    memoryTotalBytes: BigInt(status.memoryTotalBytes),
+    memoryAvailableBytes: BigInt(status.memoryAvailableBytes),
+    allocatedCpuCount: Math.ceil(allocated.cpuCount),
+    allocatedMemoryBytes: BigInt(allocated.memoryMib) * 2n ** 20n,
+    disks: disks.map(({ usedBytes, totalBytes, ...disk }) => ({
+      ...disk,
+      usedBytes: BigInt(usedBytes),
+      totalBytes: BigInt(totalBytes),
+    })),
+    sandboxCount,
+  })
 
 async function translated<T>(work: () => T | Promise<T>): Promise<T> {
   try {

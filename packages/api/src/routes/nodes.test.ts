@@ -25,8 +25,19 @@ it('shows the machines and what came of their starts', async () => {
     status: 'ready',
     createSuccesses: 1,
     createFails: 0,
-    machineInfo: { cpuArchitecture: '' },
-    metrics: { cpuCount: expect.any(Number), disks: [] },
+    machineInfo: { cpuFamily: '6', cpuModel: '143', cpuModelName: 'A processor', cpuArchitecture: 'x86_64' },
+    metrics: {
+      cpuCount: 8,
+      cpuPercent: 13,
+      allocatedCPU: 2,
+      allocatedMemoryBytes: 2 ** 30,
+      disks: [
+        {
+          ...{ mountPoint: '/', device: '/dev/vda1', filesystemType: 'ext4' },
+          ...{ usedBytes: 2 ** 30, totalBytes: 2 ** 34 },
+        },
+      ],
+    },
   })
   const one = (await test.request('GET', `/nodes/${node?.id}`, undefined, admin)).json()
   expect(one).toMatchObject({ id: node?.id, metrics: node?.metrics })

@@ -1,4 +1,5 @@
 import { ApiError } from '@sandbox/contract/errors'
+import type { DiskStatus } from '@sandbox/contract/gen/host/host_pb'
 import { Node, NodeDetail, NodeParams, NodeStatusChange } from '@sandbox/contract/rest/nodes'
 import { Type } from 'typebox'
 import type { ApiApp } from '../http/app.ts'
@@ -9,9 +10,10 @@ const security = [{ AdminApiKeyAuth: [] }]
 /** There is one cluster; its id is the one that E2B gives to what is in none. */
 const CLUSTER = '00000000-0000-0000-0000-000000000000'
 
-/** What this server does not know of a machine is empty or 0. */
+/** What this server does not know of a machine is empty or 0; nothing here uses huge pages. */
 function toNode({ id, status, capacity, counts, changedAt }: HostView): Node {
   const total = Number(capacity?.memoryTotalBytes ?? 0)
+  const { cpuFamily = '', cpuModel = '', cpuModelName = '', cpuArchitecture = '' } = capacity?.machine ?? {}
   const engine = capacity?.engines.find(({ usable }) => usable)
   return {
     id,
@@ -25,11 +27,11 @@ function toNode({ id, status, capacity, counts, changedAt }: HostView): Node {
     sandboxStartingCount: counts.starting,
     createSuccesses: counts.started,
     createFails: counts.failed,
-    machineInfo: { cpuFamily: '', cpuModel: '', cpuModelName: '', cpuArchitecture: '' },
+    machineInfo: { cpuFamily, cpuModel, cpuModelName, cpuArchitecture },
     metrics: {
-      allocatedCPU: 0,
-      allocatedMemoryBytes: 0,
-      cpuPercent: 0,
+      allocatedCPU: capacity?.allocatedCpuCount ?? 0,
+      allocatedMemoryBytes: Number(capacity?.allocatedMemoryBytes ?? 0),
+      cpuPercent: Math.round(capacity?.cpuUsedPct ?? 0),
       cpuCount: capacity?.cpuCount ?? 0,
       memoryUsedBytes: Math.max(0, total - Number(capacity?.memoryAvailableBytes ?? 0)),
       memoryTotalBytes: total,
@@ -37,10 +39,16 @@ function toNode({ id, status, capacity, counts, changedAt }: HostView): Node {
       hugePagesUsed: 0,
       hugePagesReserved: 0,
       hugePageSizeBytes: 0,
-      disks: [],
+      disks: (capacity?.disks ?? []).map(toDisk),
     },
   }
 }
+
+const toDisk = ({ mountPoint, device, fileSystemType, usedBytes, totalBytes }: DiskStatus) => ({
+  ...{ mountPoint, device, filesystemType: fileSystemType },
+  usedBytes: Number(usedBytes),
+  totalBytes: Number(totalBytes),
+})
 
 function toDetail(view: HostView): NodeDetail {
   const { sandboxStartingCount: _listOnly, ...detail } = toNode(view)

@@ -249,6 +249,20 @@ export class ScriptedHost {
         sandboxCount: this.sandboxes.size,
         sandboxCapacity: this.capacity,
         engines: this.engines,
+        cpuCount: 8,
+        cpuUsedPct: 12.6,
+        allocatedCpuCount: 2,
+        allocatedMemoryBytes: 2n ** 30n,
+        machine: {
+          ...{ cpuFamily: '6', cpuModel: '143' },
+          ...{ cpuModelName: 'A processor', cpuArchitecture: 'x86_64' },
+        },
+        disks: [
+          {
+            ...{ mountPoint: '/', device: '/dev/vda1', fileSystemType: 'ext4' },
+            ...{ usedBytes: 2n ** 30n, totalBytes: 2n ** 34n },
+          },
+        ],
       }),
       watch: (_request, context) => {
         const synced = create(HostEventSchema, { event: { case: 'synced', value: {} } })

@@ -932,6 +932,35 @@ export declare type StatusResponse = Message<"host.StatusResponse"> & {
    * @generated from field: repeated string warm_snapshot_ids = 8;
    */
   warmSnapshotIds: string[];
+
+  /**
+   * @generated from field: host.MachineInfo machine = 9;
+   */
+  machine?: MachineInfo | undefined;
+
+  /**
+   * Sums of what the sandboxes of this host may use, pooled ones and builds included.
+   *
+   * @generated from field: uint32 allocated_cpu_count = 10;
+   */
+  allocatedCpuCount: number;
+
+  /**
+   * @generated from field: uint64 allocated_memory_bytes = 11;
+   */
+  allocatedMemoryBytes: bigint;
+
+  /**
+   * 0 to 100, of all CPUs of the machine together, since the status was read before.
+   *
+   * @generated from field: double cpu_used_pct = 12;
+   */
+  cpuUsedPct: number;
+
+  /**
+   * @generated from field: repeated host.DiskStatus disks = 13;
+   */
+  disks: DiskStatus[];
 };
 
 /**
@@ -939,6 +968,79 @@ export declare type StatusResponse = Message<"host.StatusResponse"> & {
  * Use `create(StatusResponseSchema)` to create a new message.
  */
 export declare const StatusResponseSchema: GenMessage<StatusResponse>;
+
+/**
+ * @generated from message host.MachineInfo
+ */
+export declare type MachineInfo = Message<"host.MachineInfo"> & {
+  /**
+   * As /proc/cpuinfo has them; empty where it says nothing.
+   *
+   * @generated from field: string cpu_family = 1;
+   */
+  cpuFamily: string;
+
+  /**
+   * @generated from field: string cpu_model = 2;
+   */
+  cpuModel: string;
+
+  /**
+   * @generated from field: string cpu_model_name = 3;
+   */
+  cpuModelName: string;
+
+  /**
+   * As `uname -m`.
+   *
+   * @generated from field: string cpu_architecture = 4;
+   */
+  cpuArchitecture: string;
+};
+
+/**
+ * Describes the message host.MachineInfo.
+ * Use `create(MachineInfoSchema)` to create a new message.
+ */
+export declare const MachineInfoSchema: GenMessage<MachineInfo>;
+
+/**
+ * A file system that the host writes to.
+ *
+ * @generated from message host.DiskStatus
+ */
+export declare type DiskStatus = Message<"host.DiskStatus"> & {
+  /**
+   * @generated from field: string mount_point = 1;
+   */
+  mountPoint: string;
+
+  /**
+   * @generated from field: string device = 2;
+   */
+  device: string;
+
+  /**
+   * @generated from field: string file_system_type = 3;
+   */
+  fileSystemType: string;
+
+  /**
+   * @generated from field: uint64 used_bytes = 4;
+   */
+  usedBytes: bigint;
+
+  /**
+   * @generated from field: uint64 total_bytes = 5;
+   */
+  totalBytes: bigint;
+};
+
+/**
+ * Describes the message host.DiskStatus.
+ * Use `create(DiskStatusSchema)` to create a new message.
+ */
+export declare const DiskStatusSchema: GenMessage<DiskStatus>;
 
 /**
  * @generated from message host.EngineStatus
