@@ -10,10 +10,12 @@ export interface Preparation {
 
 export class Environment {
   readonly #addEntropy: AddEntropy
+  readonly #renewWorkers: () => void
   #saved: Record<string, string | undefined> = {}
 
-  constructor(addEntropy: AddEntropy) {
+  constructor(addEntropy: AddEntropy, renewWorkers: () => void) {
     this.#addEntropy = addEntropy
+    this.#renewWorkers = renewWorkers
   }
 
   prepare({ cwd, env, runEnv, reseed: isCopy }: Preparation): void {
@@ -23,7 +25,10 @@ export class Environment {
       this.#saved = Object.fromEntries(Object.keys(runEnv).map((name) => [name, process.env[name]]))
       Object.assign(process.env, runEnv)
     }
-    if (isCopy) reseed(this.#addEntropy)
+    if (isCopy) {
+      reseed(this.#addEntropy)
+      this.#renewWorkers()
+    }
   }
 
   /** Takes the variables of the last execution back: each to what it was before. */

@@ -19,6 +19,7 @@ import { installRandom } from './random.ts'
 import { NoInputError, refuseInput } from './standard-input.ts'
 import { describeSyntaxError, describeThrown, type ErrorContent } from './thrown.ts'
 import { MessageCodec, type WireMessage } from './wire-message.ts'
+import { installRandomInWorkers } from './worker-random.ts'
 import { type Peer, ZmtpListener } from './zmtp-listener.ts'
 
 export interface KernelOptions {
@@ -83,7 +84,7 @@ export class Kernel {
       this.#output.flush()
       this.#publish('display_data', { data, metadata: {} })
     })
-    const environment = new Environment(openSslEntropy())
+    const environment = new Environment(openSslEntropy(), installRandomInWorkers())
     Object.defineProperty(globalThis, Symbol.for('e2b.kernel'), {
       value: {
         importModule,

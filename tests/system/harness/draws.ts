@@ -24,6 +24,9 @@ const DRAWS: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   javascript: {
     'Math.random': 'Math.random()',
     'Math.random of another realm': `globalThis.realm ??= require('vm').createContext(); require('vm').runInContext('Math.random()', realm)`,
+    'Math.random of a living worker': `globalThis.worker ??= new (require('worker_threads').Worker)(
+      'const { parentPort: p } = require("worker_threads"); p.on("message", () => p.postMessage(Math.random()))',
+      { eval: true }); worker.unref(); worker.postMessage(0); (await require('events').once(worker, 'message'))[0]`,
     'Math.random of a new realm': `require('vm').runInNewContext('Math.random()')`,
     'crypto.randomUUID': 'crypto.randomUUID()',
     'crypto.randomBytes': 'require("crypto").randomBytes(8).toString("hex")',
