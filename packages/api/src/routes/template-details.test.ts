@@ -130,6 +130,28 @@ it('tells how a build went', async () => {
   expect((await get(`/templates/${templateId}/builds/nothing/status`)).status).toBe(400)
 })
 
+it('shows what is kept of the lines of a build that failed, forwards and backwards', async () => {
+  const line = (second: number, level: string) => ({
+    ...{ timestamp: new Date(second * 1_000).toISOString(), level },
+    message: `line ${second}`,
+    step: '1',
+  })
+  const logEntries = [line(1, 'info'), line(2, 'debug'), line(3, 'error')]
+  const reason = JSON.stringify({ message: 'failed', step: '1', logEntries })
+  const logs = async (query = '') => {
+    const answer = await get(`/templates/mine/builds/${buildIds[1]}/logs${query}`)
+    return answer.json<{ logs: { message: string }[] }>().logs.map(({ message }) => message)
+  }
+  expect(await logs()).toEqual([])
+  await test.store.templateBuilds.update(buildIds[1]!, { reason })
+  expect(await logs()).toEqual(['line 1', 'line 2', 'line 3'])
+  expect(await logs('?level=info&direction=backward')).toEqual(['line 3', 'line 1'])
+  expect(await logs('?cursor=2000&limit=1')).toEqual(['line 2'])
+  expect(await logs('?cursor=2000&direction=backward')).toEqual(['line 2', 'line 1'])
+  expect((await get('/templates/mine/builds/nothing/logs')).status).toBe(404)
+  expect((await get(`/templates/${templateId}/builds/${buildIds[1]}/logs`, stranger)).status).toBe(403)
+})
+
 it('counts, finds, groups and pages tags', async () => {
   const tags = ['v1', 'v2', 'stable']
   expect((await test.request('POST', '/templates/tags', { target: 'mine', tags })).status).toBe(201)

@@ -1,5 +1,7 @@
 import { ApiError } from '@sandbox/contract/errors'
 import {
+  BuildLogs,
+  BuildLogsQuery,
   BuildParams,
   BuildStatusQuery,
   ChangedTemplate,
@@ -17,6 +19,7 @@ import { teamOf } from '../auth/authenticate.ts'
 import type { ApiApp } from '../http/app.ts'
 import { nextToken, parseNextToken } from '../http/pagination.ts'
 import type { Hosts } from '../sandboxes/hosts.ts'
+import { buildLogs } from '../templates/build-logs.ts'
 import type { TemplateResolver } from '../templates/resolver.ts'
 import { errors } from './responses.ts'
 import { toTemplate } from './templates.ts'
@@ -142,6 +145,26 @@ export function templateDetailRoutes(app: ApiApp, { store, templates, hosts }: T
         logEntries: [],
         ...(build.reason === null ? {} : { reason: JSON.parse(build.reason) as { message: string } }),
       }
+    },
+  )
+
+  app.get(
+    '/templates/:templateID/builds/:buildID/logs',
+    {
+      schema: {
+        tags: ['templates'],
+        params: BuildParams,
+        querystring: BuildLogsQuery,
+        response: { 200: BuildLogs, ...errors(400, 401, 403, 404) },
+      },
+    },
+    async (request) => {
+      const { templateID, buildID } = request.params
+      const template = await findOwn(teamOf(request), templateID)
+      const build = await store.templateBuilds.find(template.id, buildID)
+      if (!build) throw new ApiError('notFound', `Template '${templateID}' has no build '${buildID}'`)
+      const { cursor, level, limit = MAX_PAGE, direction = 'forward' } = request.query
+      return { logs: buildLogs(build, { cursor, level, limit, direction }) }
     },
   )
 }

@@ -1,4 +1,5 @@
 import { type Static, Type } from 'typebox'
+import { LogLevel } from './logs.ts'
 
 /** Template bodies of the REST API. Memory and disk are MiB. */
 
@@ -186,6 +187,18 @@ export const BuildStatusQuery = Type.Object({
   limit: Type.Optional(Type.Integer({ minimum: 0, maximum: 100, default: 100 })),
   level: Type.Optional(Type.String()),
 })
+
+/** Query of GET /templates/{templateID}/builds/{buildID}/logs; `cursor` is milliseconds since 1970. */
+export const BuildLogsQuery = Type.Object({
+  cursor: Type.Optional(Type.Integer({ minimum: 0 })),
+  limit: Type.Optional(Type.Integer({ minimum: 0, maximum: 100, default: 100 })),
+  direction: Type.Optional(Type.Union([Type.Literal('forward'), Type.Literal('backward')])),
+  level: Type.Optional(LogLevel),
+  source: Type.Optional(Type.Union([Type.Literal('temporary'), Type.Literal('persistent')])),
+})
+
+export const BuildLogs = Type.Object({ logs: Type.Array(BuildLogEntry) })
+export type BuildLogEntry = Static<typeof BuildLogEntry>
 
 export const TemplateBuildInfo = Type.Object({
   templateID: Type.String(),
