@@ -116,8 +116,10 @@ it('what R last printed is seen when its process is killed', async () => {
 it('R draws each of its plots, and tells of the code alone', async () => {
   const plots = await sandbox.runCode('for (i in 1:2) plot(i)\nplot(3); abline(h = 3)', { language: 'r' })
   expect(plots.results.map(({ png }) => typeof png)).toEqual(['string', 'string', 'string'])
-  const { error, logs } = await sandbox.runCode('warning("w"); stop("bad")', { language: 'r' })
-  expect([logs.stderr.join(''), error?.value]).toEqual(['Warning message:\n“w”\n', 'Error: bad\n'])
+  const code = 'f <- function() stop("bad")\nwarning("w"); f()'
+  const { error, logs } = await sandbox.runCode(code, { language: 'r' })
+  expect([logs.stderr.join(''), error?.value]).toEqual(['Warning message:\n“w”\n', 'Error in f(): bad\n'])
+  expect(error?.traceback).toMatch(/^Error in f\(\): bad\nTraceback:\n1. f\(\)\n2. stop\("bad"\)/)
 })
 
 it.each([

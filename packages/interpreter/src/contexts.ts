@@ -142,6 +142,7 @@ export class Contexts {
   }
 
   async #recover(): Promise<void> {
+    let told = ''
     while (!this.#isClosed) {
       try {
         if (!this.#knowsKernels) await this.#removeStrangers()
@@ -149,7 +150,10 @@ export class Contexts {
         await this.#preload()
         this.#isReady = true
         return
-      } catch {
+      } catch (error) {
+        const reason = String(error)
+        if (reason !== told) process.stderr.write(`the kernels are not up yet: ${reason}\n`)
+        told = reason
         await delay(RETRY_MS)
       }
     }

@@ -126,6 +126,10 @@ local({
       type <- "execute_result"
       content$execution_count <- kernel$executor$execution_count
     }
+    # Clients get it as one text.
+    if (!is.null(content$traceback)) {
+      content$traceback <- list(sub("Traceback:\n\n", "Traceback:\n", paste(content$traceback, collapse = "\n")))
+    }
     send(type, request, socket, content)
   }
   kernel$run()
