@@ -12,6 +12,7 @@ export default defineConfig({
             'kernels/*/src/**/*.test.ts',
             'templates/**/*.test.ts',
             'bench/*.test.ts',
+            'tests/emulated/*.test.ts',
           ],
           testTimeout: 60_000,
           hookTimeout: 180_000,

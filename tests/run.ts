@@ -10,6 +10,7 @@ import { delimiter, dirname, join } from 'node:path'
 import { type Config, loadConfig } from '../packages/server/src/config.ts'
 import { installForTests } from '../packages/server/src/engines/for-tests.ts'
 import { qemuInstaller } from '../packages/server/src/engines/install-qemu.ts'
+import { installPackages } from '../packages/server/src/setup/packages.ts'
 import { clientsVenv, installPythonClients } from '../packages/server/src/setup/python-clients.ts'
 import { ensureRunsc } from './engines/runsc-for-tests.ts'
 
@@ -29,6 +30,9 @@ const PYTHON_TEST_PACKAGES = [
   'openai',
   'anthropic',
 ]
+
+/** Signs an apt repository of the tests' own. */
+const PACKAGES = ['gpg', 'gpg-agent']
 
 interface Count {
   passed: number
@@ -137,6 +141,7 @@ const setup = await step('set-up', [node, join(root, 'packages/server/src/main.t
 counts.push(setup, await step('check', ['npm', 'run', '--silent', 'check']))
 if (setup.failed === 0) {
   const config = loadConfig()
+  await installPackages((line) => process.stdout.write(`${line}\n`), join(scratch, 'apt.log'), PACKAGES)
   await installForTests(qemuInstaller, config, (line) => process.stdout.write(`qemu: ${line}\n`))
   await installPythonClients(config, join(scratch, 'pip.log'), PYTHON_TEST_PACKAGES)
   const python = join(clientsVenv(config), 'bin', 'python')

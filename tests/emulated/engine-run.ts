@@ -49,7 +49,7 @@ const REBOOT = 1
 const SEGMENTATION_FAULT = 139
 const TAIL_LENGTH = 4_000
 
-export const engineTitle = (engine: string, monitor: string): string =>
+const engineTitle = (engine: string, monitor: string): string =>
   engine === 'microvm' ? `${engine}/${monitor}` : engine
 
 /** A failed part does not keep the next one from its run. */
