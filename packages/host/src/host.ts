@@ -146,7 +146,7 @@ export async function createHost(options: HostOptions, openEngines: OpenEngines)
         ...swept,
         tookMs: Math.round(performance.now() - startMs),
         engines: engines.reports,
-        engine: engines.for(undefined).name,
+        engine: engines.serving?.name,
       })
     },
     async close({ keepSandboxes }) {

@@ -24,6 +24,8 @@ export interface HostOptions {
   uidBase: number
   /** Engine of sandboxes whose template names none; undefined takes the strongest usable one. */
   isolation: EngineName | undefined
+  /** It comes up also where no engine is usable: to end what is there. */
+  mayServeNothing?: boolean
   /** What an operator types to get an engine that is not installed. */
   installCommands: Readonly<Partial<Record<EngineName, string>>>
   /** Sandboxes at once, pooled ones and builds included. */

@@ -61,9 +61,13 @@ async function neededSnapshots(config: Config, store: Store): Promise<NeededSnap
  * Opens the host of this machine and starts it: what runs is adopted, what nobody knows is removed.
  * @param store of its control plane, where that is in this process: what no name leads to is deleted only then
  */
-export async function openHostRole(config: Config, log: Logger, store?: Store): Promise<HostRole> {
+export async function openHostRole(
+  config: Config,
+  log: Logger,
+  { store, mayServeNothing = false }: { store?: Store; mayServeNothing?: boolean } = {},
+): Promise<HostRole> {
   const runtime = requireRuntime(config)
-  const options = hostOptions(config, log, store)
+  const options = { ...hostOptions(config, log, store), mayServeNothing }
   const host = await createHost(options, (parts) => openInstalledEngines(config, runtime, parts))
   await host.start()
   const transport = createRouterTransport((router) => host.routes(router))

@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest'
+import { SystemError } from '../linux/libc.ts'
 import type { Engine, EngineName } from './engine.ts'
 import { Engines, probeEach } from './engines.ts'
 
@@ -48,4 +49,22 @@ test('a probe that throws leaves the other engines to serve', async () => {
   const engines = await opened([broken, engineNamed('container')])
   expect(engines.for(undefined).name).toBe('container')
   expect(engines.reports[0]?.report.detail).toBe('its probe failed: no such file')
+})
+
+test('a host whose disks are full comes up to end what fills them, and starts nothing', async () => {
+  const full: Engine = {
+    ...engineNamed('container'),
+    probe: async () => {
+      throw new SystemError(28, 'ioctl')
+    },
+  }
+  const engines = await opened([full], 'container')
+  expect([engines.serving, engines.named('container')?.name]).toEqual([undefined, 'container'])
+  expect(() => engines.for('container')).toThrow(expect.objectContaining({ kind: 'noRoom' }))
+})
+
+test('what ends everything needs no usable engine', async () => {
+  const probed = await probeEach([engineNamed('container', { usable: false })])
+  expect(() => new Engines(probed)).toThrow('no device')
+  expect(new Engines(probed, undefined, true).named('container')?.name).toBe('container')
 })

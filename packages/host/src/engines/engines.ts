@@ -1,4 +1,5 @@
 import { HostError } from '../host-error.ts'
+import { errorCode } from '../linux/libc.ts'
 import type { Engine, EngineName, EngineReport } from './engine.ts'
 
 /** What a template asks for: an engine by its name, or `auto`, the machine's own. */
@@ -8,6 +9,8 @@ export type Isolation = EngineName | 'auto'
 export interface ProbedEngine {
   engine: Engine
   report: EngineReport
+  /** The probe could not be made: the disks of sandboxes are full. That says nothing about the engine. */
+  hasNoRoom?: boolean
 }
 
 /** The engines of one machine. Nobody else chooses one: a template may ask for one, a running sandbox stays with its own. */
@@ -15,19 +18,23 @@ export class Engines {
   readonly #installed: readonly Engine[]
   readonly #usable: readonly Engine[]
   readonly #preferred: EngineName | undefined
+  readonly #hasNoRoom: boolean
   readonly reports: readonly { name: EngineName; report: EngineReport }[]
 
   /**
    * @param probed strongest first
    * @param preferred the one that the operator names; undefined takes the strongest usable one
-   * @throws HostError unsupported when none is usable, or the named one is not
+   * @param mayServeNothing where none has to start anything, as when all that is there is ended
+   * @throws HostError unsupported when none is usable, or the named one is not; not where the disks are full, since what
+   * fills them must be reachable
    */
-  constructor(probed: readonly ProbedEngine[], preferred?: EngineName) {
+  constructor(probed: readonly ProbedEngine[], preferred?: EngineName, mayServeNothing = false) {
     this.#installed = probed.map(({ engine }) => engine)
     this.#usable = probed.filter(({ report }) => report.usable).map(({ engine }) => engine)
     this.#preferred = preferred
     this.reports = probed.map(({ engine, report }) => ({ name: engine.name, report }))
-    if (this.#usable.length === 0 || (preferred && !this.#find(preferred)))
+    this.#hasNoRoom = probed.some(({ hasNoRoom }) => hasNoRoom)
+    if (!mayServeNothing && !this.#hasNoRoom && !this.serving)
       throw new HostError('unsupported', this.#whyNone())
   }
 
@@ -36,6 +43,12 @@ export class Engines {
     const wanted = isolation === undefined || isolation === 'auto' ? this.#preferred : isolation
     const engine = wanted === undefined ? this.#usable[0] : this.#find(wanted)
     if (engine) return engine
+    if (this.#hasNoRoom) {
+      throw new HostError(
+        'noRoom',
+        'the disks of sandboxes were full when this host started: delete some, then start it anew',
+      )
+    }
     throw new HostError(
       'unsupported',
       `engine '${wanted}' is not usable on this host; it has ${this.#usable.map(({ name }) => name).join(', ')}`,
@@ -48,6 +61,11 @@ export class Engines {
    */
   named(name: EngineName): Engine | undefined {
     return this.#installed.find((engine) => engine.name === name)
+  }
+
+  /** The one of sandboxes whose template asks for none. */
+  get serving(): Engine | undefined {
+    return this.#preferred === undefined ? this.#usable[0] : this.#find(this.#preferred)
   }
 
   /** Those that start sandboxes. */
@@ -74,15 +92,19 @@ export class Engines {
 /** Boots something in each, one after the other. */
 export async function probeEach(engines: readonly Engine[]): Promise<ProbedEngine[]> {
   const probed: ProbedEngine[] = []
-  for (const engine of engines) probed.push({ engine, report: await probeOne(engine) })
+  for (const engine of engines) probed.push(await probeOne(engine))
   return probed
 }
 
 /** A probe that throws must not keep the others from serving. */
-async function probeOne(engine: Engine): Promise<EngineReport> {
+async function probeOne(engine: Engine): Promise<ProbedEngine> {
   try {
-    return await engine.probe()
+    return { engine, report: await engine.probe() }
   } catch (error) {
-    return { usable: false, version: '', detail: `its probe failed: ${(error as Error).message}`, remedy: '' }
+    const detail = `its probe failed: ${(error as Error).message}`
+    const hasNoRoom = NO_ROOM.has(errorCode(error) ?? '')
+    return { engine, report: { usable: false, version: '', detail, remedy: '' }, hasNoRoom }
   }
 }
+
+const NO_ROOM: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT'])

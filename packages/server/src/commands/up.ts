@@ -57,7 +57,7 @@ async function openServer(config: Config, log: Logger): Promise<Server> {
   if (templates.length === 0) {
     throw new ConfigError("No template is built yet: run 'npm run quickstart' first.")
   }
-  const host = await openHostRole(config, log, store)
+  const host = await openHostRole(config, log, { store })
   const api = await createApi({
     store,
     hosts: [host],
