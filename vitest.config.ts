@@ -1,6 +1,9 @@
 import { defineConfig } from 'vitest/config'
 
-/** Unit tests lie beside the code; whole-system tests share one server and run one file at a time. */
+/**
+ * Unit tests lie beside the code; whole-system tests share one server and run one file at a time. Files of the engines
+ * have a host each, and wait much: two run side by side.
+ */
 export default defineConfig({
   test: {
     projects: [
@@ -36,7 +39,7 @@ export default defineConfig({
           include: ['tests/engines/**/*.test.ts'],
           testTimeout: 60_000,
           hookTimeout: 120_000,
-          fileParallelism: false,
+          maxWorkers: 2,
         },
       },
     ],

@@ -4,8 +4,11 @@ import { readPublishedTemplates } from '../../packages/server/src/tenancy.ts'
 import { shell, TestHost } from '../system/harness/test-host.ts'
 import { type EngineUnderTest, enginesUnderTest } from './engines-under-test.ts'
 
-const BASE = readPublishedTemplates(loadConfig()).find(({ name }) => name === 'base')!.snapshotId
+export const BASE = readPublishedTemplates(loadConfig()).find(({ name }) => name === 'base')!.snapshotId
 const RESOURCES = { cpuCount: 1, memoryMib: 512, diskMib: 256, pids: 256 }
+
+/** Files run side by side, each worker's with a host of its own. */
+export const HOST_INDEX = 4 + Number(process.env.VITEST_POOL_ID ?? 1)
 
 /** Starts sandboxes of the template `base` on one engine, without a control plane. */
 export class EngineHost {
@@ -14,7 +17,7 @@ export class EngineHost {
 
   constructor(engine: EngineUnderTest) {
     this.engine = engine
-    this.host = new TestHost(5)
+    this.host = new TestHost(HOST_INDEX)
   }
 
   start(): Promise<void> {

@@ -71,7 +71,7 @@ let dir: string
 let options: JailOptions
 let plan: MachinePlan
 let log: string
-let shimPath: string
+let shim: Shim
 let mountInto: string
 let cgroups: CgroupRoot
 let pid: number
@@ -111,12 +111,13 @@ beforeAll(async () => {
     memoryDir: undefined,
   } as unknown as MachinePlan
   log = join(dir, 'log')
-  shimPath = await buildShim({ outDir: dir })
+  shim = new Shim(await buildShim({ outDir: dir }))
   mountInto = await buildMountInto({ outDir: dir })
 })
 
 afterAll(async () => {
   await cgroups.cgroup('1').killAll()
+  await shim.end()
   await cgroups.remove()
   umount2(join(dir, 'run/netns'))
   unmountTree(join(dir, 'run'))
@@ -130,7 +131,6 @@ const saidOf = (what: string): string[] =>
     .map((line) => line.slice(what.length + 1))
 
 it('runs the program as nobody, alone in a root with what it may see', async () => {
-  const shim = new Shim(shimPath)
   const { pidFile, ...command } = prepareJail(options, plan)
   const { netnsPath, cgroupPaths } = plan.slot
   const started = await shim.start({
@@ -191,6 +191,7 @@ it('shows it one more file, and takes it away', async () => {
 
 it('removed, nothing of it is left', async () => {
   await cgroups.cgroup('1').killAll()
+  await shim.end()
   removeJail(options, plan.slot)
   removeJail(options, plan.slot)
   expect(readdirSync(join(options.jailsDir, 'firecracker'))).toEqual([])

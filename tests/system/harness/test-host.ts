@@ -101,18 +101,27 @@ export class TestHost {
     return sandboxes.find((one) => one.sandboxId === sandboxId)?.address
   }
 
-  /** Ends everything and removes what it made. */
+  /** Ends everything and removes what it made, also of a host that never came up. Idempotent. */
   async dispose(): Promise<void> {
     await this.kill('SIGTERM')
-    await this.start({ E2B_ON_SHUTDOWN: 'kill' })
-    await this.kill('SIGTERM')
+    try {
+      if (this.#client) await this.start({ E2B_ON_SHUTDOWN: 'kill' })
+      await this.kill('SIGTERM')
+    } finally {
+      await this.#teardown()
+      rmSync(this.stateDir, { recursive: true, force: true })
+      rmSync(this.runDir, { recursive: true, force: true })
+    }
+  }
+
+  /** On the engine that every machine has: another may be why the host did not come up. */
+  async #teardown(): Promise<void> {
     const teardown = spawn(process.execPath, [main, 'teardown'], {
-      env: { ...process.env, ...this.#environment },
+      env: { ...process.env, ...this.#environment, E2B_ISOLATION: 'container' },
       stdio: ['ignore', 'ignore', 'inherit'],
     })
-    await once(teardown, 'exit')
-    rmSync(this.stateDir, { recursive: true, force: true })
-    rmSync(this.runDir, { recursive: true, force: true })
+    const [code] = (await once(teardown, 'exit')) as [number | null]
+    if (code !== 0) throw new Error(`the teardown of ${this.instance} ended with ${code}`)
   }
 }
 
