@@ -2,12 +2,15 @@
  * The life of a microVM under QEMU, on machines without KVM too: the processor of its guests is emulated, so this is a
  * shorter suite with longer time-outs. Times from here say nothing.
  */
+import { randomUUID } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { CgroupRoot } from '../../packages/host/src/linux/cgroup.ts'
 import { loadConfig } from '../../packages/server/src/config.ts'
 import { installForTests } from '../../packages/server/src/engines/for-tests.ts'
 import { qemuInstaller } from '../../packages/server/src/engines/install-qemu.ts'
+import { readPublishedTemplates } from '../../packages/server/src/tenancy.ts'
 import { shell } from '../system/harness/test-host.ts'
+import { buildOn, cachedSteps, comparable, forgetBuilds } from './built-layers.ts'
 import { EngineHost, python } from './engine-host.ts'
 import { emulatedQemu } from './engines-under-test.ts'
 import { leftovers } from './leftovers.ts'
@@ -184,6 +187,33 @@ except OSError: print('refused')
       await under.stop('curious', 'neighbour')
     },
   )
+
+  timed('steps of a build run in machines and make the layers that a container makes', async () => {
+    const { imagesDir } = loadConfig()
+    const base = readPublishedTemplates(loadConfig()).find(({ name }) => name === 'base')!
+    const stepsBefore = cachedSteps(imagesDir)
+    const run = randomUUID()
+    const builds = (['microvm', 'container'] as const).map((isolation) => ({
+      buildId: `${isolation}-${run}`,
+      isolation,
+      run,
+    }))
+    const from = { client: host.client, imagesDir, baseSnapshotId: base.snapshotId }
+    try {
+      const inMachine = await buildOn(from, builds[0]!)
+      expect(inMachine.lines).toEqual(expect.arrayContaining(['in a machine', 'seen']))
+      const inContainer = await buildOn(from, { ...builds[1]!, force: true })
+      expect(inContainer.lines).toEqual(expect.arrayContaining(['in a container', 'seen']))
+      expect(inMachine.layers).toHaveLength(3)
+      expect(inMachine.layers.map(comparable)).toEqual(inContainer.layers.map(comparable))
+    } finally {
+      forgetBuilds(
+        imagesDir,
+        builds.map(({ buildId }) => buildId),
+        stepsBefore,
+      )
+    }
+  })
 
   timed('ends when its machine does, and leaves nothing', async () => {
     const address = await under.run('ends')

@@ -1,3 +1,4 @@
+import { buildCases } from './build-cases.ts'
 import type { Case } from './case.ts'
 import { cloneCases } from './clone-cases.ts'
 import { crashCases } from './crash-cases.ts'
@@ -21,6 +22,7 @@ const cases: readonly Case[] = [
   ...networkCases,
   ...greedCases,
   ...limitCases,
+  ...buildCases,
   ...crashCases,
   ...rebootCases,
 ]

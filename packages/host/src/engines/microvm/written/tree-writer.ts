@@ -2,6 +2,7 @@
 import { execFileSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { run } from '../../../linux/process.ts'
 import {
   ATTRIBUTE_HEADER_BYTES,
   EXTENT_BYTES,
@@ -33,11 +34,11 @@ int main(int count, char **words) {
 `
 
 /** Compiles the guest's own writer for this machine. @returns what exports a directory: its stream */
-export function buildTreeWriter(dir: string): (tree: string) => Buffer {
+export async function buildTreeWriter(dir: string): Promise<(tree: string) => Buffer> {
   const program = join(dir, 'write-tree')
   writeFileSync(`${program}.c`, WRITER)
   const flags = ['-Wall', '-Wextra', '-Werror', '-fsanitize=address,undefined', '-I', NATIVE, '-o', program]
-  execFileSync('gcc', [...flags, `${program}.c`, join(NATIVE, 'guest-export.c')])
+  await run('gcc', [...flags, `${program}.c`, join(NATIVE, 'guest-export.c')])
   return (tree) => {
     const path = join(dir, 'stream')
     writeFileSync(path, '')

@@ -42,7 +42,7 @@ beforeAll(async () => {
   uppers = await UpperStore.open({ file: join(dir, 'file'), mountPoint: join(dir, 'uppers'), sizeMib: 512 })
   // Where builds are unpacked.
   places = uppers.take(400).path
-  written = buildTreeWriter(dir)
+  written = await buildTreeWriter(dir)
 })
 
 afterAll(async () => {
@@ -116,8 +116,8 @@ test('a tree that overlay wrote comes out of the stream as it went in', async ()
 
 /** What a build may do to a lower tree. */
 const CHANGES = `
-echo text > one; chmod 4751 one; chown 1000:1001 one; touch -d '2001-02-03 04:05:06.789012345' one
-mkdir -p deep/er; ln one deep/two; chmod 2775 deep; chown 7:8 deep
+echo text > one; chown 1000:1001 one; chmod 4751 one; touch -d '2001-02-03 04:05:06.789012345' one
+mkdir -p deep/er; ln one deep/two; chown 7:8 deep; chmod 2775 deep
 python3 - <<'PROGRAM'
 import os
 os.setxattr('one', 'user.note', b'hello')
