@@ -10,14 +10,16 @@ const OVERLAY = 'trusted.overlay.'
 export const keptAttributes = ({ kind, attributes }: TreeRecord): readonly TreeAttribute[] =>
   attributes.filter(({ name, value }) => {
     if (name.startsWith(OVERLAY))
-      return kind === 'directory' && isOfOverlay(name.slice(OVERLAY.length), value.toString('latin1'))
+      return isOfOverlay(kind, name.slice(OVERLAY.length), value.toString('latin1'))
     return name.startsWith('user.') || name.startsWith('trusted.') || KEPT.includes(name)
   })
 
-/** A directory that hides what lies below it, or one that was moved there. */
-function isOfOverlay(name: string, value: string): boolean {
-  if (name === 'opaque') return value === 'y'
-  return name === 'redirect' && isRedirect(value)
+/** A directory that hides what lies below it, or one that was moved there; or of an overlay within the guest's. */
+function isOfOverlay(kind: TreeRecord['kind'], name: string, value: string): boolean {
+  if (name.startsWith('overlay.')) return true
+  if (name === 'whiteout') return kind === 'file'
+  if (kind !== 'directory') return false
+  return name === 'opaque' ? value === 'y' || value === 'x' : name === 'redirect' && isRedirect(value)
 }
 
 /** A name beside it, or a path from the root of the tree. */

@@ -270,6 +270,8 @@ test('what this machine would act upon is no attribute of a layer', async () => 
     ['trusted.overlay.opaque', 'y'],
     ['trusted.overlay.metacopy', ''],
     ['trusted.overlay.origin', 'x'],
+    ['trusted.overlay.overlay.opaque', 'y'],
+    ['trusted.overlay.whiteout', ''],
   ] as const
   const moved = (name: string, to: string): Buffer[] => [
     recordBytes({ ...directory(name), attributes: [['trusted.overlay.redirect', to]] }),
@@ -292,8 +294,8 @@ test('what this machine would act upon is no attribute of a layer', async () => 
       .slice(1)
       .map(({ path, attributes }) => [path, ...attributes]),
   ).toEqual([
-    ['d', 'trusted.kept=a', 'trusted.overlay.opaque=y', 'user.kept=a'],
-    ['f', 'trusted.kept=a', 'user.kept=a'],
+    ['d', 'trusted.kept=a', 'trusted.overlay.opaque=y', 'trusted.overlay.overlay.opaque=y', 'user.kept=a'],
+    ['f', 'trusted.kept=a', 'trusted.overlay.overlay.opaque=y', 'trusted.overlay.whiteout=', 'user.kept=a'],
     ['good', 'trusted.overlay.redirect=/a/b'],
     ['path'],
     ['root'],
