@@ -7,6 +7,7 @@ import { runCommand } from '../../../packages/host/src/agent-process.ts'
 import { type Config, loadConfig } from '../../../packages/server/src/config.ts'
 import { type HostRole, openHostRole } from '../../../packages/server/src/host-role.ts'
 import { readPublishedTemplates } from '../../../packages/server/src/tenancy.ts'
+import { report } from './report.ts'
 
 /** The real host role of this machine, and what the cases do with it. */
 
@@ -99,7 +100,8 @@ export class HostUnderTest {
     } = {},
   ): Promise<Running> {
     const sandboxId = more.sandboxId ?? newSandboxId()
-    const { sandbox } = await this.client.start({
+    const start = (): ReturnType<HostRole['client']['start']> => this.client.start(request)
+    const request = {
       sandboxId,
       snapshotId,
       config: {
@@ -113,8 +115,19 @@ export class HostUnderTest {
       skipPool: true,
       ...(more.memory === undefined ? {} : { memory: more.memory }),
       consumeSnapshot: more.consumeSnapshot ?? false,
+    }
+    const { sandbox } = await start().catch((error: unknown) => {
+      if (!this.#emulationFailed(sandboxId)) throw error
+      report('log', { text: `The emulated processor of ${sandboxId} was shut down as it booted. Once more` })
+      return start()
     })
     return { sandboxId, address: sandbox!.address }
+  }
+
+  /** Now and then a processor that is emulated twice meets a triple fault while a guest's kernel boots. */
+  #emulationFailed(sandboxId: string): boolean {
+    const lines = this.logLines().filter((line) => line.includes(sandboxId))
+    return lines.at(-1)?.includes('Unexpected exit reason on vcpu run: Shutdown') ?? false
   }
 
   /** Runs a command through the agent, as root. */
