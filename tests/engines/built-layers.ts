@@ -61,7 +61,7 @@ export async function buildOn(
     buildId,
     from: { case: 'fromSnapshotId', value: baseSnapshotId },
     steps: [`: ${run}${WRITE}`, CHANGE, SEE].map((script) => step('RUN', script, 'root')),
-    resources: { cpuCount: 1, memoryMib: 256, diskMib: 256, pids: 256 },
+    resources: { cpuCount: 1, memoryMib: 512, diskMib: 256, pids: 256 },
     isolation,
     force,
   })
