@@ -1,4 +1,4 @@
-import type { JournalEntry } from '@sandbox/host/journal'
+import type { JournalEntry } from '@sandbox/host/cells/journal'
 import type { BenchServer } from './bench-server.ts'
 import { availableMb, sandboxMemory } from './memory.ts'
 import type { BenchSandbox } from './sandbox-client.ts'

@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-import { Journal, type JournalEntry, readBootId } from '@sandbox/host/journal'
+import { Journal, type JournalEntry, readBootId } from '@sandbox/host/cells/journal'
 import { createTestServer, type TestServer } from '../tests/system/harness/server.ts'
 import { SandboxClient } from './sandbox-client.ts'
 

@@ -1,6 +1,6 @@
 import { join } from 'node:path'
 import { ENVD_PORT } from '@sandbox/contract/ports'
-import type { JournalEntry } from '@sandbox/host/journal'
+import type { JournalEntry } from '@sandbox/host/cells/journal'
 import { type AliveMemory, type AliveReport, measureAlive, measurePooled } from './alive.ts'
 import { type BenchServer, openBenchServer } from './bench-server.ts'
 import { measureEcho, measureExec, measureWatch } from './interaction.ts'

@@ -9,7 +9,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { dirname, join } from 'node:path'
-import type { SnapshotManifest } from '../../packages/host/src/snapshots.ts'
+import type { SnapshotManifest } from '../../packages/host/src/snapshots/snapshots.ts'
 import type { Config } from '../../packages/server/src/config.ts'
 import { runscPath } from '../../packages/server/src/engines/gvisor.ts'
 import { microvmDir } from '../../packages/server/src/engines/microvm.ts'

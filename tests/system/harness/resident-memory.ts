@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-import { Journal, readBootId } from '../../../packages/host/src/journal.ts'
+import { Journal, readBootId } from '../../../packages/host/src/cells/journal.ts'
 
 /** Memory of running processes, seen from the host. */
 

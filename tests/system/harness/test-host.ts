@@ -7,7 +7,7 @@ import { createInterface } from 'node:readline'
 import { type Client, createClient } from '@connectrpc/connect'
 import { createConnectTransport } from '@connectrpc/connect-node'
 import { Host } from '../../../packages/contract/gen/host/host_pb.js'
-import { runCommand } from '../../../packages/host/src/agent-process.ts'
+import { runCommand } from '../../../packages/host/src/agent/agent-process.ts'
 import { loadConfig } from '../../../packages/server/src/config.ts'
 
 const program = join(import.meta.dirname, 'host-process.ts')

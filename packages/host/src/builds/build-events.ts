@@ -2,10 +2,10 @@ import { create, type MessageInitShape } from '@bufbuild/protobuf'
 import { timestampFromMs } from '@bufbuild/protobuf/wkt'
 import { Code, ConnectError } from '@connectrpc/connect'
 import { type BuildEvent, BuildEventSchema, type BuildRequest } from '@sandbox/contract/gen/host/host_pb'
-import { askedIsolation } from '../asked-isolation.ts'
-import { connectError } from '../connect-error.ts'
+import { askedLimits } from '../cells/limits.ts'
 import type { Limits } from '../engines/engine.ts'
-import { askedLimits } from '../limits.ts'
+import { askedIsolation } from '../service/asked-isolation.ts'
+import { connectError } from '../service/connect-error.ts'
 import type { BuildBase, Builder, BuildPlan } from './builder.ts'
 
 /** A build as a stream of its log lines, then its result. */

@@ -1,7 +1,7 @@
 import { posix } from 'node:path'
-import type { LineSink } from '../agent-process.ts'
-import { runCommand } from '../agent-process.ts'
-import type { Cell } from '../cells.ts'
+import type { LineSink } from '../agent/agent-process.ts'
+import { runCommand } from '../agent/agent-process.ts'
+import type { Cell } from '../cells/cells.ts'
 import { HostError } from '../host-error.ts'
 
 /** One build step, applied to a running build sandbox. Steps that only change the configuration need none. */

@@ -3,7 +3,7 @@ import { chmodSync, lstatSync, mkdirSync, readdirSync, rmSync, writeFileSync } f
 import { dirname, join } from 'node:path'
 import { memoryInfo } from '@sandbox/contract/meminfo'
 import { errorCode } from '../linux/libc.ts'
-import { gatewayAddress } from '../slots.ts'
+import { gatewayAddress } from '../slots/slots.ts'
 
 /** Paths inside the root that a runtime binds over others. */
 export const BOOT_ID_FILE = '/run/e2b/boot_id'

@@ -1,5 +1,5 @@
 /** What the OCI bundles of all runtimes have in common. */
-import { idsPerSlot } from '../slots.ts'
+import { idsPerSlot } from '../slots/slots.ts'
 
 /** What root inside a sandbox needs for its own files, users and processes. */
 export const ROOT_CAPABILITIES = [

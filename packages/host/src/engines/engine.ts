@@ -1,4 +1,4 @@
-import type { Slot } from '../slots.ts'
+import type { Slot } from '../slots/slots.ts'
 import type { Layer } from '../storage/layers.ts'
 import type { Upper } from '../storage/uppers.ts'
 

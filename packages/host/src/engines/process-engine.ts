@@ -2,7 +2,7 @@ import { chmodSync, existsSync, mkdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Cgroup, CgroupLimits, CgroupRoot } from '../linux/cgroup.ts'
 import { alive } from '../linux/process.ts'
-import type { Slot } from '../slots.ts'
+import type { Slot } from '../slots/slots.ts'
 import type {
   AdoptEntry,
   CapturedState,

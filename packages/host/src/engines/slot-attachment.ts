@@ -7,7 +7,7 @@ import { existsSync, writeFileSync } from 'node:fs'
 import { errorCode } from '../linux/libc.ts'
 import { inNetworkNamespace } from '../linux/namespace.ts'
 import { run } from '../linux/process.ts'
-import { gatewayAddress, gatewayMac, guestAddress, guestMac, type Slot } from '../slots.ts'
+import { gatewayAddress, gatewayMac, guestAddress, guestMac, type Slot } from '../slots/slots.ts'
 
 const GATEWAY = `neigh replace ${gatewayAddress} lladdr ${gatewayMac} dev eth0 nud permanent`
 

@@ -7,7 +7,7 @@ import { inNetworkNamespace } from '../linux/namespace.ts'
 import { run } from '../linux/process.ts'
 import { NetworkSlots } from '../network/network-slots.ts'
 import { parseNetworkPolicy } from '../network/policy.ts'
-import { eventsAddress, slotAddress } from '../slots.ts'
+import { eventsAddress, slotAddress } from '../slots/slots.ts'
 import { EventListener } from './event-listener.ts'
 import { LogRelay } from './log-relay.ts'
 

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { inNetworkNamespace } from '../linux/namespace.ts'
-import { slotAddress } from '../slots.ts'
+import { slotAddress } from '../slots/slots.ts'
 import { NetworkSlots } from './network-slots.ts'
 
 const naming = {

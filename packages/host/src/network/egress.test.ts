@@ -5,7 +5,7 @@ import { createInterface } from 'node:readline'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import { inNetworkNamespace } from '../linux/namespace.ts'
 import { run } from '../linux/process.ts'
-import { hostInterface, slotAddress } from '../slots.ts'
+import { hostInterface, slotAddress } from '../slots/slots.ts'
 import { NetworkSlots } from './network-slots.ts'
 import { type NetworkPolicy, openPolicy } from './policy.ts'
 import {

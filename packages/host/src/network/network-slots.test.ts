@@ -19,7 +19,7 @@ import { umount2 } from '../linux/mount.ts'
 import { mountsUnder } from '../linux/mount-table.ts'
 import { CLONE_NEWNET, createNamespaceAt, inNetworkNamespace } from '../linux/namespace.ts'
 import { run } from '../linux/process.ts'
-import { guestAddress, hostInterface, machineAddress, slotAddress } from '../slots.ts'
+import { guestAddress, hostInterface, machineAddress, slotAddress } from '../slots/slots.ts'
 import { NetworkSlots } from './network-slots.ts'
 
 const instance = `t${process.pid.toString(36)}`

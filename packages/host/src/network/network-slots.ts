@@ -31,7 +31,7 @@ import {
   type SlotNaming,
   slotAddress,
   slotDir,
-} from '../slots.ts'
+} from '../slots/slots.ts'
 import { admitForwarding, withdrawForwarding } from './forward-admission.ts'
 import { type Egress, type NetworkPolicy, openPolicy } from './policy.ts'
 import { assertRangeFree } from './range-owner.ts'

@@ -20,7 +20,7 @@ import {
   hostInterface,
   machineAddress,
   slotAddress,
-} from '../slots.ts'
+} from '../slots/slots.ts'
 import { NetworkSlots } from './network-slots.ts'
 
 const instance = `r${process.pid.toString(36)}`

@@ -1,5 +1,5 @@
 /** The text of the nftables rules. What they promise stands in README.md; each rule says what it is there for. */
-import { eventsAddress, gatewayAddress, guestAddress } from '../slots.ts'
+import { eventsAddress, gatewayAddress, guestAddress } from '../slots/slots.ts'
 
 /** Never reachable from a sandbox: private, shared, link-local (metadata), loopback, multicast, reserved. */
 export const internalRanges: readonly string[] = [

@@ -9,7 +9,7 @@ import {
   portKey,
   type SetElement,
 } from '../linux/set-elements.ts'
-import { hostInterface, type SlotNaming, slotAddress } from '../slots.ts'
+import { hostInterface, type SlotNaming, slotAddress } from '../slots/slots.ts'
 import { type AddressRange, addressText, mergedRanges } from './address-ranges.ts'
 import { compileEgress, type Egress, httpPort, type NetworkPolicy, tlsPort } from './policy.ts'
 

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { userNamespaceFor } from '../../linux/idmap.ts'
 import { MS_RDONLY, mount, unmountIfMounted } from '../../linux/mount.ts'
 import { setHostname } from '../../linux/namespace.ts'
-import type { Slot } from '../../slots.ts'
+import type { Slot } from '../../slots/slots.ts'
 import { unmountRoot } from '../../storage/overlay.ts'
 import type {
   AdoptEntry,

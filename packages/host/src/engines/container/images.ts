@@ -1,6 +1,6 @@
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { idsPerSlot } from '../../slots.ts'
+import { idsPerSlot } from '../../slots/slots.ts'
 
 /** Magic of the container format and of the image type. */
 const HEADER_BYTES = 8

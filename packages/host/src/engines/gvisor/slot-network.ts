@@ -6,7 +6,7 @@
 import { existsSync, rmSync, writeFileSync } from 'node:fs'
 import { unmountIfMounted } from '../../linux/mount.ts'
 import { CLONE_NEWNET, createNamespaceAt, inNetworkNamespace } from '../../linux/namespace.ts'
-import { gatewayAddress, gatewayMac, guestAddress, guestMac, type Slot } from '../../slots.ts'
+import { gatewayAddress, gatewayMac, guestAddress, guestMac, type Slot } from '../../slots/slots.ts'
 import { attachLink, detachLink, inNamespace } from '../slot-attachment.ts'
 
 const LINK = 'sentry0'

@@ -6,7 +6,7 @@ import { chmodSync, chownSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join, relative } from 'node:path'
 import { MS_NOSUID, mount } from '../../linux/mount.ts'
 import { mountsUnder } from '../../linux/mount-table.ts'
-import type { Slot } from '../../slots.ts'
+import type { Slot } from '../../slots/slots.ts'
 import type { MachinePlan, MonitorCommand } from './monitor.ts'
 
 const CGROUP_MOUNT = '/sys/fs/cgroup'

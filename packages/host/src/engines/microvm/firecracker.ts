@@ -2,7 +2,7 @@ import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:
 import { chmod, chown, open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { run } from '../../linux/process.ts'
-import { guestMac, type Slot } from '../../slots.ts'
+import { guestMac, type Slot } from '../../slots/slots.ts'
 import { callFirecracker, listening } from './firecracker-api.ts'
 import { closeJail, JAIL, type JailOptions, jailRoot, prepareJail, removeJail } from './firecracker-jail.ts'
 import {

@@ -2,7 +2,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { run } from '../../linux/process.ts'
-import type { Slot } from '../../slots.ts'
+import type { Slot } from '../../slots/slots.ts'
 import type { Instance } from '../engine.ts'
 import { guestState, inGuest, MachineFixture } from './machine-fixture.ts'
 import type { MicrovmEngine } from './microvm-engine.ts'

@@ -1,7 +1,7 @@
 import { chownSync } from 'node:fs'
 import { join } from 'node:path'
 import type { CgroupLimits } from '../../linux/cgroup.ts'
-import { gatewayAddress, gatewayMac, guestAddress, type Slot } from '../../slots.ts'
+import { gatewayAddress, gatewayMac, guestAddress, type Slot } from '../../slots/slots.ts'
 import { snapshotSubvolumeInBackground } from '../../storage/btrfs.ts'
 import type { Layer } from '../../storage/layers.ts'
 import type {

@@ -1,5 +1,5 @@
 /** What the microvm engine asks of a virtual machine monitor: QEMU, or Firecracker under its jailer. */
-import type { Slot } from '../../slots.ts'
+import type { Slot } from '../../slots/slots.ts'
 import type { StartedInit } from '../shim.ts'
 import type { GuestImage } from './image/guest-image.ts'
 

@@ -1,6 +1,6 @@
 /** The machine as QEMU's command line. It is the layout that memory fits: a change of it counts `QEMU_LAYOUT` up. */
 import { join } from 'node:path'
-import { guestMac } from '../../slots.ts'
+import { guestMac } from '../../slots/slots.ts'
 import { LISTEN_FD } from '../shim.ts'
 import type { MachinePlan } from './monitor.ts'
 

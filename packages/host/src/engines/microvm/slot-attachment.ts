@@ -1,5 +1,5 @@
 /** How a machine hangs in the network of its slot: on a tap that the monitor opens. */
-import type { Slot } from '../../slots.ts'
+import type { Slot } from '../../slots/slots.ts'
 import { attachLink, detachLink } from '../slot-attachment.ts'
 
 /** The same in every slot: a memory snapshot names it. */

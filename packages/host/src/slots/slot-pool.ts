@@ -1,0 +1,315 @@
+/** Keeps network slots, uid maps and cgroups ready ahead of use, and makes used ones clean again. */
+import { existsSync, readdirSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import type { Cgroup, CgroupRoot } from '../linux/cgroup.ts'
+import { releaseUserNamespace, userNamespaceFor } from '../linux/idmap.ts'
+import { unmountTree } from '../linux/mount-table.ts'
+import type { NetworkSlots } from '../network/network-slots.ts'
+import { type NetworkPolicy, openPolicy } from '../network/policy.ts'
+import { type Slot, type SlotNaming, slotAddress, slotCapacity, slotDir, slotUidBase } from './slots.ts'
+
+export interface SlotPoolOptions {
+  naming: SlotNaming
+  network: NetworkSlots
+  cgroups: CgroupRoot
+  /** Slots kept ready for a claim. */
+  readyCount: number
+  /** Most slots that may exist, ready and in use together. */
+  maxSlots: number
+  /** Runs with each slot that became ready, before it can be claimed: to start what belongs to it. */
+  onReady?: (slot: Slot) => Promise<void>
+  /** Runs with each slot whose occupant is gone, before the next may come. */
+  onCleaned?: (slot: Slot) => void
+  /** Background work that failed; the slot is set aside, made anew later. */
+  onError: (index: number, error: unknown) => void
+  /** Somebody removed the firewall table; it has been put back, or `error` says why not. */
+  onRulesLost?: (error?: unknown) => void
+}
+
+export interface SlotPoolCounts {
+  ready: number
+  inUse: number
+  /** Being made or cleaned. */
+  busy: number
+}
+
+/** No slot is free and no more may be made. */
+export class NoSlotError extends Error {
+  constructor(maxSlots: number) {
+    super(`all ${maxSlots} slots are in use`)
+    this.name = 'NoSlotError'
+  }
+}
+
+const claimTimeoutMs = 10_000
+const rulesCheckMs = 2_000
+/** Slots beyond this many times `readyCount` are not kept after a burst: the next burst as large is as fast. */
+const spareFactor = 4
+
+interface Waiter {
+  resolve: (slot: Slot) => void
+  reject: (error: Error) => void
+}
+
+export class SlotPool {
+  readonly #options: SlotPoolOptions
+  readonly #max: number
+  readonly #ready: Slot[] = []
+  readonly #inUse = new Map<number, Slot>()
+  readonly #busy = new Set<number>()
+  /** Slots whose kernel objects exist: they are cleaned, not made. */
+  readonly #made = new Set<number>()
+  readonly #failed = new Set<number>()
+  readonly #waiters: Waiter[] = []
+  #work: Promise<void> = Promise.resolve()
+  #stopped = false
+  #rulesTimer: NodeJS.Timeout | undefined
+  #rulesCheck: Promise<void> = Promise.resolve()
+
+  constructor(options: SlotPoolOptions) {
+    this.#options = options
+    this.#max = Math.min(options.maxSlots, slotCapacity(options.naming))
+  }
+
+  /**
+   * Removes kernel objects of slots that are not in `inUse` (those of running sandboxes and what they may reach,
+   * from the journal), takes over those that are, and makes the first slots. Resolves when `readyCount` slots are
+   * ready.
+   */
+  async start(inUse: ReadonlyMap<number, NetworkPolicy> = new Map()): Promise<void> {
+    const { network, cgroups } = this.#options
+    await network.start(inUse)
+    cgroups.prepare()
+    const known = new Set(inUse.keys())
+    await this.#sweep(known)
+    for (const index of known) {
+      const slot = this.slot(index)
+      await userNamespaceFor(slot.uidBase)
+      this.#made.add(index)
+      this.#inUse.set(index, slot)
+    }
+    this.#refill()
+    await this.idle()
+    this.#scheduleRulesCheck()
+  }
+
+  get counts(): SlotPoolCounts {
+    return { ready: this.#ready.length, inUse: this.#inUse.size, busy: this.#busy.size }
+  }
+
+  /** Everything that derives from an index; says nothing about whether it exists. */
+  slot(index: number): Slot {
+    const { naming, network } = this.#options
+    return {
+      index,
+      netnsPath: network.netnsPath(index),
+      address: slotAddress(naming, index),
+      uidBase: slotUidBase(naming, index),
+      cgroupPaths: this.cgroup(index).paths,
+      sysfsPath: network.sysfsPath(index),
+    }
+  }
+
+  cgroup(index: number): Cgroup {
+    return this.#options.cgroups.cgroup(String(index))
+  }
+
+  /** A ready slot at once, or undefined. The caller journals the index before it puts anything in. */
+  tryClaim(): Slot | undefined {
+    const slot = this.#ready.shift()
+    if (!slot) return undefined
+    this.#inUse.set(slot.index, slot)
+    this.#refill()
+    return slot
+  }
+
+  /** A ready slot, or the next one that becomes so. Throws NoSlotError when none can or none did within 10 s. */
+  async claim(): Promise<Slot> {
+    const slot = this.tryClaim()
+    if (slot) return slot
+    if (this.#stopped || (this.#busy.size === 0 && this.#freeIndex() === undefined))
+      throw new NoSlotError(this.#max)
+    const { promise, resolve, reject } = Promise.withResolvers<Slot>()
+    const waiter = { resolve, reject }
+    this.#waiters.push(waiter)
+    const timer = setTimeout(() => {
+      const at = this.#waiters.indexOf(waiter)
+      if (at >= 0) this.#waiters.splice(at, 1)
+      reject(new NoSlotError(this.#max))
+    }, claimTimeoutMs)
+    this.#refill()
+    return promise.finally(() => clearTimeout(timer))
+  }
+
+  /** Gives a slot back; it is cleaned in the background. Whatever still runs in it is killed. Idempotent. */
+  release(slot: Slot): void {
+    if (!this.#inUse.delete(slot.index)) return
+    this.#enqueue(slot.index)
+  }
+
+  /** See `NetworkSlots.setPolicy`; a claimed slot has the open policy. */
+  setPolicy(slot: Slot, policy: NetworkPolicy): void {
+    this.#options.network.setPolicy(slot.index, policy)
+  }
+
+  /** See `NetworkSlots.replacePolicy`. */
+  replacePolicy(slot: Slot, policy: NetworkPolicy): Promise<void> {
+    return this.#options.network.replacePolicy(slot.index, policy)
+  }
+
+  /** Resolves when no slot is being made or cleaned. */
+  async idle(): Promise<void> {
+    while (this.#busy.size > 0) await this.#work
+  }
+
+  /** Stops making slots. With `destroy` all are removed, also those in use; otherwise sandboxes go on. */
+  async stop(options: { destroy: boolean }): Promise<void> {
+    this.#stopped = true
+    for (const waiter of this.#waiters.splice(0)) waiter.reject(new NoSlotError(this.#max))
+    clearTimeout(this.#rulesTimer)
+    await this.#rulesCheck
+    await this.idle()
+    for (const index of this.#made) await releaseUserNamespace(slotUidBase(this.#options.naming, index))
+    if (!options.destroy) return
+    await this.#sweep(new Set())
+    await this.#options.cgroups.remove()
+    await this.#options.network.remove()
+  }
+
+  /** `nft flush ruleset`, also a restart of nftables.service, takes our table along: guests must not stay without. */
+  async #checkRules(): Promise<void> {
+    const { network, onRulesLost } = this.#options
+    try {
+      if (!network.rulesPresent()) {
+        await network.start()
+        onRulesLost?.()
+      }
+    } catch (error) {
+      onRulesLost?.(error)
+    }
+    if (!this.#stopped) this.#scheduleRulesCheck()
+  }
+
+  #scheduleRulesCheck(): void {
+    const check = (): void => {
+      this.#rulesCheck = this.#checkRules()
+    }
+    this.#rulesTimer = setTimeout(check, rulesCheckMs).unref()
+  }
+
+  #refill(): void {
+    const wanted = this.#options.readyCount + this.#waiters.length
+    while (!this.#stopped && this.#ready.length + this.#busy.size < wanted) {
+      const index = this.#freeIndex()
+      if (index === undefined) return
+      this.#enqueue(index)
+    }
+  }
+
+  #freeIndex(): number | undefined {
+    const ready = new Set(this.#ready.map((slot) => slot.index))
+    const taken = (index: number): boolean =>
+      ready.has(index) || this.#inUse.has(index) || this.#busy.has(index) || this.#failed.has(index)
+    for (let index = 0; index < this.#max; index++) if (!taken(index)) return index
+    return undefined
+  }
+
+  /** One at a time: making slots is kernel work under global locks, and must not take the processors from guests. */
+  #enqueue(index: number): void {
+    this.#busy.add(index)
+    this.#work = this.#work.then(() => this.#makeReady(index))
+  }
+
+  async #makeReady(index: number): Promise<void> {
+    try {
+      if (this.#made.has(index)) {
+        if (this.#hasSpare()) return await this.#retire(index)
+        await this.#recycle(index)
+      } else await this.#make(index)
+      const slot = this.slot(index)
+      await this.#options.onReady?.(slot)
+      this.#busy.delete(index)
+      this.#hand(slot)
+    } catch (error) {
+      this.#busy.delete(index)
+      // Made from scratch next time, unless that is what failed: then it stays out until the next start.
+      if (!this.#made.delete(index)) this.#failed.add(index)
+      this.#options.onError(index, error)
+      this.#refill()
+    }
+  }
+
+  #hasSpare(): boolean {
+    return this.#waiters.length === 0 && this.#ready.length >= spareFactor * this.#options.readyCount
+  }
+
+  /** Removes a slot whose occupant is gone, since enough others are ready. */
+  async #retire(index: number): Promise<void> {
+    const { network, cgroups, naming } = this.#options
+    await cgroups.cgroup(String(index)).remove()
+    this.#clearDirectory(index)
+    network.forgetFlows(index)
+    this.#options.onCleaned?.(this.slot(index))
+    await network.destroy(index)
+    unmountTree(slotDir(naming, index))
+    rmSync(slotDir(naming, index), { recursive: true, force: true })
+    await releaseUserNamespace(slotUidBase(naming, index))
+    this.#made.delete(index)
+    this.#busy.delete(index)
+    this.#refill()
+  }
+
+  #hand(slot: Slot): void {
+    const waiter = this.#waiters.shift()
+    if (!waiter) {
+      this.#ready.push(slot)
+      return
+    }
+    this.#inUse.set(slot.index, slot)
+    waiter.resolve(slot)
+    this.#refill()
+  }
+
+  async #make(index: number): Promise<void> {
+    const cgroup = this.cgroup(index)
+    await cgroup.remove()
+    cgroup.create()
+    await this.#options.network.prepare(index)
+    await userNamespaceFor(slotUidBase(this.#options.naming, index))
+    this.#made.add(index)
+  }
+
+  /** A new cgroup has all counters at zero and owes nothing to the page cache of its predecessor. */
+  async #recycle(index: number): Promise<void> {
+    const { network } = this.#options
+    const cgroup = this.cgroup(index)
+    await cgroup.remove()
+    this.#clearDirectory(index)
+    network.forgetFlows(index)
+    await network.replacePolicy(index, openPolicy)
+    this.#options.onCleaned?.(this.slot(index))
+    cgroup.create()
+  }
+
+  /** What the engine left in the slot's directory; the sysfs stays. */
+  #clearDirectory(index: number): void {
+    const dir = slotDir(this.#options.naming, index)
+    if (!existsSync(dir)) return
+    for (const name of readdirSync(dir)) {
+      if (name === 'sys') continue
+      unmountTree(join(dir, name))
+      rmSync(join(dir, name), { recursive: true, force: true })
+    }
+  }
+
+  async #sweep(known: ReadonlySet<number>): Promise<void> {
+    const { cgroups, network } = this.#options
+    for (const name of cgroups.list()) {
+      if (/^\d+$/.test(name) && !known.has(Number(name))) await cgroups.cgroup(name).remove()
+    }
+    for (const index of await network.sweep(known)) {
+      unmountTree(slotDir(this.#options.naming, index))
+      rmSync(slotDir(this.#options.naming, index), { recursive: true, force: true })
+    }
+  }
+}

@@ -1,0 +1,132 @@
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, expect, test } from 'vitest'
+import type { LayerSource } from '../cells/parts.ts'
+import { Engines } from '../engines/engines.ts'
+import { plainConfig, plainLimits } from '../testing/plain-template.ts'
+import { Kernel, partsOver } from '../testing/simulated-kernel.ts'
+import { type KeptSnapshot, KeptSnapshots } from './kept-snapshots.ts'
+
+let dir: string
+const uppers = new Set<string>()
+const store = {
+  has: ({ id }: { id: string }) => uppers.has(id),
+  release: ({ id }: { id: string }) => void uppers.delete(id),
+}
+beforeEach(() => {
+  dir = mkdtempSync(join(tmpdir(), 'kept-'))
+  uppers.clear()
+})
+afterEach(() => rmSync(dir, { recursive: true }))
+
+const { engines } = partsOver(new Kernel(), join(tmpdir(), 'kept-no-journal'), async () => {})
+
+const open = (of = engines): KeptSnapshots => new KeptSnapshots(join(dir, 'kept'), of, store)
+
+/** A machine with this agent and this kernel. */
+const machineWith = (agent: string, kernel = 'linux'): Engines => {
+  const engine = {
+    ...engines.for(undefined),
+    agentDigest: agent,
+    hostClass: (of = agent) => `${kernel}-${of}`,
+  }
+  return new Engines([{ engine, report: engines.reports[0]!.report }])
+}
+
+const layersWith = (...digests: string[]): LayerSource => ({
+  get: (digest) => (digests.includes(digest) ? { digest, imagePath: '', sizeBytes: 1 } : undefined),
+  importDirectory: () => Promise.reject(new Error('nothing is imported here')),
+  importUpper: () => Promise.reject(new Error('nothing is imported here')),
+})
+
+const snapshot = (
+  id: string,
+  sandboxId: string,
+  createdAtMs: number,
+  memory?: KeptSnapshot['memory'],
+): KeptSnapshot => ({
+  version: 1,
+  id,
+  sandboxId,
+  engine: 'container',
+  isPause: true,
+  layers: [],
+  upper: { id: `u-${id}`, path: '', capMib: 1 },
+  ofUpperId: 'u',
+  limits: plainLimits,
+  config: plainConfig,
+  memory,
+  agentUnresponsive: false,
+  createdAtMs,
+})
+
+async function publish(kept: KeptSnapshots, id: string, sandboxId: string, createdAtMs = 1): Promise<void> {
+  const draft = await kept.draft(id)
+  writeFileSync(join(draft.memoryDir, 'pages-1.img'), 'pages')
+  uppers.add(`u-${id}`)
+  await kept.publish(draft, snapshot(id, sandboxId, createdAtMs))
+}
+
+test('what was published is found again by the next daemon, what was drafted is not', async () => {
+  const kept = open()
+  await publish(kept, 's1', 'one')
+  await kept.draft('s2')
+  const again = open()
+  expect(again.paused().map(({ snapshotId }) => snapshotId)).toEqual(['s1'])
+  expect(existsSync(join(again.memoryDir('s1'), 'pages-1.img'))).toBe(true)
+  await again.sweepUnfinished()
+  expect(readdirSync(join(dir, 'kept', '.drafts'))).toEqual([])
+})
+
+test('one of which a loss of power left half is no snapshot, and keeps nothing from starting', async () => {
+  const kept = open()
+  for (const id of ['whole', 'cut', 'empty', 'bare']) await publish(kept, id, id)
+  writeFileSync(join(dir, 'kept', 'cut', 'manifest.json'), '{"version": 1, "id": "cu')
+  writeFileSync(join(dir, 'kept', 'empty', 'manifest.json'), '')
+  // Its deletion had begun: the disk of the uppers knew of it, that of the manifests not yet.
+  uppers.delete('u-bare')
+  const again = open()
+  expect(again.paused().map(({ snapshotId }) => snapshotId)).toEqual(['whole'])
+  await again.sweepUnfinished()
+  expect(readdirSync(join(dir, 'kept')).sort()).toEqual(['.drafts', 'whole'])
+  expect(readdirSync(join(dir, 'kept', '.drafts'))).toEqual([])
+})
+
+test('of several pauses of a sandbox the newest counts', async () => {
+  const kept = open()
+  await publish(kept, 'old', 'one', 1)
+  await publish(kept, 'new', 'one', 2)
+  expect(kept.pauseOf('one')?.id).toBe('new')
+})
+
+test('memory of an agent that was upgraded since is restored with the agent that it was captured with', () => {
+  const captured = { hostClass: 'linux-old', agentDigest: 'old', sizeBytes: 1 }
+  const kept = snapshot('s', 'one', 1, captured)
+  const layers = layersWith('old', 'new')
+  expect(open(machineWith('old')).ready(kept, true, layers).agentLayer).toBeUndefined()
+  expect(open(machineWith('new')).ready(kept, true, layers)).toMatchObject({
+    memoryDir: expect.any(String),
+    agentLayer: { digest: 'old' },
+  })
+  // Booted, it has the new one.
+  expect(open(machineWith('new')).ready(kept, false, layers)).toMatchObject({
+    memoryDir: undefined,
+    agentLayer: undefined,
+  })
+})
+
+test('memory that cannot be restored here is refused, its files are not', () => {
+  const captured = { hostClass: 'linux-old', agentDigest: 'old', sizeBytes: 1 }
+  const kept = snapshot('s', 'one', 1, captured)
+  const layers = layersWith('old', 'new')
+  const otherKernel = open(machineWith('old', 'linux2'))
+  expect(() => otherKernel.ready(kept, true, layers)).toThrow('does not fit this host')
+  expect(otherKernel.ready(kept, false, layers).memoryDir).toBeUndefined()
+  expect(() => open(machineWith('new')).ready(kept, true, layersWith('new'))).toThrow(
+    'does not fit this host',
+  )
+  const unnamed = snapshot('s', 'one', 1, { hostClass: 'linux-old', sizeBytes: 1 })
+  expect(() => open(machineWith('new')).ready(unnamed, true, layers)).toThrow('does not fit this host')
+  expect(open(machineWith('old')).ready(unnamed, true, layers).memoryDir).toBeDefined()
+})
