@@ -11,6 +11,8 @@ const CAPABILITIES = [...ROOT_CAPABILITIES, 'CAP_SYS_ADMIN', 'CAP_SYS_NICE', 'CA
 export interface GvisorBundleOptions extends BundleOptions {
   /** Undefined makes a network namespace of its own, with nothing in it. */
   netnsPath: string | undefined
+  /** Size of `/dev/shm`. */
+  sharedMemoryMib: number
 }
 
 /**
@@ -25,6 +27,20 @@ export function bundleConfig(options: GvisorBundleOptions): object {
       { destination: '/proc', type: 'proc', source: 'proc' },
       { destination: '/dev', type: 'tmpfs', source: 'tmpfs' },
       { destination: '/sys', type: 'sysfs', source: 'sysfs', options: ['ro', 'nosuid', 'noexec', 'nodev'] },
+      // The agent limits the processes there. A bomb then meets the sentry's limit, not the machine's, which ends all.
+      {
+        destination: '/sys/fs/cgroup',
+        type: 'cgroup',
+        source: 'cgroup',
+        options: ['nosuid', 'noexec', 'nodev'],
+      },
+      // Half of what there is, as on any machine: what lies there is of no process that could be ended.
+      {
+        destination: '/dev/shm',
+        type: 'tmpfs',
+        source: 'tmpfs',
+        options: ['nosuid', 'nodev', 'mode=1777', `size=${options.sharedMemoryMib}m`],
+      },
       // Clones of one snapshot have different boot ids: the agent rewrites the file after each start.
       bindMount(rootPath + BOOT_ID_FILE, '/proc/sys/kernel/random/boot_id', 'ro'),
       // The sentry shows the machine's memory, from which programs would choose their sizes.

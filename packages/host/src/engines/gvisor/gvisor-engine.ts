@@ -1,5 +1,6 @@
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import type { CgroupLimits } from '../../linux/cgroup.ts'
 import { userNamespaceFor } from '../../linux/idmap.ts'
 import { errorCode } from '../../linux/libc.ts'
 import { unmountIfMounted } from '../../linux/mount.ts'
@@ -15,6 +16,7 @@ import type {
   EngineStart,
   Instance,
   Limits,
+  Usage,
 } from '../engine.ts'
 import type { ProcessInstance } from '../instance.ts'
 import { prepareRoot, type RootLayers, whileMounted } from '../overlay-root.ts'
@@ -25,6 +27,7 @@ import { bundleFiles } from '../slot-files.ts'
 import { bytesIn } from '../written-bytes.ts'
 import { bundleConfig } from './bundle.ts'
 import { hostClass } from './host-class.ts'
+import { continueStopped, MemoryWatch } from './memory-watch.ts'
 import { probeGvisor } from './probe.ts'
 import {
   bootProgram,
@@ -36,12 +39,19 @@ import {
   restoreProgram,
   resume,
   runscPlaces,
+  signalInit,
 } from './runsc.ts'
 import { attachNetwork, detachNetwork } from './slot-network.ts'
 
 /** What the sentry and its file server take besides what the guest was given. */
 const SENTRY_MEMORY_MIB = 64
 const SENTRY_THREADS = 256
+/** A process of the guest is two of the machine. */
+const PROCESSES_EACH = 2
+/** Taken for moments only, until a greedy process has ended. */
+const RESERVE_MIB = 256
+/** Tells init that memory is short; an older one takes no notice. */
+const MEMORY_IS_SHORT = 'SIGURG'
 const LOG_BYTES = 2_000
 
 export interface GvisorEngineOptions extends ProcessEngineOptions, RootLayers {
@@ -57,6 +67,7 @@ const gvisorFiles = (slotDir: string) => ({
   netns: join(slotDir, 'netns'),
   runsc: join(slotDir, 'runsc.json'),
   runtime: join(slotDir, 'runsc'),
+  memoryKills: join(slotDir, 'memory-kills'),
 })
 
 type GvisorFiles = ReturnType<typeof gvisorFiles>
@@ -71,6 +82,8 @@ export class GvisorEngine extends ProcessEngine<GvisorFiles, GvisorEngineOptions
   readonly writtenIn = 'upper'
   readonly canCapture = true
   protected readonly filesIn = gvisorFiles
+  /** By the index of their slot. */
+  readonly #memoryWatches = new Map<number, MemoryWatch>()
 
   constructor(options: GvisorEngineOptions) {
     super(options)
@@ -92,7 +105,7 @@ export class GvisorEngine extends ProcessEngine<GvisorFiles, GvisorEngineOptions
     this.limit(slot, withSentry(limits))
     const root = await prepareRoot(start, this.options)
     if (start.memoryDir === undefined) keepTmpOnDisk(upper)
-    return await this.launch(start, (shim) =>
+    const instance = await this.launch(start, (shim) =>
       whileMounted(root, this.directory(slot), async () => {
         this.#writeConfig(start, files)
         if (hasNetwork(slot)) await attachNetwork(slot, files.netns)
@@ -104,6 +117,8 @@ export class GvisorEngine extends ProcessEngine<GvisorFiles, GvisorEngineOptions
         })
       }),
     )
+    this.#watchMemory(instance, limits)
+    return instance
   }
 
   /**
@@ -116,7 +131,7 @@ export class GvisorEngine extends ProcessEngine<GvisorFiles, GvisorEngineOptions
       throw new Error(`memory of runsc ${runsc.version} cannot be restored any more: keep the files alone`)
     const places = this.#places(instance.slot)
     // Frozen from outside it would not answer.
-    this.cgroup(instance.slot).thaw()
+    await this.thaw(instance)
     await pause(runsc, places)
     let isOver = false
     try {
@@ -142,10 +157,29 @@ export class GvisorEngine extends ProcessEngine<GvisorFiles, GvisorEngineOptions
     const { slot } = entry
     await userNamespaceFor(slot.uidBase)
     this.cgroup(slot).thaw()
+    continueStopped(this.cgroup(slot))
+    this.#watchMemory(instance, entry.limits)
     // A capture may have been under way.
     const runsc = this.#runscOf(slot)
     if (await isPaused(runsc, this.#places(slot))) await resume(runsc, this.#places(slot))
     return instance
+  }
+
+  /** What does not run needs no watch. */
+  override async freeze(instance: Instance): Promise<void> {
+    this.#memoryWatches.get(instance.slot.index)?.stop()
+    await super.freeze(instance)
+  }
+
+  override async thaw(instance: Instance): Promise<void> {
+    await super.thaw(instance)
+    this.#memoryWatches.get(instance.slot.index)?.start()
+  }
+
+  override async usage(instance: Instance): Promise<Usage> {
+    const usage = await super.usage(instance)
+    const ended = this.#memoryWatches.get(instance.slot.index)?.kills ?? 0
+    return { ...usage, oomKills: usage.oomKills + ended }
   }
 
   protected override async ended(own: ProcessInstance): Promise<void> {
@@ -160,6 +194,8 @@ export class GvisorEngine extends ProcessEngine<GvisorFiles, GvisorEngineOptions
   }
 
   protected async detach(slot: Slot): Promise<void> {
+    this.#memoryWatches.get(slot.index)?.stop()
+    this.#memoryWatches.delete(slot.index)
     unmountRoot(this.directory(slot))
     if (hasNetwork(slot)) await detachNetwork(slot, this.files(slot).netns)
   }
@@ -174,12 +210,25 @@ export class GvisorEngine extends ProcessEngine<GvisorFiles, GvisorEngineOptions
     return `: ${existsSync(log) ? readFileSync(log, 'utf8').trim().slice(-LOG_BYTES) : 'it wrote no log'}`
   }
 
-  #writeConfig({ slot, hostname }: EngineStart, files: GvisorFiles): void {
+  #watchMemory({ slot, initPid }: Instance, limits: Limits): void {
+    const watch = new MemoryWatch({
+      cgroup: this.cgroup(slot),
+      limitMib: limits.memoryMib + SENTRY_MEMORY_MIB,
+      kernelPid: initPid,
+      killsFile: this.files(slot).memoryKills,
+      relieve: () => signalInit(this.#runscOf(slot), this.#places(slot), MEMORY_IS_SHORT),
+    })
+    this.#memoryWatches.set(slot.index, watch)
+    watch.start()
+  }
+
+  #writeConfig({ slot, hostname, limits }: EngineStart, files: GvisorFiles): void {
     const { runsc, initCommand, openFilesMax } = this.options
     const config = bundleConfig({
       rootPath: join(this.directory(slot), 'root'),
       netnsPath: hasNetwork(slot) ? files.netns : undefined,
       hostname,
+      sharedMemoryMib: Math.ceil(limits.memoryMib / 2),
       uidBase: slot.uidBase,
       initCommand,
       openFilesMax,
@@ -209,10 +258,12 @@ export class GvisorEngine extends ProcessEngine<GvisorFiles, GvisorEngineOptions
 
 const hasNetwork = ({ netnsPath }: Slot): boolean => netnsPath !== NEW_NETWORK
 
-const withSentry = (limits: Limits): Limits => ({
+/** The last wall, which ends the sandbox. Before it stand the sentry's own limit of processes and the memory watch. */
+const withSentry = (limits: Limits): CgroupLimits => ({
   ...limits,
-  memoryMib: limits.memoryMib + SENTRY_MEMORY_MIB,
-  pids: limits.pids + SENTRY_THREADS,
+  memoryMib: limits.memoryMib + SENTRY_MEMORY_MIB + RESERVE_MIB,
+  memorySlowMib: limits.memoryMib + SENTRY_MEMORY_MIB,
+  pids: limits.pids * PROCESSES_EACH + SENTRY_THREADS,
 })
 
 /** runsc puts a tmpfs on an empty `/tmp`, whose content would be kept in memory snapshots and lost with the memory. */

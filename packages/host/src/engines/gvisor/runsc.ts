@@ -71,6 +71,10 @@ export const pause = (runsc: Runsc, places: RunscPlaces): Promise<RunResult> =>
 export const resume = (runsc: Runsc, places: RunscPlaces): Promise<RunResult> =>
   control(runsc, places, ['resume', SANDBOX])
 
+/** Signals the sandbox's init. Throws CommandError. */
+export const signalInit = (runsc: Runsc, places: RunscPlaces, signal: string): Promise<RunResult> =>
+  control(runsc, places, ['kill', SANDBOX, signal])
+
 /** Writes memory and kernel state into an empty directory; a paused sandbox stays paused. Throws CommandError. */
 export const checkpoint = (runsc: Runsc, places: RunscPlaces, memoryDir: string): Promise<RunResult> => {
   const how = ['-compression=none', '-exclude-committed-zero-pages', '-leave-running']
