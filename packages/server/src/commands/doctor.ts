@@ -1,5 +1,6 @@
 import type { Config } from '../config.ts'
 import { isForTests } from '../engines/for-tests.ts'
+import { checkGuestKernel } from '../engines/guest-kernel.ts'
 import { probeEngines } from '../engines/installed.ts'
 import { installCommand, installers } from '../engines/installers.ts'
 import { readRuntime } from '../runtime.ts'
@@ -66,6 +67,8 @@ async function engineFindings(config: Config): Promise<Finding[]> {
       remedy: report.remedy,
     }),
   )
+  const guestKernel = await checkGuestKernel(config)
+  if (guestKernel) found.push({ ...guestKernel, kind: 'engine' })
   return [...found, ...(await notInstalled(config, new Set(reports.map(({ name }) => name))))]
 }
 
