@@ -1,8 +1,19 @@
 import { defineConfig } from 'vitest/config'
 
+/** Whole-system tests that make what they need: names, ports and addresses of their own. */
+const OWN_SERVER = [
+  'agent-upgrade',
+  'lifecycle',
+  'network',
+  'observations',
+  'pause',
+  'power-loss',
+  'restart',
+].map((name) => `tests/system/${name}.test.ts`)
+
 /**
- * Unit tests lie beside the code; whole-system tests share one server and run one file at a time. Files of the engines
- * have a host each, and wait much: two run side by side.
+ * Unit tests lie beside the code. Whole-system tests share one server, and run one file at a time; those with a server
+ * or host of their own, and files of the engines, wait much and run two at a time.
  */
 export default defineConfig({
   test: {
@@ -26,10 +37,21 @@ export default defineConfig({
         test: {
           name: 'system',
           include: ['tests/system/**/*.test.ts'],
+          exclude: OWN_SERVER,
           globalSetup: ['tests/system/harness/global-setup.ts'],
           testTimeout: 60_000,
           hookTimeout: 120_000,
           fileParallelism: false,
+          setupFiles: ['tests/system/harness/clients.ts'],
+        },
+      },
+      {
+        test: {
+          name: 'servers',
+          include: OWN_SERVER,
+          testTimeout: 60_000,
+          hookTimeout: 120_000,
+          maxWorkers: 2,
           setupFiles: ['tests/system/harness/clients.ts'],
         },
       },

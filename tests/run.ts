@@ -148,6 +148,7 @@ if (setup.failed === 0) {
   counts.push(
     await vitest('unit'),
     await vitest('system'),
+    await vitest('servers'),
     await vitest('engines', await withRunsc(config)),
     await emulated(),
     await pytest(python, 'python/e2b_charts'),

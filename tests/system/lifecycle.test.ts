@@ -18,7 +18,6 @@ afterEach(async () => {
 })
 afterAll(async () => {
   await server.dispose()
-  useTestServer()
 })
 
 async function create(options: SandboxOpts = {}): Promise<Sandbox> {

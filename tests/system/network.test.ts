@@ -47,7 +47,6 @@ afterAll(async () => {
   await server.dispose()
   await internet.close()
   rmSync(internetCa)
-  useTestServer()
 })
 
 async function create(options: SandboxOpts = {}): Promise<Sandbox> {

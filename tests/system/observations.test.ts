@@ -35,7 +35,6 @@ describe('logs and metrics', () => {
   })
   afterAll(async () => {
     await server.dispose()
-    useTestServer()
   })
 
   it('a sandbox finds its host, whatever it may reach besides, and speaks under its own name', async () => {

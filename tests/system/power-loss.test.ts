@@ -42,7 +42,6 @@ describe('a machine that loses power', () => {
   })
   afterAll(async () => {
     await machine.dispose()
-    useTestServer()
   })
 
   const listed = async (): Promise<Record<string, string>> => {

@@ -7,13 +7,12 @@ import { createTestServer, type TestServer } from './harness/server.ts'
 describe('a server that dies', () => {
   let server: TestServer
   beforeAll(async () => {
-    server = createTestServer(1, { E2B_POOL_MAX: '0' })
+    server = createTestServer(2, { E2B_POOL_MAX: '0' })
     await server.start()
     useTestServer(server.clientEnv)
   })
   afterAll(async () => {
     await server.dispose()
-    useTestServer()
   })
 
   it('comes back with running sandboxes, killed with SIGKILL', async () => {

@@ -2,8 +2,8 @@ import { readFileSync } from 'node:fs'
 import { getCACertificates, setDefaultCACertificates } from 'node:tls'
 import { inject } from 'vitest'
 
-/** Points the official clients in this process at the tests' server. */
-export function useTestServer(environment: Record<string, string> = inject('clientEnv')): void {
+/** Points the official clients in this process at a server of tests. */
+export function useTestServer(environment: Record<string, string>): void {
   Object.assign(process.env, environment)
   delete process.env.E2B_DEBUG
   const bundle = environment.NODE_EXTRA_CA_CERTS
@@ -19,4 +19,5 @@ export function apiRequest(path: string, init: RequestInit & { key?: string } = 
   })
 }
 
-useTestServer()
+const shared = inject('clientEnv')
+if (shared) useTestServer(shared)

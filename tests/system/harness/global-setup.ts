@@ -3,7 +3,8 @@ import { createTestServer } from './server.ts'
 
 declare module 'vitest' {
   interface ProvidedContext {
-    clientEnv: Record<string, string>
+    /** Undefined where files have a server of their own. */
+    clientEnv: Record<string, string> | undefined
     serverPid: number
     serverConfig: { instance: string; stateDir: string; runDir: string; proxyPort: number; apiPort: number }
   }
