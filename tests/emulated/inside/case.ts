@@ -18,3 +18,9 @@ export interface Case {
 
 /** Of a case that is about Firecracker. */
 export const ofFirecracker = { engine: 'microvm', monitor: 'firecracker', boot: 0 } as const
+
+/** Of a case that is about engines whose guests have no kernel of their own. */
+export const withoutGuestKernel = [
+  { engine: 'container', boot: 0 },
+  { engine: 'gvisor', boot: 0 },
+] as const

@@ -2,14 +2,14 @@ import assert from 'node:assert/strict'
 import type { Case } from './case.ts'
 import type { HostUnderTest, Running } from './host-under-test.ts'
 
-/** Two machines that go on from one memory are two: in what the kernel draws, also for what already ran in it. */
+/** Two sandboxes that go on from one memory are two: in what the kernel draws, also for what already ran in it. */
 
 const PART = 'clones'
 const DRAWS_MS = 4_000
 
 /**
- * Draws from the kernel over and over, with the clock's time of each: the clock jumps when the agent sets it, which is
- * when it has given the kernel a seed as well.
+ * Draws from the kernel over and over, with the clock's time of each: the clock of a machine jumps when the agent sets
+ * it, which is when it has given the kernel a seed as well.
  */
 const DRAWING = `
 import os, time
@@ -68,7 +68,6 @@ export const cloneCases: Case[] = [
   {
     part: PART,
     name: 'what two clones draw is different, also in processes that were captured',
-    engine: 'microvm',
     boot: 0,
     async run(host) {
       const origin = await host.start()

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
-import { readdirSync, readFileSync } from 'node:fs'
+import { readdirSync } from 'node:fs'
 import { request } from 'node:http'
 import { text } from 'node:stream/consumers'
+import { readText, slotOf } from './sandbox-processes.ts'
 
 /** A machine of Firecracker as this machine sees it. */
 
@@ -22,10 +23,6 @@ export function monitorPid(address: string): number {
   assert.ok(found, `a monitor runs in slot ${slot}`)
   return found
 }
-
-const slotOf = (address: string): number => Number(address.split('.').at(-1)) - FIRST_ADDRESS
-/** The address of slot 0 ends so. */
-const FIRST_ADDRESS = 2
 
 export interface MemoryUse {
   rssMib: number
@@ -88,12 +85,4 @@ export function askFirecracker(
     call.setHeader('Content-Length', Buffer.byteLength(bytes))
     call.end(bytes)
   })
-}
-
-export const readText = (path: string): string => {
-  try {
-    return readFileSync(path, 'utf8')
-  } catch {
-    return ''
-  }
 }

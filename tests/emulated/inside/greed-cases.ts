@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict'
 import { descriptorBomb, fileBomb, MEMORY_BOMB } from '../../engines/bombs.ts'
-import type { Case } from './case.ts'
+import { type Case, withoutGuestKernel } from './case.ts'
 import type { HostUnderTest, Running } from './host-under-test.ts'
 
-/** Greedy guests: this machine stays well and a neighbour answers. */
+/** Greedy guests: this machine stays well, a neighbour answers, and their sandboxes go on. */
 
 const PART = 'greed'
 const ANSWERS_WITHIN_MS = 60_000
@@ -20,12 +20,54 @@ async function neighbourIsFine(host: HostUnderTest): Promise<number> {
   return ms
 }
 
-/** A bomb of its own machine, the neighbour's answer while it goes off, and whether the machine is there after it. */
-const bomb = (name: string, program: string, holds: (printed: string) => void): Case => ({
+interface Bomb {
+  name: string
+  program: string
+  /** What it prints where it is met by a limit. @throws AssertionError */
+  holds: (printed: string) => void
+}
+
+const forks: Bomb = {
+  name: 'a fork bomb meets the limit of its sandbox',
+  // Of a shell, whose children take next to nothing: memory must not be what ends it.
+  program: `
+import os, subprocess
+os.mkfifo('/tmp/gate')
+loop = 'i=0; while [ $i -lt 2000 ]; do (read line < /tmp/gate) & i=$((i+1)); done'
+quiet = subprocess.DEVNULL
+print('status', subprocess.run(['sh', '-c', loop], stdout=quiet, stderr=quiet).returncode)
+# Also for children that have not come to it yet: they find no gate.
+gate = os.open('/tmp/gate', os.O_RDWR)
+os.unlink('/tmp/gate')
+os.close(gate)
+`,
+  holds: (printed) => assert.match(printed.trim(), /^status [1-9]/),
+}
+
+const memory: Bomb = {
+  name: 'a memory bomb is ended, alone',
+  program: MEMORY_BOMB,
+  holds: (printed) => assert.match(printed, /Killed/),
+}
+
+const files: Bomb = {
+  name: 'files: a process has as many as it may, a disk as many as it holds',
+  program: descriptorBomb(3_000) + fileBomb('/root/many'),
+  holds: (printed) => assert.deepEqual(printed.split('\n'), ['24', 'True', '28']),
+}
+
+/** The disk of a sandbox without a kernel of its own counts bytes alone. */
+const descriptors: Bomb = {
+  name: 'files: a process has as many as it may',
+  program: descriptorBomb(3_000),
+  holds: (printed) => assert.equal(printed, '24\nTrue'),
+}
+
+/** A bomb in a sandbox, the neighbour's answer while it goes off, and whether the sandbox is there after it. */
+const explodes = (of: Pick<Case, 'engine' | 'boot'>, { name, program, holds }: Bomb): Case => ({
+  ...of,
   part: PART,
   name,
-  engine: 'microvm',
-  boot: 0,
   async run(host) {
     neighbour ??= await host.start()
     greedy = await host.start()
@@ -42,29 +84,9 @@ const bomb = (name: string, program: string, holds: (printed: string) => void): 
   },
 })
 
+const machine = { engine: 'microvm', boot: 0 } as const
+
 export const greedCases: Case[] = [
-  bomb(
-    'a fork bomb meets the limit of its machine',
-    // Of a shell, whose children take next to nothing: memory must not be what ends it.
-    `
-import os, subprocess
-os.mkfifo('/tmp/gate')
-loop = 'i=0; while [ $i -lt 2000 ]; do (read line < /tmp/gate) & i=$((i+1)); done'
-quiet = subprocess.DEVNULL
-print('status', subprocess.run(['sh', '-c', loop], stdout=quiet, stderr=quiet).returncode)
-# Also for children that have not come to it yet: they find no gate.
-gate = os.open('/tmp/gate', os.O_RDWR)
-os.unlink('/tmp/gate')
-os.close(gate)
-`,
-    (printed) => assert.match(printed.trim(), /^status [1-9]/),
-  ),
-  bomb('a memory bomb ends by the kernel of its machine', MEMORY_BOMB, (printed) =>
-    assert.match(printed, /Killed/),
-  ),
-  bomb(
-    'files: a process has as many as it may, a disk as many as it holds',
-    descriptorBomb(3_000) + fileBomb('/root/many'),
-    (printed) => assert.deepEqual(printed.split('\n'), ['24', 'True', '28']),
-  ),
+  ...[forks, memory, files].map((bomb) => explodes(machine, bomb)),
+  ...withoutGuestKernel.flatMap((of) => [forks, memory, descriptors].map((bomb) => explodes(of, bomb))),
 ]

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { readdirSync, readlinkSync } from 'node:fs'
-import { readText } from './firecracker-machine.ts'
+import { readText } from './sandbox-processes.ts'
 
 /** What the kernel says of a virtual machine monitor's walls. */
 

@@ -2,11 +2,12 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { get, type IncomingMessage } from 'node:http'
 import { buffer } from 'node:stream/consumers'
-import { type Case, ofFirecracker } from './case.ts'
+import { type Case, ofFirecracker, withoutGuestKernel } from './case.ts'
 import { askFirecracker } from './firecracker-machine.ts'
 import type { HostUnderTest, Running } from './host-under-test.ts'
+import { cgroupFile } from './sandbox-processes.ts'
 
-/** Rate limiters: memory that was captured without them is restored under them. */
+/** Rate limiters of a machine: memory that was captured without them is restored under them. Limits of cgroup v2. */
 
 const PART = 'limits'
 const DISK_MIBPS = 2
@@ -34,6 +35,29 @@ async function times(host: HostUnderTest, { address }: Running): Promise<Times> 
 async function download(url: string): Promise<{ body: Buffer }> {
   const [answer] = (await once(get(url, { agent: false }), 'response')) as [IncomingMessage]
   return { body: await buffer(answer) }
+}
+
+/** Processor time that the sandbox has had, in microseconds. */
+const processorUsec = ({ address }: Running): number =>
+  Number(/^usage_usec (\d+)$/m.exec(cgroupFile(address, 'cpu.stat'))?.[1])
+
+/** On cgroup v2, where this machine has the controllers in one hierarchy. */
+const processorCase: Case['run'] = async (host) => {
+  const busy = await host.start()
+  const found = ['cpu.max', 'memory.swap.max', 'memory.max', 'pids.max'].map((name) =>
+    cgroupFile(busy.address, name),
+  )
+  assert.deepEqual(found.slice(0, 2), ['100000 100000', '0'])
+  for (const limit of found.slice(2)) assert.match(limit, /^\d+$/)
+  const [beganUsec, beganMs] = [processorUsec(busy), performance.now()]
+  await host.output(
+    busy.address,
+    'for i in 1 2 3 4; do timeout 10 sh -c "while :; do :; done" & done; wait; true',
+  )
+  const processors = (processorUsec(busy) - beganUsec) / 1000 / (performance.now() - beganMs)
+  assert.ok(processors > 0.3 && processors < 1.35, `${processors} processors`)
+  await host.stop(busy)
+  return { processors, found }
 }
 
 export const limitCases: Case[] = [
@@ -72,4 +96,12 @@ export const limitCases: Case[] = [
       return { without, within, after }
     },
   },
+  ...withoutGuestKernel.map(
+    (target): Case => ({
+      ...target,
+      part: PART,
+      name: 'four busy loops get the one processor of their sandbox, which has no swap',
+      run: processorCase,
+    }),
+  ),
 ]

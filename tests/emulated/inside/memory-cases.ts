@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { setTimeout as delay } from 'node:timers/promises'
-import { type Case, ofFirecracker } from './case.ts'
+import { type Case, ofFirecracker, withoutGuestKernel } from './case.ts'
 import { askFirecracker, groupMib, memoryUse, monitorPid, writtenBytes } from './firecracker-machine.ts'
 import type { HostUnderTest, Running } from './host-under-test.ts'
 
@@ -139,4 +139,30 @@ export const memoryCases: Case[] = [
       return { reports, before, full, less }
     },
   },
+  ...withoutGuestKernel.map(
+    (target): Case => ({
+      ...target,
+      part: PART,
+      name: 'memory is whole in snapshots, in clones of them, in snapshots of these, and after a pause',
+      async run(host) {
+        const origin = await host.start()
+        const first = await scribble(host, origin, 16)
+        await host.client.snapshot({ sandboxId: origin.sandboxId, snapshotId: 'first' })
+        const second = await scribble(host, origin, 24)
+        const clone = await host.start('first')
+        assert.equal(await kept(host, clone), first)
+        const third = await scribble(host, clone, 8)
+        await host.client.snapshot({ sandboxId: clone.sandboxId, snapshotId: 'third' })
+        const later = [
+          await host.pauseAndResume(origin),
+          await host.start('third'),
+          await host.start('first'),
+        ]
+        assert.deepEqual(await Promise.all(later.map((each) => kept(host, each))), [second, third, first])
+        await host.stop(...later, clone)
+        for (const snapshotId of ['first', 'third']) await host.client.deleteSnapshot({ snapshotId })
+        return {}
+      },
+    }),
+  ),
 ]
