@@ -21,6 +21,13 @@ export interface Engine {
    * Two hosts of one class can exchange memory snapshots.
    */
   hostClass(agentDigest?: string): string
+  /**
+   * What the memory of one running sandbox fits once it is captured. As `hostClass`, but for what such memory brings
+   * along or its sandbox has had since before an upgrade.
+   */
+  memoryClass(instance: Instance, agentDigest?: string): string
+  /** Whether memory of a class that `memoryClass` once answered can be restored here, on a layer of its agent. */
+  restores(memoryClass: string, agentDigest?: string): boolean
   /** Digest of the agent's layer of new starts. Undefined where no older one can be restored. */
   readonly agentDigest?: string
   /** Starts what the next sandbox of a slot will need, ahead of it. Idempotent. */

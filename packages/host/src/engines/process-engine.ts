@@ -79,6 +79,14 @@ export abstract class ProcessEngine<Files extends ShimFiles, Options extends Pro
     if (!this.#shims.get(slot.index)?.usable) this.#shims.set(slot.index, new Shim(this.options.shimPath))
   }
 
+  memoryClass(_instance: Instance, agentDigest?: string): string {
+    return this.hostClass(agentDigest)
+  }
+
+  restores(memoryClass: string, agentDigest?: string): boolean {
+    return memoryClass === this.hostClass(agentDigest)
+  }
+
   async freeze(instance: Instance): Promise<void> {
     await this.cgroup(instance.slot).freeze()
   }

@@ -178,8 +178,8 @@ function refusal(sandboxId: string, { signal }: KeepRequest, error: unknown): un
 }
 
 /** An agent that was upgraded since the sandbox started is not the one in its memory. */
-const memoryOf = ({ engine, agentDigest }: Cell, sizeBytes: number): KeptSnapshot['memory'] => ({
-  hostClass: engine.hostClass(agentDigest),
+const memoryOf = ({ engine, instance, agentDigest }: Cell, sizeBytes: number): KeptSnapshot['memory'] => ({
+  hostClass: engine.memoryClass(instance, agentDigest),
   agentDigest,
   sizeBytes,
 })

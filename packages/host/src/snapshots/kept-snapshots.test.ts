@@ -30,6 +30,7 @@ const machineWith = (agent: string, kernel = 'linux'): Engines => {
     ...engines.for(undefined),
     agentDigest: agent,
     hostClass: (of = agent) => `${kernel}-${of}`,
+    restores: (memoryClass: string, of = agent) => memoryClass === `${kernel}-${of}`,
   }
   return new Engines([{ engine, report: engines.reports[0]!.report }])
 }

@@ -52,6 +52,7 @@ export interface KeptSnapshot {
 }
 
 export interface KeptMemory {
+  /** `Engine.memoryClass` of the sandbox. */
   readonly hostClass: string
   /** The agent's layer that it was captured with; undefined where only that of the engine itself can be restored. */
   readonly agentDigest?: string | undefined
@@ -216,7 +217,7 @@ function agentLayerOf(
   const { hostClass, agentDigest } = memory
   const isOwn = agentDigest === undefined || agentDigest === engine.agentDigest
   const agentLayer = isOwn ? undefined : layers.get(agentDigest)
-  if (hostClass === engine.hostClass(agentDigest) && (isOwn || agentLayer)) return agentLayer
+  if (engine.restores(hostClass, agentDigest) && (isOwn || agentLayer)) return agentLayer
   throw new HostError(
     'wrongState',
     `the memory of snapshot '${id}' was captured by another engine, kernel or agent and does not fit this host any ` +

@@ -74,6 +74,8 @@ function cellParts(): CellParts {
     probe: async () => usable,
     prepare: async () => {},
     hostClass: () => 'test',
+    memoryClass: () => 'test',
+    restores: () => true,
     async start({ sandboxId, slot, upper }): Promise<Instance> {
       await agentAt(slot.address)
       running.add(slot.index)

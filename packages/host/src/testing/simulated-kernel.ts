@@ -39,6 +39,8 @@ export function partsOver(kernel: Kernel, dir: string, step: Step): CellParts {
     probe: async () => usable,
     prepare: async () => {},
     hostClass: () => 'test',
+    memoryClass: () => 'test',
+    restores: () => true,
     async start({ sandboxId, slot, upper }) {
       await step('engine.start')
       expect(kernel.instances.has(slot.index)).toBe(false)

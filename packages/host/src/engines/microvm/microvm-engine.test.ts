@@ -137,7 +137,17 @@ timed('a clone is captured while it runs, and its own clone goes on from there i
   const third = await engine.start(await fixture.plan(2, { memoryDir: second, upper }))
   expect(await guestState(third)).toMatchObject({ count: 3 })
   expect(await inShell(third, 'cat /later')).toBe('later')
-  await Promise.all([engine.stop(clone), engine.stop(third)])
+  await engine.stop(third)
+
+  const { image } = fixture.parts.options
+  const rebuilt = fixture.engine({ image: { ...image, digest: 'another' } })
+  expect(rebuilt.hostClass()).not.toBe(engine.hostClass())
+  expect(rebuilt.restores(engine.memoryClass(clone))).toBe(true)
+  const other = fixture.engine({
+    monitors: [new QemuMonitor({ ...fixture.qemuOptions, accelerator: 'kvm' })],
+  })
+  expect(other.restores(engine.memoryClass(clone))).toBe(false)
+  await engine.stop(clone)
 })
 
 timed('memory goes on with the agent that it was captured with, whatever newer one there is', async () => {

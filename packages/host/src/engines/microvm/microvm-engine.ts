@@ -72,16 +72,25 @@ export class MicrovmEngine extends ProcessEngine<MachineFiles, MicrovmEngineOpti
     for (const monitor of this.options.monitors) {
       const report = await probeMonitor(monitor, this.options)
       reports.push(report)
-      if (!report.usable) continue
-      this.#monitor = monitor
-      return report
+      if (report.usable) {
+        this.#monitor = monitor
+        return report
+      }
     }
     const detail = reports.map((report) => report.detail).join('; ')
     return { ...reports[0]!, detail }
   }
 
   hostClass(agentDigest = this.agentDigest): string {
-    return hostClass(this.#monitor, this.options.image, agentDigest)
+    return hostClass(this.#monitor, this.options.image.digest, agentDigest)
+  }
+
+  override memoryClass(instance: Instance, agentDigest = this.agentDigest): string {
+    return hostClass(this.#running(instance).monitor, undefined, agentDigest)
+  }
+
+  override restores(memoryClass: string, agentDigest = this.agentDigest): boolean {
+    return this.options.monitors.some((one) => hostClass(one, undefined, agentDigest) === memoryClass)
   }
 
   /** Nothing: which engine the next sandbox of a slot has is not known before. */
@@ -91,9 +100,9 @@ export class MicrovmEngine extends ProcessEngine<MachineFiles, MicrovmEngineOpti
     const { slot, limits } = start
     const files = this.#vacateForMachine(slot)
     return await this.launch(start, async (shim) => {
-      const plan = await this.#plan(start, files)
+      const { plan, monitor } = await this.#plan(start, files)
       await attachTap(slot)
-      return await this.#begin(shim, plan, { cpuCount: limits.cpuCount, netns: slot.netnsPath })
+      return await this.#begin(shim, monitor, plan, { cpuCount: limits.cpuCount, netns: slot.netnsPath })
     })
   }
 
@@ -108,7 +117,8 @@ export class MicrovmEngine extends ProcessEngine<MachineFiles, MicrovmEngineOpti
       const plan: MachinePlan = { ...machine, ...places, sandboxId, slot, image }
       const limits = { cpuCount: machine.vcpuCount, memoryMib: machine.memoryMib }
       writeMachineRecord(files.record, newRecord(limits, [], this.#monitor))
-      return await this.#begin(shim, plan, { cpuCount: machine.vcpuCount, netns: NEW_NETWORK })
+      const allowed = { cpuCount: machine.vcpuCount, netns: NEW_NETWORK }
+      return await this.#begin(shim, this.#monitor, plan, allowed)
     })
     try {
       await within(reader.exited, READ_WITHIN_MS * this.#monitor.timeScale)
@@ -186,12 +196,12 @@ export class MicrovmEngine extends ProcessEngine<MachineFiles, MicrovmEngineOpti
 
   async #begin(
     shim: Shim,
+    monitor: Monitor,
     plan: MachinePlan,
     { cpuCount, netns }: { cpuCount: number; netns: string },
   ): Promise<StartedInit> {
     const { slot, diskDirectory } = plan
     const files = this.files(slot)
-    const monitor = this.#monitor
     this.limit(slot, { ...machineLimits(plan, monitor), cpuCount })
     const { pidFile, ...command } = await monitor.prepare(plan)
     const process = await shim.start({
@@ -220,20 +230,22 @@ export class MicrovmEngine extends ProcessEngine<MachineFiles, MicrovmEngineOpti
     return occupiedBytesIn(memoryDir)
   }
 
-  async #plan(start: EngineStart, files: MachineFiles): Promise<MachinePlan> {
+  async #plan(start: EngineStart, files: MachineFiles): Promise<{ plan: MachinePlan; monitor: Monitor }> {
     const { slot, upper, limits, memoryDir } = start
     const { image, bundlesDir, seedsDir } = this.options
-    const monitor = this.#monitor
     const layers = [...start.layers, start.agentLayer ?? this.options.agentLayer]
     const record =
-      memoryDir === undefined ? newRecord(limits, layers, monitor) : readMachineRecord(recordIn(memoryDir))
+      memoryDir === undefined
+        ? newRecord(limits, layers, this.#monitor)
+        : readMachineRecord(recordIn(memoryDir))
+    const monitor = this.#monitorOf(record)
     const given = layers.map(({ digest }) => digest)
     if (record.layers.join() !== given.join()) throw new Error('its memory belongs to other layers')
     const room = { maxDrives: monitor.maxDrives - 1, firstDrive: 1, bundlesDir }
     const { drives, lower } = await layerDrives(layers, room)
     const disk = await prepareDisk({ upper, diskMib: limits.diskMib, memoryDir, uid: slot.uidBase, seedsDir })
     writeMachineRecord(files.record, record)
-    return {
+    const plan = {
       sandboxId: start.sandboxId,
       slot,
       directory: files.machine,
@@ -246,6 +258,7 @@ export class MicrovmEngine extends ProcessEngine<MachineFiles, MicrovmEngineOpti
       tap: TAP,
       memoryDir,
     }
+    return { plan, monitor }
   }
 
   /** What runs is under the monitor that started it, which may not be the one that the probe has settled on since. */
@@ -253,10 +266,14 @@ export class MicrovmEngine extends ProcessEngine<MachineFiles, MicrovmEngineOpti
     const { slot, init } = ownProcess(instance)
     const files = this.files(slot)
     const record = readMachineRecord(files.record)
-    const monitor = this.options.monitors.find(({ name }) => name === record.monitor)
-    if (!monitor)
-      throw new Error(`${record.monitor}, which runs sandbox ${instance.sandboxId}, is not installed`)
+    const monitor = this.#monitorOf(record)
     return { monitor, machine: { slot, directory: files.machine, process: init }, record }
+  }
+
+  #monitorOf(record: MachineRecord): Monitor {
+    const monitor = this.options.monitors.find(({ name }) => name === record.monitor)
+    if (!monitor) throw new Error(`${record.monitor}, which the sandbox was started under, is not installed`)
+    return monitor
   }
 }
 
