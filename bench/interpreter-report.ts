@@ -4,7 +4,7 @@ import type { StartTimes } from './starts.ts'
 import { percentile } from './statistics.ts'
 
 /** Milliseconds of each round, by the way in which one and the same kernel was driven inside the sandbox. */
-export interface ByWay {
+interface ByWay {
   readonly raw: readonly number[]
   readonly websocket: readonly number[]
   readonly service: readonly number[]
