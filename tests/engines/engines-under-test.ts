@@ -15,8 +15,8 @@ export interface EngineUnderTest {
   readonly programs: readonly string[]
   /** The guest has a kernel of its own: what it does to that one is no escape. */
   readonly hasOwnKernel: boolean
-  /** What ends when a guest takes more memory or starts more processes than it may: that, or the sandbox with it. */
-  readonly bombEnds: 'process' | 'sandbox'
+  /** What may be taken of the machine's memory besides a guest's own, and for moments while a greedy process ends. */
+  readonly memoryReserveMib: number
   /** Titles of the suites that run on it; undefined: all. */
   readonly suites?: readonly string[]
 }
@@ -33,7 +33,7 @@ export const emulatedQemu: EngineUnderTest = {
   settings: { E2B_MICROVM_MONITOR: 'qemu' },
   programs: [QEMU, shim],
   hasOwnKernel: true,
-  bombEnds: 'process',
+  memoryReserveMib: 128,
   suites: ['escape', 'network'],
 }
 
@@ -44,7 +44,7 @@ export const enginesUnderTest: readonly EngineUnderTest[] = [
     settings: {},
     programs: ['/usr/bin/crun', shim],
     hasOwnKernel: false,
-    bombEnds: 'process',
+    memoryReserveMib: 128,
   },
   {
     name: 'gvisor',
@@ -52,7 +52,7 @@ export const enginesUnderTest: readonly EngineUnderTest[] = [
     settings: {},
     programs: runsc ? [runsc.path, shim] : [],
     hasOwnKernel: false,
-    bombEnds: 'sandbox',
+    memoryReserveMib: 320,
   },
   emulatedQemu,
 ]

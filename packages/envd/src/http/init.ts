@@ -4,6 +4,7 @@ import type { AgentState } from '../state.ts'
 import { type Identity, systemEnv, writeIdentity } from '../system/identity.ts'
 import { reseedOpenSsl } from '../system/kernel.ts'
 import { reseedKernel, setClock } from '../system/own-kernel.ts'
+import { limitTasks } from '../system/task-limit.ts'
 import { requireHost } from './access.ts'
 import {
   type Exchange,
@@ -76,6 +77,8 @@ function apply(
   state.setToken(token)
   state.defaultUser = stringField(body, 'defaultUser') || state.defaultUser
   state.maxProcesses = integerField(body, 'maxProcesses') ?? state.maxProcesses
+  const maxTasks = integerField(body, 'maxTasks')
+  if (maxTasks !== undefined) limitTasks(rootDir, maxTasks)
   state.defaultWorkdir = stringField(body, 'defaultWorkdir') || state.defaultWorkdir
   writeIdentity(rootDir, identity)
   const memoryMib = integerField(body, 'memoryMib')

@@ -78,11 +78,13 @@ test('init starts the agent in a root without a C library, restarts it, and ends
       })
       .toBe(3)
     await expect.poll(health, { timeout: 10_000 }).toBe(204)
-    const ended = new Promise((resolve) => container.once('exit', resolve))
-    process.kill(
-      Number(execFileSync('pgrep', ['-f', `^/.e2b/bin/init .* ${port}`], { encoding: 'utf8' }).trim()),
-      'SIGTERM',
+    const initPid = Number(
+      execFileSync('pgrep', ['-f', `^/.e2b/bin/init .* ${port}`], { encoding: 'utf8' }).trim(),
     )
+    process.kill(initPid, 'SIGURG')
+    expect(await health()).toBe(204)
+    const ended = new Promise((resolve) => container.once('exit', resolve))
+    process.kill(initPid, 'SIGTERM')
     await ended
     expect(await health()).toBe(0)
   } finally {

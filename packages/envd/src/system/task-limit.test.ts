@@ -2,7 +2,7 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { startTestAgent, type TestAgent } from '../testing/test-agent.ts'
-import { PROCESS_LIMIT_FILE } from './process-limit.ts'
+import { TASK_LIMIT_FILE } from './task-limit.ts'
 
 let agent: TestAgent
 
@@ -12,10 +12,10 @@ beforeAll(async () => {
 afterAll(() => agent.close())
 
 test("a kernel of the sandbox's own is told how many processes there may be", async () => {
-  const path = join(agent.rootDir, PROCESS_LIMIT_FILE)
-  await agent.post('/init', { maxProcesses: 70 })
+  const path = join(agent.rootDir, TASK_LIMIT_FILE)
+  await agent.post('/init', { maxTasks: 70 })
   mkdirSync(dirname(path), { recursive: true })
   writeFileSync(path, 'max')
-  await agent.post('/init', { maxProcesses: 71 })
+  await agent.post('/init', { maxTasks: 71 })
   expect(readFileSync(path, 'utf8')).toMatch(/^71/)
 })

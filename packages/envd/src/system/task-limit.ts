@@ -2,15 +2,15 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 /** The group that a sandbox is in where its kernel counts processes by cgroups that belong to the sandbox. */
-export const PROCESS_LIMIT_FILE = 'sys/fs/cgroup/pids/pids.max'
+export const TASK_LIMIT_FILE = 'sys/fs/cgroup/pids/pids.max'
 
 /**
  * Tells the sandbox's own kernel how many processes and threads all users of it may have together. Elsewhere the limit
  * is the machine's, which nobody in the sandbox can write.
  */
-export function limitProcesses(rootDir: string, count: number): void {
+export function limitTasks(rootDir: string, count: number): void {
   try {
-    writeFileSync(join(rootDir, PROCESS_LIMIT_FILE), String(count), { flag: 'r+' })
+    writeFileSync(join(rootDir, TASK_LIMIT_FILE), String(count), { flag: 'r+' })
   } catch {
     // There is no such group, or it is the machine's.
   }

@@ -23,6 +23,8 @@ export interface InitBody {
   reseed?: string
   /** Processes and threads that one user of the sandbox may have. */
   maxProcesses?: number
+  /** Processes and threads of all its users, the agent's among them. */
+  maxTasks?: number
   /** Memory that the sandbox may use. */
   memoryMib?: number
 }
@@ -52,7 +54,7 @@ export class AgentClient {
   readonly address: string
   readonly #port: number
   readonly #timeScale: number
-  readonly #limits: Pick<InitBody, 'maxProcesses' | 'memoryMib'>
+  readonly #limits: Pick<InitBody, 'maxProcesses' | 'maxTasks' | 'memoryMib'>
   readonly #agent = new Agent({ keepAlive: true, maxSockets: 4 })
   #closed = false
 
@@ -64,7 +66,7 @@ export class AgentClient {
   constructor(
     address: string,
     port = ENVD_PORT,
-    limits: Pick<InitBody, 'maxProcesses' | 'memoryMib'> = {},
+    limits: Pick<InitBody, 'maxProcesses' | 'maxTasks' | 'memoryMib'> = {},
     timeScale = 1,
   ) {
     this.address = address

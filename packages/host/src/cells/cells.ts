@@ -100,7 +100,8 @@ export class Cell {
     this.slot = instance.slot
     this.upper = upper
     this.limits = plan.limits
-    const limits = { maxProcesses: guestProcesses(plan.limits.pids), memoryMib: plan.limits.memoryMib }
+    const { pids, memoryMib } = plan.limits
+    const limits = { maxProcesses: guestProcesses(pids), maxTasks: pids, memoryMib }
     this.agent = new AgentClient(instance.slot.address, parts.agentPort, limits, parts.timeScale)
     this.exited = instance.exited
   }

@@ -25,6 +25,16 @@ export function readKey(path: string, key: string): number {
   return 0
 }
 
+/** Sum of the values of `keys` in a `key value` control file. */
+export function readKeys(path: string, keys: readonly string[]): number {
+  let sum = 0
+  for (const line of readFileSync(path, 'utf8').split('\n')) {
+    const [key = '', value] = line.split(' ')
+    if (keys.includes(key)) sum += Number(value)
+  }
+  return sum
+}
+
 /** `dir` and all groups below it, parents first; empty when it does not exist. */
 export function cgroupTree(dir: string, depth = 0): string[] {
   if (depth > maxDepth || !existsSync(dir)) return []

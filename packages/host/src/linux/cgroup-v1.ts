@@ -4,6 +4,7 @@ import type { Cgroup, CgroupLimits, CgroupUsage } from './cgroup.ts'
 import {
   processesUnder,
   readKey,
+  readKeys,
   readNumber,
   removeCgroupTree,
   settled,
@@ -95,6 +96,14 @@ export class CgroupV1 implements Cgroup {
       pids: readNumber(join(this.#at.pids, 'pids.current')),
       oomKills: readKey(join(this.#at.memory, 'memory.oom_control'), 'oom_kill'),
     }
+  }
+
+  heldMemoryBytes(exactAboveBytes: number): number {
+    const usage = readNumber(join(this.#at.memory, 'memory.usage_in_bytes'))
+    if (usage < exactAboveBytes) return usage
+    return (
+      usage - readKeys(join(this.#at.memory, 'memory.stat'), ['total_inactive_file', 'total_active_file'])
+    )
   }
 
   async remove(): Promise<void> {

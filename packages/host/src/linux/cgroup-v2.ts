@@ -4,6 +4,7 @@ import type { Cgroup, CgroupLimits, CgroupUsage } from './cgroup.ts'
 import {
   processesUnder,
   readKey,
+  readKeys,
   readNumber,
   removeCgroupTree,
   settled,
@@ -37,6 +38,11 @@ export class CgroupV2 implements Cgroup {
 
   setLimits(limits: CgroupLimits): void {
     writeControl(join(this.#dir, 'memory.max'), limits.memoryMib * 1024 * 1024)
+    const { memorySlowMib } = limits
+    writeControl(
+      join(this.#dir, 'memory.high'),
+      memorySlowMib === undefined ? 'max' : memorySlowMib * 1024 * 1024,
+    )
     const swap = join(this.#dir, 'memory.swap.max')
     if (existsSync(swap)) writeControl(swap, 0)
     writeControl(join(this.#dir, 'pids.max'), limits.pids)
@@ -84,6 +90,12 @@ export class CgroupV2 implements Cgroup {
       pids: readNumber(join(this.#dir, 'pids.current')),
       oomKills: readKey(join(this.#dir, 'memory.events'), 'oom_kill'),
     }
+  }
+
+  heldMemoryBytes(exactAboveBytes: number): number {
+    const usage = readNumber(join(this.#dir, 'memory.current'))
+    if (usage < exactAboveBytes) return usage
+    return usage - readKeys(join(this.#dir, 'memory.stat'), ['inactive_file', 'active_file'])
   }
 
   async remove(): Promise<void> {

@@ -149,13 +149,14 @@ test('v2 writes and reads the files of the kernel interface', () => {
   const dir = mkdtempSync(join(tmpdir(), 'cgroup2-'))
   const files = {
     'memory.max': 'max',
+    'memory.high': 'max',
     'memory.swap.max': 'max',
     'pids.max': 'max',
     'cpu.max': 'max 100000',
     'cpu.weight': '100',
     'cpu.stat': 'usage_usec 1500\nuser_usec 1000\n',
     'memory.current': '4096\n',
-    'memory.stat': 'anon 1\nfile 2048\n',
+    'memory.stat': 'anon 1\nfile 2048\ninactive_file 1000\nactive_file 24\n',
     'pids.current': '3\n',
     'memory.events': 'oom 2\noom_kill 1\n',
   }
@@ -165,6 +166,8 @@ test('v2 writes and reads the files of the kernel interface', () => {
   const written = (name: string): string => readFileSync(join(dir, name), 'utf8')
   expect(written('cpu.max')).toMatch(/^150000 100000/)
   expect(written('memory.max')).toBe('1048576')
+  expect(group.heldMemoryBytes(8192)).toBe(4096)
+  expect(group.heldMemoryBytes(4096)).toBe(3072)
   expect(written('pids.max')).toMatch(/^9/)
   expect(group.usage()).toEqual({
     cpuUsec: 1500,
@@ -173,6 +176,10 @@ test('v2 writes and reads the files of the kernel interface', () => {
     pids: 3,
     oomKills: 1,
   })
+  group.setLimits({ memoryMib: 2, memorySlowMib: 1, pids: 9, cpuCount: 1 })
+  expect(written('memory.high')).toBe('1048576')
+  group.setLimits({ memoryMib: 2, pids: 9, cpuCount: 1 })
+  expect(written('memory.high')).toMatch(/^max/)
   rmSync(dir, { recursive: true })
 })
 

@@ -8,6 +8,11 @@ import { type MountEntry, mountTable } from './mount-table.ts'
 
 export interface CgroupLimits {
   memoryMib: number
+  /**
+   * Above this, less than `memoryMib`, the kernel slows down whoever takes more. Only where it can (cgroup v2);
+   * undefined: nowhere.
+   */
+  memorySlowMib?: number
   pids: number
   /** May be fractional; a hard ceiling, not a reservation. */
   cpuCount: number
@@ -40,6 +45,11 @@ export interface Cgroup {
   /** Kills everything in the group, frozen or not, and waits until it is empty. Throws after 5 s. Idempotent. */
   killAll(): Promise<void>
   usage(): CgroupUsage
+  /**
+   * Memory in bytes that the kernel could not take back by dropping what is in files. Exact only from `exactAboveBytes`
+   * on, and cheap below: called often.
+   */
+  heldMemoryBytes(exactAboveBytes: number): number
   /** Kills, then removes the group and those below. Idempotent. */
   remove(): Promise<void>
 }
