@@ -38,7 +38,9 @@ async function killDaemon(
   })
   const endsAtMs = performance.now() + OPENS_WITHIN_MS
   while (begunAtMs === undefined || !isNow(performance.now() - begunAtMs)) {
-    assert.ok(performance.now() < endsAtMs && child.exitCode === null, 'the moment came')
+    const { exitCode, signalCode } = child
+    assert.ok(exitCode === null && signalCode === null, `the daemon ended: ${signalCode ?? exitCode}`)
+    assert.ok(performance.now() < endsAtMs, 'the moment came')
     await delay(LOOKS_EVERY_MS)
   }
   child.kill('SIGKILL')
