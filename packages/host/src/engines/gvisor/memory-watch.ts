@@ -22,10 +22,14 @@ const STOP_FROM_KIB = 16 * 1024
 /** What it had is given back in the background; until then it looks as if nobody had died. */
 const FREE_WITHIN_MS = 1_000
 const FREE_LOOK_MS = 10
+/** The sentry may wait for one that is stopped, and hear nothing meanwhile. */
+const STOP_MAX_MS = 150
 /** By this much others have gone on growing: there is no time to wait. */
 const GROWS_MIB = 40
 /** Below the limit by this much, the kill has helped. */
 const HELPED_MIB = 8
+/** The kernel's counts move by less without anybody's end. */
+const NOISE_MIB = 1
 /** Between attempts that freed nothing: what is full may be no process at all. */
 const FUTILE_MAX_MS = 2_000
 
@@ -97,11 +101,13 @@ export class MemoryWatch {
     const { relieve, limitMib, killsFile } = this.#watched
     const before = this.#heldMib()
     const stopped = this.#stopGrown()
+    const asked = relieve()
     try {
-      await relieve()
+      await Promise.race([asked, delay(STOP_MAX_MS)])
     } finally {
       continueAll(stopped)
     }
+    await asked
     const until = performance.now() + FREE_WITHIN_MS
     let held = before
     while (held > limitMib - HELPED_MIB && held < before + GROWS_MIB && performance.now() < until) {
@@ -109,7 +115,7 @@ export class MemoryWatch {
       held = this.#heldMib()
     }
     if (this.#isStopped) return LOOK_MAX_MS
-    if (held < before) {
+    if (held < before - NOISE_MIB) {
       this.#futileMs = 0
       writeFileSync(killsFile, String(++this.#kills))
       return 0
