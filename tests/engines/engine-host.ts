@@ -4,7 +4,7 @@ import { readPublishedTemplates } from '../../packages/server/src/tenancy.ts'
 import { shell, TestHost } from '../system/harness/test-host.ts'
 import { type EngineUnderTest, enginesUnderTest } from './engines-under-test.ts'
 
-export const BASE = readPublishedTemplates(loadConfig()).find(({ name }) => name === 'base')!.snapshotId
+const BASE = readPublishedTemplates(loadConfig()).find(({ name }) => name === 'base')!.snapshotId
 const RESOURCES = { cpuCount: 1, memoryMib: 512, diskMib: 256, pids: 256 }
 
 /** Files run side by side, each worker's with a host of its own. */
