@@ -37,7 +37,7 @@ export function assertConfined(address: string): Record<string, unknown> {
   return { processes: pids.length, threads: said.length }
 }
 
-export function names(dir: string): string[] {
+function names(dir: string): string[] {
   try {
     return readdirSync(dir)
   } catch {
