@@ -28,7 +28,7 @@ const FLOORS = [
 /** Times of Firecracker in an emulated machine say nothing about Firecracker. */
 const NOT_EMULATED =
   'Bare snapshot load in Firecracker is no number here: without KVM it runs in the emulated machine alone ' +
-  "(`npm run test:microvm`), whose times are never shown as the product's."
+  "(`npm run test:microvm -- --part floor`, next to our create), whose times are never shown as the product's."
 
 /** The results of `bench engines` as markdown: who runs here, times, rates and memory side by side. */
 export function enginesReport(results: EnginesResults): string {

@@ -2,6 +2,7 @@ import { buildCases } from './build-cases.ts'
 import type { Case } from './case.ts'
 import { cloneCases } from './clone-cases.ts'
 import { crashCases } from './crash-cases.ts'
+import { floorCases } from './floor-cases.ts'
 import { greedCases } from './greed-cases.ts'
 import { lifeCases, openCases, rebootCases } from './life-cases.ts'
 import { limitCases } from './limit-cases.ts'
@@ -23,6 +24,7 @@ const cases: readonly Case[] = [
   ...greedCases,
   ...limitCases,
   ...buildCases,
+  ...floorCases,
   ...crashCases,
   ...rebootCases,
 ]
