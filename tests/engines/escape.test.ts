@@ -35,11 +35,11 @@ describeEngines('escape', (engine) => {
   let sibling: string
   let server: Server
   beforeAll(async () => {
+    trap = await setTrap(engine.programs)
+    server = createServer((_request, response) => response.end(trap.secret)).listen(0, '0.0.0.0')
     await under.start()
     inside = await under.run('inside')
     sibling = await under.run('sibling')
-    trap = await setTrap(engine.programs)
-    server = createServer((_request, response) => response.end(trap.secret)).listen(0, '0.0.0.0')
   }, FIRST_BOOT_MS)
   afterAll(async () => {
     trap.remove()

@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { mkdirSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -27,7 +28,7 @@ export class TestHost {
 
   /** @param index 0 to 9, different for hosts that run at once */
   constructor(index: number) {
-    this.stateDir = mkdtempSync(join(tmpdir(), `e2b-host-${index}-`))
+    this.stateDir = join(tmpdir(), `e2b-host-${index}-${randomUUID()}`)
     this.instance = `hst${index}`
     this.runDir = `/run/e2b-${this.instance}`
     const { imagesDir } = loadConfig()
@@ -55,6 +56,7 @@ export class TestHost {
   /** @param extra settings that stay with this host */
   async start(extra: Record<string, string> = {}): Promise<void> {
     Object.assign(this.#environment, extra)
+    mkdirSync(this.stateDir, { recursive: true })
     const child = spawn(process.execPath, [program], {
       env: { ...process.env, ...this.#environment },
       stdio: ['ignore', 'pipe', 'pipe'],

@@ -78,6 +78,9 @@ timed('a KVM that opens but runs no guest is passed over for the next monitor', 
   const both = fixture.engine({ monitors: [kvm, ...fixture.parts.options.monitors] })
   expect(await both.probe()).toMatchObject({ usable: true })
   expect(both.hostClass()).toContain(alone.usable ? '-kvm-' : '-tcg-')
+  const instance = await both.start(await fixture.plan(0))
+  expect(await guestState(instance)).toMatchObject({ count: 1 })
+  await both.stop(instance)
 })
 
 timed('a machine boots, runs as nobody, is captured, and stopped leaves its slot as it was', async () => {

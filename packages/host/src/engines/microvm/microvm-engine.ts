@@ -270,7 +270,9 @@ export class MicrovmEngine extends ProcessEngine<MachineFiles, MicrovmEngineOpti
     return { monitor, machine: { slot, directory: files.machine, process: init }, record }
   }
 
+  /** One may be there twice, with KVM and without. */
   #monitorOf(record: MachineRecord): Monitor {
+    if (this.#monitor.name === record.monitor) return this.#monitor
     const monitor = this.options.monitors.find(({ name }) => name === record.monitor)
     if (!monitor) throw new Error(`${record.monitor}, which the sandbox was started under, is not installed`)
     return monitor
