@@ -8,7 +8,7 @@ const PART = 'clones'
 const DRAWS_MS = 4_000
 
 /**
- * Draws from the kernel over and over, with the clock's time of each: the clock of a machine jumps when the agent sets
+ * Draws from the kernel over and over, with the clock's time before each: the clock of a machine jumps when the agent sets
  * it, which is when it has given the kernel a seed as well.
  */
 const DRAWING = `
@@ -23,8 +23,9 @@ const { readSync, openSync, appendFileSync } = require('node:fs')
 const source = openSync('/dev/urandom')
 setInterval(() => {
   const bytes = Buffer.alloc(8)
+  const atSec = Date.now() / 1000
   readSync(source, bytes)
-  appendFileSync('/dev/shm/node-draws', Date.now() / 1000 + ' ' + bytes.toString('hex') + '\\n')
+  appendFileSync('/dev/shm/node-draws', atSec + ' ' + bytes.toString('hex') + '\\n')
 }, 50)
 `
 
