@@ -13,6 +13,7 @@ import type { Engine, Instance } from '../engines/engine.ts'
 import { Engines } from '../engines/engines.ts'
 import { KeptSnapshots } from '../snapshots/kept-snapshots.ts'
 import type { WarmSnapshots } from '../snapshots/warm-snapshots.ts'
+import { plainEngine, usable } from '../testing/plain-engine.ts'
 import { plainConfig, plainLimits } from '../testing/plain-template.ts'
 import { Foreground } from './foreground.ts'
 import { Pool } from './pool.ts'
@@ -26,9 +27,7 @@ const snapshot = {
   limits: plainLimits,
   layers: [],
   memoryDir: '/memory',
-}
-const usable = { usable: true, version: '', detail: '', remedy: '' }
-/** Not the agent's own: something may listen on that everywhere. */
+} /** Not the agent's own: something may listen on that everywhere. */
 const agentPort = 31_984
 const log = pino({ level: 'silent' })
 
@@ -68,14 +67,7 @@ async function agentAt(address: string): Promise<void> {
 
 function cellParts(): CellParts {
   const engine: Engine = {
-    name: 'container',
-    canCapture: true,
-    writtenIn: 'upper',
-    probe: async () => usable,
-    prepare: async () => {},
-    hostClass: () => 'test',
-    memoryClass: () => 'test',
-    restores: () => true,
+    ...plainEngine,
     async start({ sandboxId, slot, upper }): Promise<Instance> {
       await agentAt(slot.address)
       running.add(slot.index)
@@ -84,7 +76,6 @@ function cellParts(): CellParts {
     capture: async () => ({ sizeBytes: 0 }),
     freeze: async () => {},
     thaw: async () => {},
-    rename: async (instance, sandboxId) => ({ ...instance, sandboxId }),
     stop: async ({ slot }) => void running.delete(slot.index),
     layOutWritten: async () => {},
     adopt: async () => undefined,

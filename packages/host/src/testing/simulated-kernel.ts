@@ -6,10 +6,9 @@ import type { Engine, Instance, InstanceExit } from '../engines/engine.ts'
 import { Engines } from '../engines/engines.ts'
 import type { Slot } from '../slots/slots.ts'
 import type { Upper } from '../storage/uppers.ts'
+import { plainEngine, usable } from './plain-engine.ts'
 
 /** A machine for simulations of the state machine: what exists in it outlives the daemons that act on it. */
-
-const usable = { usable: true, version: '1', detail: '', remedy: '' }
 
 /** What exists whether or not a daemon lives. */
 export class Kernel {
@@ -33,14 +32,7 @@ export function partsOver(kernel: Kernel, dir: string, step: Step): CellParts {
     sysfsPath: '',
   })
   const engine: Engine = {
-    name: 'container',
-    canCapture: true,
-    writtenIn: 'upper',
-    probe: async () => usable,
-    prepare: async () => {},
-    hostClass: () => 'test',
-    memoryClass: () => 'test',
-    restores: () => true,
+    ...plainEngine,
     async start({ sandboxId, slot, upper }) {
       await step('engine.start')
       expect(kernel.instances.has(slot.index)).toBe(false)
@@ -67,7 +59,6 @@ export function partsOver(kernel: Kernel, dir: string, step: Step): CellParts {
     },
     freeze: () => step('engine.freeze'),
     thaw: () => step('engine.thaw'),
-    rename: async (instance, sandboxId) => ({ ...instance, sandboxId }),
     async stop({ slot }) {
       await step('engine.stop')
       kernel.instances.get(slot.index)?.exit({ status: -9, outOfMemory: false })
