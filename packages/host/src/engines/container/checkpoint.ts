@@ -1,5 +1,6 @@
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
+import { endOfLog } from '../log-end.ts'
 import type { ShimCommand } from '../shim.ts'
 
 /** A CRIU that passed its own check, as `criu/build.ts` answers it. */
@@ -108,12 +109,7 @@ export function restoreProgram(options: RestoreOptions): Pick<ShimCommand, 'prog
 
 /** The errors in a log of CRIU or crun, else its last lines; at most 2,000 characters. */
 export function logTail(path: string): string {
-  let text: string
-  try {
-    text = readFileSync(path, 'utf8').trim()
-  } catch {
-    text = ''
-  }
+  const text = endOfLog(path)
   if (text === '') return 'it wrote no log'
   const lines = text.split('\n')
   const errors = lines.filter((line) => line.includes('Error'))

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { CgroupLimits } from '../../linux/cgroup.ts'
 import { userNamespaceFor } from '../../linux/idmap.ts'
@@ -19,6 +19,7 @@ import type {
   Usage,
 } from '../engine.ts'
 import type { ProcessInstance } from '../instance.ts'
+import { endOfLog } from '../log-end.ts'
 import { prepareRoot, type RootLayers, whileMounted } from '../overlay-root.ts'
 import { HOLD_COMMAND } from '../probe.ts'
 import { ProcessEngine, type ProcessEngineOptions } from '../process-engine.ts'
@@ -206,8 +207,7 @@ export class GvisorEngine extends ProcessEngine<GvisorFiles, GvisorEngineOptions
   }
 
   protected lastWords({ slot }: EngineStart): string {
-    const { log } = this.files(slot)
-    return `: ${existsSync(log) ? readFileSync(log, 'utf8').trim().slice(-LOG_BYTES) : 'it wrote no log'}`
+    return `: ${endOfLog(this.files(slot).log, LOG_BYTES) || 'it wrote no log'}`
   }
 
   #watchMemory({ slot, initPid }: Instance, limits: Limits): void {

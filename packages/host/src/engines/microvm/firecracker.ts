@@ -3,6 +3,7 @@ import { chmod, chown, open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { run } from '../../linux/process.ts'
 import { guestMac, type Slot } from '../../slots/slots.ts'
+import { endOfLog } from '../log-end.ts'
 import { callFirecracker, listening } from './firecracker-api.ts'
 import { closeJail, JAIL, type JailOptions, jailRoot, prepareJail, removeJail } from './firecracker-jail.ts'
 import {
@@ -172,11 +173,7 @@ export class FirecrackerMonitor implements Monitor {
 
   /** The guest's console is the monitor's standard output, which is a log of the engine's. */
   async console({ process }: RunningMachine): Promise<string> {
-    try {
-      return readFileSync(`/proc/${process.pid}/fd/1`, 'utf8').slice(-CONSOLE_BYTES)
-    } catch {
-      return ''
-    }
+    return endOfLog(`/proc/${process.pid}/fd/1`, CONSOLE_BYTES)
   }
 
   forget(slot: Slot): void {

@@ -1,7 +1,11 @@
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { endOfLog } from '../log-end.ts'
 import { shimFiles } from '../slot-files.ts'
 import type { Monitor } from './monitor.ts'
+
+const PANIC = 'Kernel panic'
+const MOST_WORDS = 2_000
 
 /** The files of one slot that belong to its machine. */
 export const machineFiles = (slotDir: string) => ({
@@ -36,9 +40,13 @@ export function readMachineRecord(path: string): MachineRecord {
   return record
 }
 
-/** What a monitor said last, as the end of a sentence; empty when it said nothing. */
+/**
+ * What a monitor said last, as the end of a sentence; empty when it said nothing. Of a guest's kernel that gave up it is
+ * how that begins: why, and where.
+ */
 export function lastWords(logPath: string): string {
-  if (!existsSync(logPath)) return ''
-  const text = readFileSync(logPath, 'utf8').trim()
-  return text === '' ? '' : `: ${text.slice(-2_000)}`
+  const text = endOfLog(logPath)
+  const panicAt = text.lastIndexOf(PANIC)
+  const words = panicAt < 0 ? text.slice(-MOST_WORDS) : text.slice(panicAt, panicAt + MOST_WORDS)
+  return words === '' ? '' : `: ${words}`
 }
