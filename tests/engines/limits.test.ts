@@ -8,6 +8,7 @@ import { describeEngines, EngineHost, python } from './engine-host.ts'
 
 const FIRST_BOOT_MS = 120_000
 const BOMB_MS = 60_000
+const FORK_BOMBS = 5
 
 describeEngines('limits', (engine) => {
   const under = new EngineHost(engine)
@@ -53,13 +54,17 @@ describeEngines('limits', (engine) => {
   )
 
   it(
-    'processes: a fork bomb meets its limit',
+    'processes: a fork bomb meets its limit, the same each time',
     async () => {
       const address = await under.run('processes', { resources: { pids: 64, memoryMib: 2048 } })
-      const forked = python(address, FORK_BOMB)
-      const [errno, count] = (await forked.catch(() => '')).split('\n').map(Number)
-      expect(errno).toBe(constants.errno.EAGAIN)
-      expect(count).toBeLessThan(64)
+      const counts: number[] = []
+      for (let bomb = 0; bomb < FORK_BOMBS; bomb++) {
+        const [errno, count] = (await python(address, FORK_BOMB)).split('\n').map(Number)
+        expect(errno).toBe(constants.errno.EAGAIN)
+        counts.push(count!)
+      }
+      expect(Math.max(...counts)).toBeLessThan(64)
+      expect(Math.max(...counts) - Math.min(...counts)).toBeLessThanOrEqual(2)
       await neighbourIsFine()
       await livesOn('processes', address)
     },

@@ -1,8 +1,8 @@
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
-/** The group that a sandbox is in where its kernel counts processes by cgroups that belong to the sandbox. */
-export const TASK_LIMIT_FILE = 'sys/fs/cgroup/pids/pids.max'
+/** The group (cgroup v2) that a sandbox is in where its kernel has cgroups that belong to the sandbox alone. */
+export const TASK_LIMIT_FILE = 'sys/fs/cgroup/sandbox/pids.max'
 
 /**
  * Tells the sandbox's own kernel how many processes and threads all users of it may have together. Elsewhere the limit

@@ -2,7 +2,7 @@ import { nameHostClass, processorFeatures } from '../host-class.ts'
 import { PLATFORM, type Runsc } from './runsc.ts'
 
 /** Counts up when mounts or options of a sandbox change in a way that older memory does not fit. */
-const FORMAT = 3
+const FORMAT = 4
 
 /**
  * Names what memory fits. runsc refuses memory of another version, and programs have chosen their code by the

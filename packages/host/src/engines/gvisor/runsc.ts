@@ -33,13 +33,15 @@ export interface RunscPlaces {
  *
  * The written files lie in the overlay of this machine (`overlay2=none`), which one sandbox alone changes
  * (`exclusive`). Cgroups are the slot's, entered before runsc starts. The specification of a restored sandbox has
- * other user ids than that of the captured one, which validation would refuse.
+ * other user ids than that of the captured one, which validation would refuse. Inside there is one hierarchy of
+ * cgroups: with several a new process is charged to one that is drawn, so that most forks miss the limit of processes
+ * (`Task.chargeLocked`).
  */
 const options = ({ stateDir, sharedDir, logPath }: RunscPlaces): string[] => [
   ...[`--root=${stateDir}`, `--shared-root=${sharedDir}`, `--log=${logPath}`],
   ...[`--platform=${PLATFORM}`, '--network=sandbox', '--overlay2=none', '--file-access=exclusive'],
   ...['--host-uds=none', '--host-fifo=none', '--net-raw=false', '--allow-suid', '--ignore-cgroups'],
-  ...['--restore-spec-validation=ignore', '--host-settings=ignore'],
+  ...['--restore-spec-validation=ignore', '--host-settings=ignore', '--in-sandbox-cgroup=v2'],
 ]
 
 /** What a slot's shim executes to boot a bundle. */
