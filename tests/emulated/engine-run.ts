@@ -48,6 +48,10 @@ const REBOOT = 1
 /** As a shell says it. */
 const SEGMENTATION_FAULT = 139
 const TAIL_LENGTH = 4_000
+/** A line of the console: the kernel of the emulated machine, not that of a guest in it, has given up. */
+const PANIC = /^\[ *\d+\.\d+\] Kernel panic/
+
+class KernelPanic extends Error {}
 
 const engineTitle = (engine: string, monitor: string): string =>
   engine === 'microvm' ? `${engine}/${monitor}` : engine
@@ -84,22 +88,32 @@ export async function runEngine(run: EngineRun): Promise<PartResult[]> {
   return results
 }
 
-/** What `action` reports. Whatever breaks it is one more failure. */
-async function told({ onReport }: EngineRun, action: (watch: Watch) => Promise<void>): Promise<Report[]> {
-  const reports: Report[] = []
-  const machines: Machine[] = []
-  const seen = (report: Report): void => {
-    reports.push(report)
-    onReport(report)
+/**
+ * What `action` reports. Whatever breaks it is one more failure, but for a panic of the machine's kernel: emulation of
+ * virtualization now and then shows it a fault that is its guest's, so all is done once more, which a panic of our own
+ * making does not survive.
+ */
+async function told(run: EngineRun, action: (watch: Watch) => Promise<void>): Promise<Report[]> {
+  for (let mayPanic = true; ; mayPanic = false) {
+    const reports: Report[] = []
+    const machines: Machine[] = []
+    const seen = (report: Report): void => {
+      reports.push(report)
+      run.onReport(report)
+    }
+    try {
+      await action({ seen, machines })
+    } catch (error) {
+      if (error instanceof KernelPanic && mayPanic) {
+        run.say(`${error.message}\nOnce more, from its beginning`)
+        continue
+      }
+      seen({ event: 'failed', name: 'the machine comes to its end', error: (error as Error).message })
+    } finally {
+      for (const machine of machines) machine.end()
+    }
+    return reports
   }
-  try {
-    await action({ seen, machines })
-  } catch (error) {
-    seen({ event: 'failed', name: 'the machine comes to its end', error: (error as Error).message })
-  } finally {
-    for (const machine of machines) machine.end()
-  }
-  return reports
 }
 
 const order = ({ only, isShort }: EngineRun, parts: readonly string[]): Order => ({ parts, only, isShort })
@@ -199,12 +213,14 @@ function start(
   const reports: Report[] = []
   const ready = Promise.withResolvers<void>()
   let tail = ''
+  let hasPanicked = false
   const machine = new Machine({
     ...{ image, disks, memoryMib, dir, options: { engine, monitor, boot } },
     ...(memoryPath === undefined ? {} : { memoryPath }),
     limitMs: memoryPath === undefined && !run.isShort ? OPENS_WITHIN_MS : PART_WITHIN_MS,
     onConsole: (line) => {
       tail = `${tail}${line}\n`.slice(-TAIL_LENGTH)
+      hasPanicked ||= PANIC.test(line)
       run.onConsole(line)
     },
     onReport: (raw) => {
@@ -228,6 +244,7 @@ function start(
       } catch (error) {
         throw new Error(`${(error as Error).message}:\n${tail}`)
       }
+      if (hasPanicked) throw new KernelPanic(`The kernel of the machine panicked:\n${tail}`)
       if (status() !== 0 && !has('failed')) throw new Error(`the cases did not come to an end:\n${tail}`)
     },
   }
