@@ -11,7 +11,7 @@
  *   netns PATH       network namespace the program joins; `new` makes an empty one
  *   hide PATH        mount point that the program must not see; one that does not exist is no error
  *   sysfs DIR        mounts a read-only sysfs of that network namespace there, for the program alone
- *   bind FROM<tab>TO shows FROM at TO, for the program alone (at most 64)
+ *   bind FROM<tab>TO shows FROM at TO with what is mounted in it, for the program alone, in this order (at most 64)
  *   env NAME=VALUE   set for the program (at most 8)
  *   pidfile FILE     where the program leaves the pid of the sandbox's init, before it ends with 0
  *   stay yes         the program itself is the sandbox's init. With neither, the program is run and nothing else
@@ -194,30 +194,29 @@ static void enter_mounts(int report) {
     for (int i = 0; i < command.binds; i++) {
         char *to = strchr(command.bind[i], '\t');
         *to++ = 0;
-        if (mount(command.bind[i], to, NULL, MS_BIND, NULL)) child_fail(report, "bind", command.bind[i]);
+        if (mount(command.bind[i], to, NULL, MS_BIND | MS_REC, NULL)) child_fail(report, "bind", command.bind[i]);
     }
 }
 
-static void keep_output(int report) {
-    if (!command.log) return;
+static int open_log(int report) {
+    if (!command.log) return -1;
     int log = open(command.log, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (log < 0) child_fail(report, "open", command.log);
-    dup2(log, 1);
-    dup2(log, 2);
+    return log;
 }
 
 /* Made before the program runs: whoever connects waits for it, and it cannot put another in its place. */
-static void listen_for_program(int report) {
-    if (!command.listen) return;
+static int listen_for_program(int report) {
+    if (!command.listen) return -1;
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     errno = ENAMETOOLONG;
     if (strlen(command.listen) >= sizeof address.sun_path) child_fail(report, "listen", command.listen);
     strcpy(address.sun_path, command.listen);
     unlink(command.listen);
-    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-    if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, 4) || dup2(fd, LISTEN_FD) < 0)
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, 4))
         child_fail(report, "listen", command.listen);
-    if (fd != LISTEN_FD) close(fd);
+    return fd;
 }
 
 static pid_t run_program(int *report_read) {
@@ -230,14 +229,15 @@ static pid_t run_program(int *report_read) {
         signal(SIGPIPE, SIG_DFL);
         enter_cgroups(report[1]);
         enter_network(report[1]);
+        /* Where they are may be out of sight afterwards. */
+        int log = open_log(report[1]), control = listen_for_program(report[1]);
         enter_mounts(report[1]);
         for (int i = 0; i < command.envs; i++) putenv(command.env[i]);
-        int null = open("/dev/null", O_RDWR);
+        int null = open("/dev/null", O_RDWR | O_CLOEXEC);
         if (null < 0) child_fail(report[1], "open", "/dev/null");
         for (int fd = 0; fd < 3; fd++) dup2(null, fd);
-        if (null > 2) close(null);
-        keep_output(report[1]);
-        listen_for_program(report[1]);
+        if (log >= 0 && (dup2(log, 1) < 0 || dup2(log, 2) < 0)) child_fail(report[1], "keep", command.log);
+        if (control >= 0 && dup2(control, LISTEN_FD) < 0) child_fail(report[1], "listen", command.listen);
         execvp(command.arg[0], command.arg);
         child_fail(report[1], "exec", command.arg[0]);
     }

@@ -95,7 +95,10 @@ timed('a machine boots, runs as nobody, is captured, and stopped leaves its slot
     statusOf(instance, 'NoNewPrivs'),
     statusOf(instance, 'Seccomp'),
   ]).toEqual(['0000000000000000', '1', '2'])
-  expect(readdirSync(`/proc/${instance.initPid}/root/var`)).toEqual([])
+  const seen = (path: string): string[] => readdirSync(`/proc/${instance.initPid}/root${path}`).sort()
+  for (const path of ['/var', '/tmp', '/dev/shm']) expect(seen(path), path).toEqual([])
+  const own = ['control', 'drive0', 'drive1', 'drive2', 'empty', 'initramfs', 'kernel', 'memory']
+  expect(seen('/run')).toEqual(own)
   for (const time of ['once', 'again']) expect(await engine.console(instance), time).toContain('Booting')
   await inShell(instance, 'echo kept > /kept')
   memoryDir = fixture.memoryDir()

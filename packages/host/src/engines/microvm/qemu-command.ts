@@ -30,7 +30,10 @@ export interface QemuFiles {
   drive: (index: number) => string
 }
 
-/** Names in a machine's directory. Large files of this machine are bound to them, for QEMU alone. */
+/** Where QEMU sees the machine's directory, in place of what this machine keeps there: sockets of all its services. */
+export const SEEN_AT = '/run'
+
+/** Names in a machine's directory, or where QEMU sees it. Large files of this machine are bound to them. */
 export const qemuFiles = (directory: string): QemuFiles => ({
   control: join(directory, 'control'),
   kernel: join(directory, 'kernel'),
@@ -50,7 +53,7 @@ export interface QemuOptions {
 }
 
 export function qemuCommand(options: QemuOptions, plan: MachinePlan): string[] {
-  const files = qemuFiles(plan.directory)
+  const files = qemuFiles(SEEN_AT)
   return [
     // Nobody on this machine afterwards: the slot's first id, no group, no capability, and no way to get any.
     ...['setpriv', `--reuid=${plan.slot.uidBase}`, `--regid=${plan.slot.uidBase}`, '--clear-groups'],

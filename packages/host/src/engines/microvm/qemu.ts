@@ -16,14 +16,19 @@ import type { Slot } from '../../slots/slots.ts'
 import { copyGuestMemory } from './memory-file.ts'
 import type { MachinePlan, Monitor, MonitorCommand, MonitorSupport, RunningMachine } from './monitor.ts'
 import { canOpenKvm, prepareMonitorDevices } from './monitor-devices.ts'
-import { QEMU_LAYOUT, QEMU_MAX_DRIVES, qemuCommand, qemuFiles } from './qemu-command.ts'
+import { QEMU_LAYOUT, QEMU_MAX_DRIVES, qemuCommand, qemuFiles, SEEN_AT } from './qemu-command.ts'
 import { isGone, Qmp } from './qmp.ts'
 
 /** Maps a file that it may only read, privately, without help. */
 const MAPS_READ_ONLY_SINCE = [8, 2] as const
 const REQUEST_WITHIN_MS = 10_000
 const CONSOLE_BYTES = 16_384
-const NOT_FOR_QEMU = ['/boot', '/home', '/media', '/mnt', '/opt', '/root', '/srv', '/tmp', '/var']
+/** In the machine's directory. */
+const EMPTY = 'empty'
+/** What of this machine QEMU needs nothing of: an empty directory lies there. What it needs is bound by then. */
+const NOT_FOR_QEMU = '/boot /dev/mqueue /dev/shm /home /media /mnt /opt /root /srv /tmp /var'.split(' ')
+/** What QEMU calls the files of its machine. */
+const SEEN = qemuFiles(SEEN_AT)
 
 export interface QemuMonitorOptions {
   path: string
@@ -92,8 +97,7 @@ export class QemuMonitor implements Monitor {
     const memory = plan.memoryDir === undefined ? emptyMemory(plan) : join(plan.memoryDir, 'memory')
     const needsHelp = plan.memoryDir !== undefined && !this.#mapsReadOnly()
     const devices = prepareMonitorDevices(devicesDir)
-    const emptyDir = join(devicesDir, 'empty')
-    mkdirSync(emptyDir, { recursive: true })
+    mkdirSync(join(plan.directory, EMPTY), { mode: 0o755 })
     const binds = [
       ...devices,
       ...plan.drives.map(({ path }, index) => ({ from: path, to: files.drive(index) })),
@@ -105,14 +109,13 @@ export class QemuMonitor implements Monitor {
           ]
         : []),
       ...(needsHelp ? [{ from: openReadOnlyPath, to: files.preload }] : []),
-      // Last: what is bound from in there is bound by then.
-      ...hidden(plan.directory, emptyDir),
     ]
     for (const { to } of binds) if (to.startsWith(plan.directory)) writeFileSync(to, '')
     return {
       program: qemuCommand({ ...this.#options, mapsReadOnly: this.#mapsReadOnly() }, plan),
-      environment: needsHelp ? { LD_PRELOAD: files.preload, E2B_READ_ONLY: files.memory } : {},
-      binds,
+      environment: needsHelp ? { LD_PRELOAD: SEEN.preload, E2B_READ_ONLY: SEEN.memory } : {},
+      // The directory with all that is bound in it, then nothing over the rest.
+      binds: [...binds, { from: plan.directory, to: SEEN_AT }, ...hidden()],
       listenPath: files.control,
     }
   }
@@ -136,19 +139,19 @@ export class QemuMonitor implements Monitor {
   }
 
   async snapshot(machine: RunningMachine, memoryDir: string): Promise<void> {
-    const { stateOut, memory } = qemuFiles(machine.directory)
+    const { stateOut } = qemuFiles(machine.directory)
     // The directory is root's by now: QEMU gets this one file to write.
     writeFileSync(stateOut, '', { mode: 0o600 })
     giveTo(machine.slot, stateOut)
     try {
-      const words = { filename: stateOut, live: false }
+      const words = { filename: SEEN.stateOut, live: false }
       await this.#control(machine, async (qmp) => void (await qmp.execute('xen-save-devices-state', words)))
       copyFileSync(stateOut, join(memoryDir, 'state'))
       chownSync(join(memoryDir, 'state'), 0, 0)
     } finally {
       rmSync(stateOut, { force: true })
     }
-    await copyGuestMemory(machine.process.pid, memory, join(memoryDir, 'memory'))
+    await copyGuestMemory(machine.process.pid, SEEN.memory, join(memoryDir, 'memory'))
   }
 
   async console(machine: RunningMachine): Promise<string> {
@@ -185,18 +188,14 @@ export class QemuMonitor implements Monitor {
   }
 }
 
-/** What of this machine QEMU needs nothing of: a guest that has taken it over sees an empty directory there. */
-const hidden = (directory: string, emptyDir: string): { from: string; to: string }[] =>
-  NOT_FOR_QEMU.filter((path) => existsSync(path) && !directory.startsWith(`${path}/`)).map((to) => ({
-    from: emptyDir,
-    to,
-  }))
+const hidden = (): { from: string; to: string }[] =>
+  NOT_FOR_QEMU.filter((path) => existsSync(path)).map((to) => ({ from: join(SEEN_AT, EMPTY), to }))
 
 /** QEMU takes device state as the end of a migration, over a socket. */
 async function loadState(qmp: Qmp, from: string, socketPath: string): Promise<void> {
   const capabilities = [{ capability: 'events', state: true }]
   await qmp.execute('migrate-set-capabilities', { capabilities })
-  await qmp.execute('migrate-incoming', { uri: `unix:${socketPath}` })
+  await qmp.execute('migrate-incoming', { uri: `unix:${SEEN.state}` })
   await pipeline(createReadStream(from), connect(socketPath))
   await qmp.event('MIGRATION', ({ status }) => status === 'completed')
 }
