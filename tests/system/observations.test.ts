@@ -19,9 +19,9 @@ async function read<T>(path: string): Promise<T> {
   expect(answer.status).toBe(200)
   return (await answer.json()) as T
 }
-const linesOf = async (id: string, query = ''): Promise<Line[]> =>
+const linesOf = async (id: string, query = '?direction=forward'): Promise<Line[]> =>
   (await read<{ logs: Line[] }>(`/v2/sandboxes/${id}/logs${query}`)).logs
-const messagesOf = async (id: string, query = ''): Promise<string[]> =>
+const messagesOf = async (id: string, query?: string): Promise<string[]> =>
   (await linesOf(id, query)).map(({ message }) => message)
 const stateOf = async (id: string): Promise<string> =>
   (await read<{ state: string }>(`/sandboxes/${id}`)).state

@@ -11,7 +11,7 @@ function unescapeOnce(text: string): string {
 /**
  * Reads the `metadata` query parameter, already decoded once. Clients encode keys and values, then the string
  * of pairs, so both layers are taken off here.
- * @throws ApiError 400 when a pair has not exactly one `=`
+ * @throws ApiError 400 when a pair has not exactly one `=`, or a NUL character
  */
 export function parseMetadataFilter(filter: string): Record<string, string> {
   const pairs = unescapeOnce(filter)
@@ -24,5 +24,8 @@ export function parseMetadataFilter(filter: string): Record<string, string> {
       }
       return [unescapeOnce(key), unescapeOnce(value)] as const
     })
+  if (pairs.some((pair) => pair.join('').includes('\0'))) {
+    throw new ApiError('badRequest', 'Invalid metadata filter: metadata never contains NUL characters')
+  }
   return Object.fromEntries(pairs)
 }

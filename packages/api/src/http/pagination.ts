@@ -6,6 +6,9 @@ export interface Position {
   readonly id: string
 }
 
+/** What sandboxes, templates and builds have as ids. */
+const ID = /^[A-Za-z0-9-]+$/
+
 export type Order = 'asc' | 'desc'
 
 /** An opaque token for the page after `position`. */
@@ -21,7 +24,7 @@ export function parseNextToken(token: string, order: Order): Position {
   const [time = '', id = '', suffix, ...rest] = Buffer.from(token, 'base64url').toString().split('__')
   const startedAt = Date.parse(time)
   const orderMatches = suffix === (order === 'asc' ? 'asc' : undefined)
-  if (Number.isNaN(startedAt) || id === '' || !orderMatches || rest.length > 0) {
+  if (Number.isNaN(startedAt) || !ID.test(id) || !orderMatches || rest.length > 0) {
     throw new ApiError('badRequest', 'Invalid next token')
   }
   return { startedAt, id }

@@ -86,10 +86,12 @@ it('tells the life of a sandbox, also after its end, in lines that the CLI can p
       .json<{ logs: LogEntry[] }>()
       .logs.map(({ message }) => message)
   expect(await read('direction=backward&limit=2')).toEqual(['Sandbox killed', 'Sandbox resumed'])
+  expect(await read('limit=1')).toEqual(['Sandbox killed'])
+  expect(await read('direction=forward&limit=1')).toEqual(['Sandbox created'])
   expect(await read('search=paused')).toEqual(['Sandbox paused'])
   expect(await read('search=PAUSED')).toEqual([])
   expect(await read('level=warn')).toEqual([])
-  expect(await read(`cursor=${Date.now() + 10_000}`)).toEqual([])
+  expect(await read(`direction=forward&cursor=${Date.now() + 10_000}`)).toEqual([])
   const foreign = { 'x-api-key': (await test.otherTeam()).key }
   expect((await test.request('GET', `/sandboxes/${id}/logs`, undefined, foreign)).status).toBe(404)
 })
@@ -148,8 +150,9 @@ it('shows what the agent of a sandbox reports, under its own time, level and nam
   ])
   test.host.reportLogs('iunknown', [line('info', 'of nobody')])
   const read = async (): Promise<LogEntry[]> =>
-    (await test.request('GET', `/v2/sandboxes/${id}/logs?cursor=1900000000000`)).json<{ logs: LogEntry[] }>()
-      .logs
+    (await test.request('GET', `/v2/sandboxes/${id}/logs?direction=forward&cursor=1900000000000`)).json<{
+      logs: LogEntry[]
+    }>().logs
   await expect.poll(read).toEqual([
     {
       timestamp: '2033-05-18T03:33:19.000Z',

@@ -113,7 +113,7 @@ function logRoutes(app: ApiApp, { store, logs }: ObservationRouteParts): void {
     async (request) => {
       const id = parseSandboxId(request.params.sandboxID)
       await checkAccess(teamOf(request), id)
-      return { logs: await logs.read(id, request.query) }
+      return { logs: await logs.read(id, { direction: 'backward', ...request.query }) }
     },
   )
 }

@@ -90,6 +90,13 @@ export function sandboxListRoutes(app: ApiApp, parts: SandboxListParts): void {
 const wantsState = (asked: string | undefined, state: (typeof STATES)[number]): boolean =>
   asked === undefined || asked.split(',').includes(state)
 
+/** @throws ApiError 400 for what has the form of a time and is none, as a leap second */
+function parseTime(text: string): number {
+  const time = Date.parse(text)
+  if (Number.isNaN(time)) throw new ApiError('badRequest', `Invalid startedAfter '${text}'`)
+  return time
+}
+
 /** Undefined when nothing can match because the template is unknown. */
 async function readFilter(
   { templates }: SandboxListParts,
@@ -103,7 +110,7 @@ async function readFilter(
     teamId: team.id,
     states: STATES.filter((state) => wantsState(query.state, state)).flatMap((state) => ROW_STATES[state]),
     ...(query.metadata ? { metadata: parseMetadataFilter(query.metadata) } : {}),
-    ...(query.startedAfter ? { startedAfter: Date.parse(query.startedAfter) } : {}),
+    ...(query.startedAfter ? { startedAfter: parseTime(query.startedAfter) } : {}),
     ...(templateId ? { templateId } : {}),
   }
 }

@@ -9,13 +9,21 @@ import type { AnswerFacts } from './answers.ts'
 const KEPT_MS = 24 * 3600 * 1000
 const CLEANUP_MS = 3600 * 1000
 
-/** SHA-256 of a request body in hex, the same for the same content in another order of keys. */
+/**
+ * SHA-256 of a request body in hex, the same for the same content in another order of keys.
+ * @throws ApiError 400 when it is nested so deeply that it cannot be walked through
+ */
 export function hashBody(body: unknown): string {
   const ordered = (_key: string, value: unknown): unknown =>
     value !== null && typeof value === 'object' && !Array.isArray(value)
       ? Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)))
       : value
-  return hash('sha256', JSON.stringify(body, ordered), 'hex')
+  try {
+    return hash('sha256', JSON.stringify(body, ordered), 'hex')
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error
+    throw new ApiError('badRequest', 'Invalid request body: nested too deeply')
+  }
 }
 
 interface KeyedRequest {

@@ -24,6 +24,8 @@ export type TeamApiKey = Static<typeof TeamApiKey>
 export const CreatedTeamApiKey = Type.Object({ ...TeamApiKey.properties, key: Type.String() })
 
 /** Body of POST /api-keys and PATCH /api-keys/{id}. */
-export const ApiKeyName = Type.Object({ name: Type.String({ minLength: 1, maxLength: 255 }) })
+export const ApiKeyName = Type.Object({
+  name: Type.String({ minLength: 1, maxLength: 255, pattern: '^[^\\0]*$' }),
+})
 
 export const ApiKeyParams = Type.Object({ apiKeyID: Type.String() })

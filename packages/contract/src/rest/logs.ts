@@ -2,6 +2,8 @@ import { type Static, Type } from 'typebox'
 
 /** Logs of sandboxes. Cursors are milliseconds since 1970. */
 
+const Cursor = Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER })
+
 export const LogLevel = Type.Union([
   Type.Literal('debug'),
   Type.Literal('info'),
@@ -30,8 +32,8 @@ export type SandboxLogs = Static<typeof SandboxLogs>
 
 /** Query of GET /sandboxes/{id}/logs. */
 export const SandboxLogsQuery = Type.Object({
-  start: Type.Optional(Type.Integer({ minimum: 0 })),
-  limit: Type.Optional(Type.Integer({ minimum: 0, default: 1000 })),
+  start: Type.Optional(Cursor),
+  limit: Type.Optional(Type.Integer({ minimum: 0, maximum: 2 ** 31 - 1, default: 1000 })),
 })
 
 /** What GET /v2/sandboxes/{id}/logs answers. */
@@ -39,9 +41,11 @@ export const SandboxLogsV2 = Type.Object({ logs: Type.Array(SandboxLogEntry) })
 
 /** Query of GET /v2/sandboxes/{id}/logs. */
 export const SandboxLogsV2Query = Type.Object({
-  cursor: Type.Optional(Type.Integer({ minimum: 0 })),
+  cursor: Type.Optional(Cursor),
   limit: Type.Optional(Type.Integer({ minimum: 0, maximum: 1000, default: 1000 })),
-  direction: Type.Optional(Type.Union([Type.Literal('forward'), Type.Literal('backward')])),
+  direction: Type.Optional(
+    Type.Union([Type.Literal('forward'), Type.Literal('backward')], { default: 'backward' }),
+  ),
   level: Type.Optional(LogLevel),
   search: Type.Optional(Type.String({ maxLength: 256 })),
 })

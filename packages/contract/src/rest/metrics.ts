@@ -15,10 +15,13 @@ export const SandboxMetric = Type.Object({
 })
 export type SandboxMetric = Static<typeof SandboxMetric>
 
+/** What as milliseconds still fits the integers of a database. */
+const Seconds = Type.Integer({ minimum: 0, maximum: 2 ** 52 })
+
 /** Query of metrics over time; both ends inclusive. */
 export const MetricRange = Type.Object({
-  start: Type.Optional(Type.Integer({ minimum: 0 })),
-  end: Type.Optional(Type.Integer({ minimum: 0 })),
+  start: Type.Optional(Seconds),
+  end: Type.Optional(Seconds),
 })
 export type MetricRange = Static<typeof MetricRange>
 

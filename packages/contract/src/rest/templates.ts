@@ -190,7 +190,7 @@ export const BuildStatusQuery = Type.Object({
 
 /** Query of GET /templates/{templateID}/builds/{buildID}/logs; `cursor` is milliseconds since 1970. */
 export const BuildLogsQuery = Type.Object({
-  cursor: Type.Optional(Type.Integer({ minimum: 0 })),
+  cursor: Type.Optional(Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER })),
   limit: Type.Optional(Type.Integer({ minimum: 0, maximum: 100, default: 100 })),
   direction: Type.Optional(Type.Union([Type.Literal('forward'), Type.Literal('backward')])),
   level: Type.Optional(LogLevel),
