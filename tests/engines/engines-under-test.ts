@@ -17,6 +17,8 @@ export interface EngineUnderTest {
   readonly hasOwnKernel: boolean
   /** What may be taken of the machine's memory besides a guest's own, and for moments while a greedy process ends. */
   readonly memoryReserveMib: number
+  /** Whether sysinfo(2) tells of the sandbox's memory, from which virtual machines of languages choose their sizes. */
+  readonly tellsMemory: boolean
   /** Titles of the suites that run on it; undefined: all. */
   readonly suites?: readonly string[]
 }
@@ -34,6 +36,7 @@ export const emulatedQemu: EngineUnderTest = {
   programs: [QEMU, shim],
   hasOwnKernel: true,
   memoryReserveMib: 128,
+  tellsMemory: true,
   suites: ['escape', 'network'],
 }
 
@@ -45,6 +48,7 @@ export const enginesUnderTest: readonly EngineUnderTest[] = [
     programs: ['/usr/bin/crun', shim],
     hasOwnKernel: false,
     memoryReserveMib: 128,
+    tellsMemory: false,
   },
   {
     name: 'gvisor',
@@ -53,6 +57,7 @@ export const enginesUnderTest: readonly EngineUnderTest[] = [
     programs: runsc ? [runsc.path, shim] : [],
     hasOwnKernel: false,
     memoryReserveMib: 320,
+    tellsMemory: true,
   },
   emulatedQemu,
 ]

@@ -53,6 +53,15 @@ describeEngines('limits', (engine) => {
     BOMB_MS,
   )
 
+  it('memory: the kernel tells of what there is, at a boot and after a restore', async () => {
+    for (const memory of [true, false]) {
+      const address = await under.run('told', { resources: { memoryMib: 256 }, memory })
+      const totalMib = await python(address, 'import os; print(os.sysconf("SC_PHYS_PAGES") // 256)')
+      expect(Number(totalMib) <= 256, totalMib).toBe(engine.tellsMemory)
+      await under.stop('told')
+    }
+  }, 120_000)
+
   it(
     'processes: a fork bomb meets its limit, the same each time',
     async () => {

@@ -1,5 +1,6 @@
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { memoryInfo } from '@sandbox/contract/meminfo'
 import type { CgroupLimits } from '../../linux/cgroup.ts'
 import { userNamespaceFor } from '../../linux/idmap.ts'
 import { errorCode } from '../../linux/libc.ts'
@@ -42,7 +43,7 @@ import {
   runscPlaces,
   signalInit,
 } from './runsc.ts'
-import { attachNetwork, detachNetwork } from './slot-network.ts'
+import { attachNetwork, detachNetwork, fileServerNetns } from './slot-network.ts'
 
 /** What the sentry and its file server take besides what the guest was given. */
 const SENTRY_MEMORY_MIB = 64
@@ -68,6 +69,7 @@ const gvisorFiles = (slotDir: string) => ({
   netns: join(slotDir, 'netns'),
   runsc: join(slotDir, 'runsc.json'),
   runtime: join(slotDir, 'runsc'),
+  memoryInfo: join(slotDir, 'meminfo'),
   memoryKills: join(slotDir, 'memory-kills'),
 })
 
@@ -113,6 +115,8 @@ export class GvisorEngine extends ProcessEngine<GvisorFiles, GvisorEngineOptions
         return await shim.start({
           id: start.sandboxId,
           cgroupPaths: slot.cgroupPaths,
+          // runsc has the sentry answer for as much memory as it finds there: sysinfo(2) is true of the sandbox.
+          binds: [{ from: files.memoryInfo, to: '/proc/meminfo' }],
           sandbox: { pidFile: files.pid, startedFile: files.started, exitFile: files.exit },
           program: this.#program(start, files),
         })
@@ -235,15 +239,19 @@ export class GvisorEngine extends ProcessEngine<GvisorFiles, GvisorEngineOptions
     })
     writeFileSync(files.config, JSON.stringify(config), { mode: 0o600 })
     writeFileSync(files.runsc, JSON.stringify(runsc))
+    const totalKib = limits.memoryMib * 1024
+    writeFileSync(files.memoryInfo, memoryInfo({ totalKib, freeKib: totalKib }))
   }
 
   #program({ slot, memoryDir }: EngineStart, files: GvisorFiles): string[] {
-    const { runsc } = this.options
-    const places = this.#places(slot)
-    const bundleDir = this.directory(slot)
-    return memoryDir === undefined
-      ? bootProgram(runsc, places, bundleDir, files.pid)
-      : restoreProgram(runsc, places, bundleDir, files.pid, memoryDir)
+    const { runsc, runDir } = this.options
+    const start = {
+      ...this.#places(slot),
+      bundleDir: this.directory(slot),
+      pidFile: files.pid,
+      fileServerNetns: fileServerNetns(join(runDir, 'runsc')),
+    }
+    return memoryDir === undefined ? bootProgram(runsc, start) : restoreProgram(runsc, start, memoryDir)
   }
 
   /** The binary that a sandbox runs on: after an upgrade those that were adopted still have the one before. */
@@ -252,7 +260,7 @@ export class GvisorEngine extends ProcessEngine<GvisorFiles, GvisorEngineOptions
   }
 
   #places(slot: Slot): RunscPlaces {
-    return runscPlaces(this.options.runDir, this.directory(slot))
+    return runscPlaces(this.directory(slot))
   }
 }
 

@@ -19,13 +19,19 @@ const CONTROL_WITHIN_MS = 15_000
 /** Memory is written at about a gigabyte a second. */
 const CHECKPOINT_WITHIN_MS = 180_000
 
-/** Where runsc keeps what belongs to one sandbox, and what all of one instance share. */
+/** Where runsc keeps what belongs to one sandbox. */
 export interface RunscPlaces {
   /** State and control socket. */
   stateDir: string
-  /** Has the empty network namespace that the file servers of all sandboxes live in. */
-  sharedDir: string
   logPath: string
+}
+
+/** What a slot's shim executes to start a sandbox. */
+export interface RunscStart extends RunscPlaces {
+  bundleDir: string
+  pidFile: string
+  /** An empty network namespace that the file servers of all sandboxes live in. */
+  fileServerNetns: string
 }
 
 /**
@@ -37,33 +43,28 @@ export interface RunscPlaces {
  * cgroups: with several a new process is charged to one that is drawn, so that most forks miss the limit of processes
  * (`Task.chargeLocked`).
  */
-const options = ({ stateDir, sharedDir, logPath }: RunscPlaces): string[] => [
-  ...[`--root=${stateDir}`, `--shared-root=${sharedDir}`, `--log=${logPath}`],
+const options = ({ stateDir, logPath }: RunscPlaces): string[] => [
+  ...[`--root=${stateDir}`, `--log=${logPath}`],
   ...[`--platform=${PLATFORM}`, '--network=sandbox', '--overlay2=none', '--file-access=exclusive'],
   ...['--host-uds=none', '--host-fifo=none', '--net-raw=false', '--allow-suid', '--ignore-cgroups'],
   ...['--restore-spec-validation=ignore', '--host-settings=ignore', '--in-sandbox-cgroup=v2'],
 ]
 
-/** What a slot's shim executes to boot a bundle. */
-export const bootProgram = (
-  runsc: Runsc,
-  places: RunscPlaces,
-  bundleDir: string,
-  pidFile: string,
-): string[] => [
-  ...[runsc.path, ...options(places), 'run', '-detach', '-pid-file', pidFile, '-bundle', bundleDir, SANDBOX],
+/** Boots a bundle. */
+export const bootProgram = (runsc: Runsc, start: RunscStart): string[] => [
+  ...startProgram(runsc, start),
+  ...['run', '-detach', '-pid-file', start.pidFile, '-bundle', start.bundleDir, SANDBOX],
 ]
 
-/** What a slot's shim executes to go on from memory; pages are read while the sandbox runs already. */
-export const restoreProgram = (
-  runsc: Runsc,
-  places: RunscPlaces,
-  bundleDir: string,
-  pidFile: string,
-  memoryDir: string,
-): string[] => [
-  ...[runsc.path, ...options(places), 'restore', '-detach', '-background', '-image-path', memoryDir],
-  ...['-pid-file', pidFile, '-bundle', bundleDir, SANDBOX],
+/** Goes on from memory; pages are read while the sandbox runs already. */
+export const restoreProgram = (runsc: Runsc, start: RunscStart, memoryDir: string): string[] => [
+  ...startProgram(runsc, start),
+  ...['restore', '-detach', '-background', '-image-path', memoryDir],
+  ...['-pid-file', start.pidFile, '-bundle', start.bundleDir, SANDBOX],
+]
+
+const startProgram = (runsc: Runsc, start: RunscStart): string[] => [
+  ...[runsc.path, ...options(start), `--gofer-network-namespace=${start.fileServerNetns}`],
 ]
 
 /** Stops every task inside; nothing moves until `resume`. Throws CommandError. */
@@ -108,8 +109,7 @@ export async function runscVersion(path: string): Promise<string> {
 }
 
 /** The places of a sandbox in a slot. */
-export const runscPlaces = (runDir: string, slotDir: string): RunscPlaces => ({
+export const runscPlaces = (slotDir: string): RunscPlaces => ({
   stateDir: join(slotDir, 'runsc'),
-  sharedDir: join(runDir, 'runsc'),
   logPath: join(slotDir, 'engine.log'),
 })

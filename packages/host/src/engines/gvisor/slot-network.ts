@@ -3,13 +3,15 @@
  * of a namespace's links for it and reads packets off the links before the kernel there could translate addresses. So it
  * gets a namespace beside the slot's, whose `eth0` is the other end of a link into the slot's.
  */
-import { existsSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { unmountIfMounted } from '../../linux/mount.ts'
 import { CLONE_NEWNET, createNamespaceAt, inNetworkNamespace } from '../../linux/namespace.ts'
 import { gatewayAddress, gatewayMac, guestAddress, guestMac, type Slot } from '../../slots/slots.ts'
 import { attachLink, detachLink, inNamespace } from '../slot-attachment.ts'
 
 const LINK = 'sentry0'
+const NSFS_MAGIC = 0x6e73_6673
 
 /** Makes the sandbox's namespace at `netnsPath`, a file in the slot's directory, and connects it. Idempotent. */
 export async function attachNetwork(slot: Slot, netnsPath: string): Promise<void> {
@@ -34,6 +36,20 @@ export async function detachNetwork(slot: Slot, netnsPath: string): Promise<void
   await detachLink(slot, LINK)
   unmountIfMounted(netnsPath)
   rmSync(netnsPath, { force: true })
+}
+
+/**
+ * The network namespace of all file servers, with nothing in it: made once, since each costs milliseconds.
+ * @param dir of the instance; the namespace goes with its mounts
+ * @returns its path
+ */
+export function fileServerNetns(dir: string): string {
+  const path = join(dir, 'empty-netns')
+  if (existsSync(path) && statfsSync(path).type === NSFS_MAGIC) return path
+  // What a daemon left that ended while it made one.
+  rmSync(path, { force: true })
+  createNamespaceAt('net', CLONE_NEWNET, path)
+  return path
 }
 
 function disableIpv6(which: string): void {
