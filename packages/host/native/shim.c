@@ -67,7 +67,7 @@ static void say(const char *word, const char *detail) {
     dprintf(1, "%s%s%s\n", word, *detail ? " " : "", detail);
 }
 
-static void kill_children(void) {
+static void signal_children(void) {
     char path[64], buffer[4096];
     snprintf(path, sizeof path, "/proc/self/task/%d/children", getpid());
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -75,8 +75,15 @@ static void kill_children(void) {
     if (fd >= 0) close(fd);
     if (size <= 0) return;
     buffer[size] = 0;
+    /* A pid that the buffer cuts is one of the next round. */
+    if (size == sizeof buffer - 1) *strrchr(buffer, ' ') = 0;
     for (char *word = strtok(buffer, " "); word; word = strtok(NULL, " ")) kill(atoi(word), SIGKILL);
-    while (waitpid(-1, NULL, __WALL) > 0 || errno == EINTR) continue;
+}
+
+/* The end of one makes its children the shim's: so until there is none. */
+static void kill_children(void) {
+    do signal_children();
+    while (waitpid(-1, NULL, __WALL) > 0 || errno == EINTR);
 }
 
 static void fail(const char *what, const char *path) {
