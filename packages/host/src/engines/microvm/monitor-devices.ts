@@ -23,10 +23,12 @@ export function prepareMonitorDevices(directory: string): { from: string; to: st
   const devices = DEVICES.filter(([path]) => existsSync(path))
   const binds = devices.map(([path]) => ({ from: join(directory, basename(path)), to: path }))
   mkdirSync(directory, { recursive: true, mode: 0o700 })
-  if (mountsUnder(directory).length > 0) return binds
-  mount('dev', directory, 'tmpfs', MS_NOSUID | MS_NOEXEC, 'size=16k,mode=700')
+  if (mountsUnder(directory).length === 0)
+    mount('dev', directory, 'tmpfs', MS_NOSUID | MS_NOEXEC, 'size=16k,mode=700')
   for (const [path, major, minor] of devices) {
     const node = join(directory, basename(path))
+    // A device may have come since, as with a module that was loaded.
+    if (existsSync(node)) continue
     checked(mknodCall(node, S_IFCHR | OPEN_TO_ALL, (major << 8) | minor), 'mknod', node)
     chmodSync(node, OPEN_TO_ALL)
   }
