@@ -14,7 +14,7 @@ export interface TeamTable {
   maxSandboxes: number | null
   /** Longest life of a sandbox; null takes the server's limit. */
   maxHours: number | null
-  /** May read but not change anything. */
+  /** May only read and delete. */
   isBlocked: number
   /** May do nothing. */
   isBanned: number

@@ -41,11 +41,14 @@ it('refuses a key from the moment it is deleted', async () => {
   expect((await test.request('GET', '/v2/sandboxes', undefined, headers)).status).toBe(401)
 })
 
-it('lets a blocked team read only and a banned one do nothing, at once', async () => {
+it('lets a blocked team only read and delete and a banned one do nothing, at once', async () => {
+  const { sandboxID } = (await test.request('POST', '/v2/sandboxes', { templateID: 'base' })).json()
   expect((await test.request('GET', '/v2/sandboxes')).status).toBe(200)
   await test.store.teams.update(test.team.id, { isBlocked: 1 })
   expect((await test.request('GET', '/v2/sandboxes')).status).toBe(200)
   expect((await test.request('POST', '/v2/sandboxes', { templateID: 'base' })).status).toBe(403)
+  expect((await test.request('POST', `/sandboxes/${sandboxID}/timeout`, { timeout: 60 })).status).toBe(403)
+  expect((await test.request('DELETE', `/sandboxes/${sandboxID}`)).status).toBe(204)
   await test.store.teams.update(test.team.id, { isBanned: 1 })
   expect((await test.request('GET', '/v2/sandboxes')).status).toBe(403)
 })

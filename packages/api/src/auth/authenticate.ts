@@ -14,6 +14,8 @@ declare module 'fastify' {
 }
 
 const MAX_KEY_LENGTH = 256
+/** Whoever may start nothing must be able to end what runs and costs. */
+const OPEN_TO_BLOCKED: ReadonlySet<string> = new Set(['GET', 'HEAD', 'DELETE'])
 
 /** The team of an authenticated request. */
 export function teamOf(request: FastifyRequest): Team {
@@ -74,15 +76,15 @@ async function findOwner(request: FastifyRequest, keys: ApiKeyCache): Promise<Ke
   return owner
 }
 
-/** Refuses requests without a valid key, of banned teams, and changes by blocked ones. */
+/** Refuses requests without a valid key, of banned teams, and of blocked ones all but reading and deleting. */
 export function requireApiKey({ keys, store, adminToken }: Gatekeeping): onRequestAsyncHookHandler {
   return async (request) => {
     const isAdmin = isOperator(request, adminToken)
     const owner = isAdmin ? await findTeamForOperator(request, store) : await findOwner(request, keys)
     const { team } = owner
     if (team.isBanned && !isAdmin) throw new ApiError('forbidden', `Team '${team.name}' is banned.`)
-    if (team.isBlocked && request.method !== 'GET' && !isAdmin) {
-      throw new ApiError('forbidden', `Team '${team.name}' is blocked: it may read but not change anything.`)
+    if (team.isBlocked && !OPEN_TO_BLOCKED.has(request.method) && !isAdmin) {
+      throw new ApiError('forbidden', `Team '${team.name}' is blocked: it may only read and delete.`)
     }
     request.caller = owner
   }

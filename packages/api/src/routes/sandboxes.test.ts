@@ -121,10 +121,15 @@ describe('create', () => {
   })
 
   it('answers 404 for an unknown template and an unknown tag', async () => {
-    for (const templateID of ['nothing', 'base:nothing', 'nobody/base']) {
+    const messages = {
+      nothing: "Template 'nothing' not found",
+      'nobody/base': "Template 'nobody/base' not found",
+      'base:nothing': "tag 'nothing' does not exist for template 'base'",
+    }
+    for (const [templateID, message] of Object.entries(messages)) {
       const answer = await test.request('POST', '/v2/sandboxes', { templateID })
       expect(answer.status).toBe(404)
-      expect(answer.json()).toMatchObject({ code: 404, message: expect.stringContaining(templateID) })
+      expect(answer.json()).toEqual({ code: 404, message })
     }
   })
 
@@ -283,6 +288,8 @@ describe('one sandbox', () => {
     expect(connected.status).toBe(200)
     expect(connected.json()).toMatchObject({ sandboxID: id, envdAccessToken: expect.any(String) })
     expect(await seconds()).toBe(50)
+    expect((await test.request('POST', `/sandboxes/${id}/connect`, { timeout: 0 })).status).toBe(200)
+    expect(await seconds()).toBe(50)
     expect((await test.request('POST', `/v2/sandboxes/${id}/connect`)).status).toBe(200)
     expect(await seconds()).toBe(300)
     expect((await test.request('POST', `/sandboxes/${id}/refreshes`, { duration: 400 })).status).toBe(204)
@@ -292,6 +299,13 @@ describe('one sandbox', () => {
     expect((await test.request('POST', `/sandboxes/${id}/connect`, {})).status).toBe(400)
     expect((await test.request('POST', `/sandboxes/${id}/timeout`, { timeout: -1 })).status).toBe(400)
     expect((await test.request('POST', `/sandboxes/${id}/refreshes`, { duration: 3601 })).status).toBe(400)
+  })
+
+  it('is refreshed for 15 seconds at least', async () => {
+    const id = await createSandbox({ templateID: 'base', timeout: 1 })
+    await test.request('POST', `/sandboxes/${id}/refreshes`, { duration: 2 })
+    const { startedAt, endAt } = (await test.request('GET', `/sandboxes/${id}`)).json()
+    expect(Date.parse(String(endAt)) - Date.parse(String(startedAt))).toBeGreaterThanOrEqual(15_000)
   })
 
   it('is over at once with timeout 0, and at its end', async () => {

@@ -21,7 +21,7 @@ import { errors, NoContent } from './responses.ts'
 
 const V1_TIMEOUT_SECONDS = 15
 const V2_TIMEOUT_SECONDS = 300
-const REFRESH_SECONDS = 15
+const LEAST_REFRESH_SECONDS = 15
 
 export interface SandboxRouteParts {
   readonly lifecycle: Lifecycle
@@ -123,7 +123,9 @@ function timeoutRoutes(app: ApiApp, { lifecycle }: SandboxRouteParts): void {
     },
     async (request, reply) => {
       const id = parseSandboxId(request.params.sandboxID)
-      await lifecycle.setTimeout(teamOf(request), id, request.body.duration ?? REFRESH_SECONDS, true)
+      const { duration = 0 } = request.body
+      const seconds = Math.max(duration, LEAST_REFRESH_SECONDS)
+      await lifecycle.setTimeout(teamOf(request), id, seconds, true)
       return reply.code(204).send(null)
     },
   )

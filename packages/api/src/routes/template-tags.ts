@@ -11,7 +11,7 @@ import type { Store } from '@sandbox/store/store'
 import { Type } from 'typebox'
 import { teamOf } from '../auth/authenticate.ts'
 import type { ApiApp } from '../http/app.ts'
-import { DEFAULT_TAG, parseTemplateName, type TemplateResolver } from '../templates/resolver.ts'
+import { DEFAULT_TAG, parseTemplateName, type TemplateResolver, tagNotFound } from '../templates/resolver.ts'
 import { errors, NoContent } from './responses.ts'
 
 const TAG = /^[a-z0-9_.-]{1,128}$/
@@ -74,7 +74,7 @@ export function templateTagRoutes(app: ApiApp, { store, templates }: TemplateTag
       const template = await findOwn(teamOf(request), target)
       const { tag: from = DEFAULT_TAG } = parseTemplateName(target)
       const build = await store.templateBuilds.findByTag(template.id, from)
-      if (!build) throw new ApiError('notFound', `Template '${target}' has no tag '${from}'`)
+      if (!build) throw tagNotFound(target, from)
       const assigned = { templateId: template.id, buildId: build.id, assignedAt: Date.now() }
       for (const tag of tags) await store.templateBuilds.assignTag({ ...assigned, tag })
       return reply.code(201).send({ tags, buildID: build.id })
@@ -100,7 +100,7 @@ export function templateTagRoutes(app: ApiApp, { store, templates }: TemplateTag
       const template = await findOwn(teamOf(request), name)
       const known = new Set((await store.templateBuilds.listTags(template.id)).map(({ tag }) => tag))
       const missing = tags.find((tag) => !known.has(tag))
-      if (missing) throw new ApiError('notFound', `Template '${name}' has no tag '${missing}'`)
+      if (missing) throw tagNotFound(name, missing)
       for (const tag of tags) await store.templateBuilds.deleteTag(template.id, tag)
       return reply.code(204).send(null)
     },

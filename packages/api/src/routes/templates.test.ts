@@ -28,6 +28,15 @@ it('finds the platform template for every team, by name and with its namespace',
   expect((await test.request('GET', '/templates/aliases/nothing')).status).toBe(404)
 })
 
+it('tells whether a name has a tag', async () => {
+  const answer = await test.request('GET', '/templates/aliases/mine%3Aold')
+  expect(answer.json()).toEqual({ code: 404, message: "tag 'old' does not exist for template 'mine'" })
+  await test.request('POST', '/templates/tags', { target: 'mine', tags: ['old'] })
+  for (const alias of ['mine%3Aold', 'test%2Fmine%3Aold', `${privateId}%3Aold`, 'mine%3Adefault']) {
+    expect((await test.request('GET', `/templates/aliases/${alias}`)).status, alias).toBe(200)
+  }
+})
+
 it('answers 403 for the private template of another team, also to a create', async () => {
   const other = await createTeam(test.store, { name: 'Stranger' })
   const { key } = await createApiKey(test.store, other.id, 'k')

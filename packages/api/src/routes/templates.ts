@@ -12,7 +12,7 @@ import { Type } from 'typebox'
 import { teamOf } from '../auth/authenticate.ts'
 import type { ApiApp } from '../http/app.ts'
 import { nextToken, parseNextToken } from '../http/pagination.ts'
-import type { TemplateResolver } from '../templates/resolver.ts'
+import { parseTemplateName, type TemplateResolver, tagNotFound } from '../templates/resolver.ts'
 import { errors } from './responses.ts'
 
 const MAX_PAGE = 100
@@ -108,7 +108,12 @@ export function templateRoutes(app: ApiApp, { store, templates }: TemplateRouteP
       },
     },
     async (request) => {
-      const template = await templates.findTemplate(teamOf(request), request.params.alias)
+      const { alias } = request.params
+      const template = await templates.findTemplate(teamOf(request), alias)
+      const { tag } = parseTemplateName(alias)
+      if (tag !== undefined && !(await store.templateBuilds.findByTag(template.id, tag))) {
+        throw tagNotFound(alias, tag)
+      }
       return { templateID: template.id, public: template.isPublic === 1 }
     },
   )

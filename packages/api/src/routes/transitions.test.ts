@@ -168,6 +168,15 @@ describe.each(databaseKinds)('pause and resume on %s', (_name, start) => {
     expect(await test.store.sandboxes.listOnHost(test.host.id)).toEqual([])
   })
 
+  it('refuses to resume for no time, and to change what a paused one may reach', async () => {
+    const id = await createSandbox()
+    await post(id, 'pause')
+    expect((await post(id, 'connect', { timeout: 0 })).status).toBe(400)
+    const update = await test.request('PUT', `/sandboxes/${id}/network`, { denyOut: ['1.2.3.4'] })
+    expect(update.json()).toMatchObject({ code: 404, message: expect.stringContaining('is paused') })
+    expect(await detail(id)).toMatchObject({ state: 'paused' })
+  })
+
   it('two connects at once resume once', async () => {
     const id = await createSandbox()
     await post(id, 'pause')

@@ -4,7 +4,7 @@ import type { LooseSnapshot, SandboxRow, Team } from '@sandbox/store/schema'
 import type { Store } from '@sandbox/store/store'
 import type { Logger } from 'pino'
 import type { HostEndpoint } from '../options.ts'
-import { type Entries, sandboxNotFound, sandboxTransitioning } from './entries.ts'
+import { type Entries, sandboxNotFound, sandboxPaused, sandboxTransitioning } from './entries.ts'
 import { captureError } from './pausing.ts'
 import type { RunningSandbox, RunningSandboxes } from './running.ts'
 
@@ -13,6 +13,14 @@ export interface CaptureParts {
   readonly running: RunningSandboxes
   readonly entries: Entries
   readonly logger: Logger
+}
+
+export interface CaptureOrder {
+  /** The id that the snapshot gets. */
+  readonly snapshotId: string
+  readonly memory: boolean
+  /** How a paused sandbox is refused. */
+  readonly ofPaused: 'notFound' | 'conflict'
 }
 
 export interface Captured {
@@ -34,16 +42,12 @@ export class Captures {
     this.#parts = parts
   }
 
-  /**
-   * @param snapshotId the id that the snapshot gets
-   * @throws ApiError 404, 409 paused or in transition, 503 not possible now; the sandbox goes on then
-   */
-  async capture(team: Team, id: string, snapshotId: string, memory: boolean): Promise<Captured> {
+  /** @throws ApiError 404, 409 in transition, 503 not possible now; the sandbox goes on then */
+  async capture(team: Team, id: string, { snapshotId, memory, ofPaused }: CaptureOrder): Promise<Captured> {
     const { store, running, entries } = this.#parts
     const row = await store.sandboxes.find(team.id, id)
     if (!row) throw sandboxNotFound(id)
-    if (row.state === 'paused')
-      throw new ApiError('conflict', `Sandbox ${id} is paused: connect to it first.`)
+    if (row.state === 'paused') throw sandboxPaused(ofPaused, id)
     const sandbox = entries.of(row)
     if (sandbox.phase === 'killing') throw sandboxNotFound(id)
     if (sandbox.phase === 'snapshotting') {

@@ -11,6 +11,10 @@ import type { StartOrder } from './starting.ts'
 export const sandboxNotFound = (id: string): ApiError =>
   new ApiError('notFound', `Sandbox "${id}" doesn't exist or you don't have access to it`)
 
+/** Of calls that need a running sandbox some answer 404 to a paused one in E2B, others 409. */
+export const sandboxPaused = (kind: 'notFound' | 'conflict', id: string): ApiError =>
+  new ApiError(kind, `Sandbox ${id} is paused: connect to it first.`)
+
 export const sandboxTransitioning = (id: string): ApiError =>
   new ApiError('transitioning', `Sandbox ${id} is changing its state: try again when that is done.`)
 

@@ -47,7 +47,7 @@ export class Forks {
       )
     }
     const snapshotId = `fork-${newUuid()}`
-    const { row, host } = await captures.capture(team, id, snapshotId, true)
+    const { row, host } = await captures.capture(team, id, { snapshotId, memory: true, ofPaused: 'conflict' })
     const begun = performance.now()
     try {
       const starts = Array.from({ length: count }, () =>

@@ -14,7 +14,7 @@ import type { Answers } from './answers.ts'
 import { type Entries, factsOf, runningFromRow, sandboxNotFound, sandboxTransitioning } from './entries.ts'
 import type { Idempotency } from './idempotency.ts'
 import type { Launcher } from './launching.ts'
-import { checkTimeout, readSettings, type SandboxSettings } from './new-sandbox.ts'
+import { checkLongestTimeout, checkTimeout, readSettings, type SandboxSettings } from './new-sandbox.ts'
 import type { Resumes } from './resuming.ts'
 import type { RunningSandbox, RunningSandboxes } from './running.ts'
 import { stopOn } from './starting.ts'
@@ -83,7 +83,8 @@ export class Lifecycle {
   }
 
   /**
-   * Extends a running sandbox, never shortens it; resumes a paused one. Waits for what happens to it now.
+   * Extends a running sandbox, never shortens it; resumes a paused one. Waits for what happens to it now. A timeout of 0
+   * leaves a running one as it is; a paused one is refused, which would be over at once.
    * @throws ApiError 400, 404, 409, 429, 503
    */
   async connect(
@@ -92,7 +93,8 @@ export class Lifecycle {
     options: ConnectOptions,
   ): Promise<{ sandbox: Sandbox; resumed: boolean }> {
     const { answers, entries, running, store } = this.#parts
-    checkTimeout(options.timeoutSeconds, entries.limitsOf(team).maxHours)
+    const { maxHours } = entries.limitsOf(team)
+    checkLongestTimeout(options.timeoutSeconds, maxHours)
     for (let tries = 1; tries <= MAX_CONNECT_TRIES; tries += 1) {
       const row = await store.sandboxes.find(team.id, id)
       if (!row) throw sandboxNotFound(id)
@@ -106,6 +108,7 @@ export class Lifecycle {
         if (!(await this.#extend(team, known ?? entries.of(row), options.timeoutSeconds))) continue
         return { sandbox: answers.started(factsOf(row)), resumed: false }
       }
+      checkTimeout(options.timeoutSeconds, maxHours)
       const resumed = await this.#resume(team, row, options)
       return { sandbox: answers.started(factsOf(resumed)), resumed: true }
     }

@@ -7,7 +7,7 @@ import type { Store } from '@sandbox/store/store'
 import type { Logger } from 'pino'
 import type { Features } from '../options.ts'
 import { settingsOf } from './answers.ts'
-import { type Entries, sandboxNotFound, sandboxTransitioning } from './entries.ts'
+import { type Entries, sandboxNotFound, sandboxPaused, sandboxTransitioning } from './entries.ts'
 import { checkNetwork, type SandboxSettings } from './new-sandbox.ts'
 
 export interface NetworkUpdateParts {
@@ -31,7 +31,7 @@ export class NetworkUpdates {
 
   /**
    * The whole egress config is replaced; what is left out is cleared. New connections are under it on return.
-   * @throws ApiError 400 invalid, 403 a feature that is off, 404, 409 not running, 503 the host does not answer
+   * @throws ApiError 400 invalid, 403 a feature that is off, 404 also a paused one, 409 in transition, 503 the host does not answer
    */
   async replace(team: Team, id: string, body: SandboxNetworkUpdate): Promise<void> {
     const { allow_internet_access: allowInternetAccess = null, ...egress } = body
@@ -58,8 +58,7 @@ export class NetworkUpdates {
     const { store, entries, logger } = this.#parts
     const row = await store.sandboxes.find(team.id, id)
     if (!row) throw sandboxNotFound(id)
-    if (row.state === 'paused')
-      throw new ApiError('conflict', `Sandbox ${id} is paused: connect to it first.`)
+    if (row.state === 'paused') throw sandboxPaused('notFound', id)
     const host = entries.hostOf(entries.of(row))
     const former = settingsOf(row)
     const network = { ...ingressOnly(former.network ?? {}), ...egress }

@@ -23,10 +23,15 @@ const refuse = (message: string): never => {
   throw new ApiError('badRequest', message)
 }
 
+/** @throws ApiError 400 when a lifetime is over the team's limit */
+export function checkLongestTimeout(timeoutSeconds: number, maxHours: number): void {
+  if (timeoutSeconds > maxHours * 3600) refuse(`Timeout cannot be greater than ${maxHours} hours`)
+}
+
 /** @throws ApiError 400 when a lifetime is not above 0 or over the team's limit */
 export function checkTimeout(timeoutSeconds: number, maxHours: number): void {
   if (timeoutSeconds <= 0) refuse('Timeout must be greater than 0')
-  if (timeoutSeconds > maxHours * 3600) refuse(`Timeout cannot be greater than ${maxHours} hours`)
+  checkLongestTimeout(timeoutSeconds, maxHours)
 }
 
 /** @throws ApiError 400 invalid, 403 a feature that is off */

@@ -75,7 +75,8 @@ export class Snapshots {
     const { captures, logger, logs, store } = this.#parts
     const previous = target.template && (await store.templateBuilds.findByTag(target.template.id, target.tag))
     const snapshotId = newUuid()
-    const { row, host } = await captures.capture(team, sandboxId, snapshotId, memory)
+    const order = { snapshotId, memory, ofPaused: 'notFound' } as const
+    const { row, host } = await captures.capture(team, sandboxId, order)
     const templateId = target.template?.id ?? newTemplateId()
     try {
       const template = target.template ? {} : { template: newTemplate(templateId, team.id) }

@@ -37,6 +37,11 @@ export function parseTemplateName(text: string): TemplateName {
   return { namespace: match[1], name: match[2]!, tag: match[3] }
 }
 
+/** @param text the reference to the template, with or without the tag */
+export function tagNotFound(text: string, tag: string): ApiError {
+  return new ApiError('notFound', `tag '${tag}' does not exist for template '${text.split(':', 1)[0]}'`)
+}
+
 /** Finds templates and builds by id or name, as a team sees them. Remembers builds until the store changes. */
 export class TemplateResolver {
   readonly #store: Store
@@ -90,7 +95,8 @@ export class TemplateResolver {
       this.#store.templateBuilds.findByTag(template.id, tag),
       this.#store.templates.listAliases(template.id),
     ])
-    if (build?.status !== 'ready' || !build.snapshotId || !build.envdVersion) {
+    if (!build) throw tagNotFound(text, tag)
+    if (build.status !== 'ready' || !build.snapshotId || !build.envdVersion) {
       throw new ApiError('notFound', `Template '${text}' has no finished build with tag '${tag}'`)
     }
     return {
