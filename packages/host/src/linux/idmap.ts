@@ -61,6 +61,8 @@ export function idmappedTree(source: string, usernsFd: number, options: { readOn
 async function makeUserNamespace(base: number, size: number): Promise<number> {
   const holder = spawn('unshare', ['--user', 'cat'], { stdio: ['pipe', 'pipe', 'pipe'] })
   const exited = once(holder, 'exit')
+  // Without a descriptor left there is a child, and an error to come, but no streams.
+  if (!holder.stdin) await exited
   let stderr = ''
   holder.stderr.on('data', (chunk: Buffer) => {
     if (stderr.length < 4096) stderr += chunk.toString()

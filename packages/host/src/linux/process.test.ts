@@ -89,3 +89,22 @@ test('file systems are named and a loop device frees itself when closed', () => 
   closeSync(device.fd)
   rmSync(dir, { recursive: true })
 })
+
+test('a process without a descriptor left is refused its programs, and lives on', async () => {
+  const from = (file: string): string => JSON.stringify(join(import.meta.dirname, file))
+  const script = `
+import { closeSync, openSync } from 'node:fs'
+import { userNamespaceFor } from ${from('idmap.ts')}
+import { run } from ${from('process.ts')}
+const fds = []
+try { for (;;) fds.push(openSync('/dev/null')) } catch {}
+const outcomes = await Promise.allSettled([run('true', []), userNamespaceFor(0x7100_0000)])
+await new Promise((resolve) => setTimeout(resolve, 50))
+for (const fd of fds) closeSync(fd)
+await run('true', [])
+process.stdout.write(outcomes.map(({ reason }) => reason.message).join())
+`
+  const node = [process.execPath, '--input-type=module', '--eval', script]
+  const { stdout } = await run('sh', ['-c', 'ulimit -n 64; exec "$@"', 'sh', ...node])
+  expect(stdout).toBe('spawn true EMFILE,spawn unshare EMFILE')
+})

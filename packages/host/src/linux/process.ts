@@ -70,12 +70,14 @@ export function run(command: string, args: readonly string[], options: RunOption
       timedOut = true
       child.kill('SIGKILL')
     }, timeoutMs)
-    const stdout = collected(child.stdout, maxOutputBytes)
-    const stderr = collected(child.stderr, maxOutputBytes)
     child.on('error', (error) => {
       clearTimeout(timer)
       reject(error)
     })
+    // Without a descriptor left there is a child, and an error to come, but no streams.
+    if (!child.stdin) return
+    const stdout = collected(child.stdout, maxOutputBytes)
+    const stderr = collected(child.stderr, maxOutputBytes)
     child.on('close', (status, signal) => {
       clearTimeout(timer)
       if (status === 0) return resolve({ stdout: stdout(), stderr: stderr() })

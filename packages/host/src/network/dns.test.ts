@@ -168,6 +168,8 @@ test('a guest is answered at its gateway, by UDP and TCP, unless it has no inter
   const script = `
 import socket,struct,sys
 q=bytes.fromhex('${query(5).toString('hex')}')
+r=socket.socket(socket.AF_INET,socket.SOCK_RAW,socket.IPPROTO_UDP)
+r.sendto(struct.pack('>HHHH',0,53,8+len(q),0)+q,('169.254.0.22',53))
 u=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); u.settimeout(0.5); u.sendto(q,('169.254.0.22',53))
 try: print(u.recv(512)[:4].hex())
 except OSError: print('denied')
@@ -176,6 +178,7 @@ try:
 except OSError: print('denied')
 try: socket.create_connection(('${slots.dnsEndpoint.address}',${slots.dnsEndpoint.port}),0.5); print('open')
 except OSError: print('denied')`
+  // A guest with a kernel of its own may ask from port 0, to which nothing can be answered.
   const ask = async (): Promise<string[]> => {
     const { stdout } = await inNetworkNamespace(slots.netnsPath(0), () => run('python3', ['-c', script]))
     return stdout.trim().split('\n')

@@ -83,11 +83,15 @@ export class DnsForwarder {
 
   #onQuery(udp: UdpSocket, query: Buffer, client: RemoteInfo): void {
     const isQuery = query.length >= headerBytes && ((query[2] ?? 0) & responseFlag) === 0
-    if (!isQuery || query.length > maxQueryBytes || !this.#enter(client.address)) return
+    // A guest with a kernel of its own may ask from port 0: nobody can be answered there, and Node throws.
+    const isAnswerable = isQuery && client.port > 0
+    if (!isAnswerable || query.length > maxQueryBytes || !this.#enter(client.address)) return
     this.#ask(query, this.#upstreamsOf(client.address))
       .then((answer) => {
         if (answer && this.#udp === udp) udp.send(answer, client.port, client.address)
       })
+      // Nothing that a guest sends may end this process, and a query is lost easily.
+      .catch(() => {})
       .finally(() => this.#leave(client.address))
   }
 
