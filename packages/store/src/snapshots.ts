@@ -1,5 +1,6 @@
+import type { ExpressionBuilder, Transaction } from 'kysely'
 import type { ChangeCounter } from './changes.ts'
-import type { LooseSnapshot, StoreDb, Template, TemplateBuild, TemplateTag } from './schema.ts'
+import type { Database, LooseSnapshot, StoreDb, Template, TemplateBuild, TemplateTag } from './schema.ts'
 
 /** A snapshot that users made of a sandbox: a tag of a template and the build behind it. */
 export interface Snapshot {
@@ -24,11 +25,17 @@ export interface SnapshotFilter {
 }
 
 export interface NewSnapshot {
-  /** Set when the snapshot is the first of its template. */
-  readonly template?: Template
-  readonly alias?: string
+  /** Taken unless the team has a template of that alias. */
+  readonly template: Template
+  readonly alias: string | null
   readonly build: TemplateBuild
   readonly tag: string
+}
+
+export interface InsertedSnapshot {
+  readonly templateId: string
+  /** What the tag pointed at before. */
+  readonly replaced: TemplateBuild | undefined
 }
 
 export interface SnapshotRemoval {
@@ -37,6 +44,53 @@ export interface SnapshotRemoval {
   readonly buildIds: readonly string[]
   /** The snapshots behind them that exist for them alone. */
   readonly loose: readonly LooseSnapshot[]
+}
+
+/** The id of the template that has the alias from now on, this one or the one that has it already. */
+async function insertTemplate(
+  transaction: Transaction<Database>,
+  template: Template,
+  alias: string | null,
+): Promise<string> {
+  const { id, teamId, createdAt } = template
+  await transaction.insertInto('templates').values(template).execute()
+  if (alias === null) return id
+  await transaction
+    .insertInto('templateAliases')
+    .values({ teamId, alias, templateId: id, createdAt })
+    .onConflict((conflict) => conflict.columns(['teamId', 'alias']).doNothing())
+    .execute()
+  const { templateId } = await transaction
+    .selectFrom('templateAliases')
+    .select('templateId')
+    .where('teamId', '=', teamId)
+    .where('alias', '=', alias)
+    .executeTakeFirstOrThrow()
+  if (templateId !== id) await transaction.deleteFrom('templates').where('id', '=', id).execute()
+  return templateId
+}
+
+/** Tags of the same template that were moved after the one of the outer query. */
+function movedLater(
+  builder: ExpressionBuilder<Database, 'templateTags'>,
+  sourceSandboxId: string | undefined,
+) {
+  const tags = builder
+    .selectFrom('templateTags as later')
+    .innerJoin('templateBuilds as laterBuild', 'laterBuild.id', 'later.buildId')
+    .select('later.tag')
+    .whereRef('later.templateId', '=', 'templateTags.templateId')
+    .where('laterBuild.sourceSandboxId', 'is not', null)
+    .where(({ eb, and, or, ref }) =>
+      or([
+        eb('later.assignedAt', '>', ref('templateTags.assignedAt')),
+        and([
+          eb('later.assignedAt', '=', ref('templateTags.assignedAt')),
+          eb('later.tag', '>', ref('templateTags.tag')),
+        ]),
+      ]),
+    )
+  return sourceSandboxId === undefined ? tags : tags.where('laterBuild.sourceSandboxId', '=', sourceSandboxId)
 }
 
 /** Snapshots of sandboxes, which are stored as builds of templates. */
@@ -49,18 +103,28 @@ export class SnapshotRepository {
     this.#changes = changes
   }
 
-  /** Writes everything of a snapshot in one step; from then on it is not a loose one. @throws a unique violation when the name was taken meanwhile */
-  async insert({ template, alias, build, tag }: NewSnapshot): Promise<void> {
-    const { templateId, id: buildId, createdAt } = build
-    await this.#db.transaction().execute(async (transaction) => {
-      if (template) {
-        await transaction.insertInto('templates').values(template).execute()
-        if (alias !== undefined) {
-          const named = { teamId: template.teamId, alias, templateId, createdAt }
-          await transaction.insertInto('templateAliases').values(named).execute()
-        }
-      }
-      await transaction.insertInto('templateBuilds').values(build).execute()
+  /** Writes everything of a snapshot in one step; from then on it is not a loose one. */
+  async insert({ template, alias, build, tag }: NewSnapshot): Promise<InsertedSnapshot> {
+    const { id: buildId, createdAt } = build
+    const inserted = await this.#db.transaction().execute(async (transaction) => {
+      const templateId = await insertTemplate(transaction, template, alias)
+      // Holds up others that move tags of the template: each of them is told what it has replaced.
+      await transaction
+        .updateTable('templates')
+        .set({ updatedAt: createdAt })
+        .where('id', '=', templateId)
+        .execute()
+      const replaced = await transaction
+        .selectFrom('templateTags')
+        .innerJoin('templateBuilds', 'templateBuilds.id', 'templateTags.buildId')
+        .selectAll('templateBuilds')
+        .where('templateTags.templateId', '=', templateId)
+        .where('templateTags.tag', '=', tag)
+        .executeTakeFirst()
+      await transaction
+        .insertInto('templateBuilds')
+        .values({ ...build, templateId })
+        .execute()
       const assigned: TemplateTag = { templateId, tag, buildId, assignedAt: createdAt }
       await transaction
         .insertInto('templateTags')
@@ -73,8 +137,10 @@ export class SnapshotRepository {
         .deleteFrom('looseSnapshots')
         .where('snapshotId', '=', build.snapshotId ?? '')
         .execute()
+      return { templateId, replaced }
     })
     await this.#changes.announce()
+    return inserted
   }
 
   /** Removes builds, or their whole template, and notes in the same step what hosts must delete now. */
@@ -109,9 +175,9 @@ export class SnapshotRepository {
     return Number(row.total)
   }
 
-  /** Newest first. */
+  /** One of each template: the tag that was moved last, of those that match. Newest first. */
   async list(filter: SnapshotFilter): Promise<Snapshot[]> {
-    const { after } = filter
+    const { after, sourceSandboxId, tag } = filter
     let query = this.#db
       .selectFrom('templateTags')
       .innerJoin('templateBuilds', 'templateBuilds.id', 'templateTags.buildId')
@@ -133,11 +199,10 @@ export class SnapshotRepository {
       ])
       .where('templates.teamId', '=', filter.teamId)
       .where('templateBuilds.sourceSandboxId', 'is not', null)
-    if (filter.sourceSandboxId) {
-      query = query.where('templateBuilds.sourceSandboxId', '=', filter.sourceSandboxId)
-    }
+    if (sourceSandboxId) query = query.where('templateBuilds.sourceSandboxId', '=', sourceSandboxId)
     if (filter.templateId) query = query.where('templateTags.templateId', '=', filter.templateId)
-    if (filter.tag) query = query.where('templateTags.tag', '=', filter.tag)
+    if (tag) query = query.where('templateTags.tag', '=', tag)
+    else query = query.where((builder) => builder.not(builder.exists(movedLater(builder, sourceSandboxId))))
     if (after) {
       query = query.where(({ eb, and, or }) =>
         or([

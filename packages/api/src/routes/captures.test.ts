@@ -151,21 +151,36 @@ describe.each(databaseKinds)('captures on %s', (_name, start) => {
     it('with a name collects tags, and is not among the templates', async () => {
       const id = await createSandbox()
       const first = (await snapshot(id, { name: 'State' })).json<Snapshot>()
-      expect(first).toEqual({ snapshotID: 'test/state:default', names: ['test/state:default'] })
+      expect(first).toEqual({ snapshotID: 'test/state:default', names: ['test/state'] })
       const second = (await snapshot(id, { name: 'test/state:v2', memory: false })).json<Snapshot>()
-      expect(second.snapshotID).toBe('test/state:v2')
-      expect((await list()).map(({ snapshotID }) => snapshotID)).toEqual([
-        'test/state:v2',
-        'test/state:default',
-      ])
-      expect((await list('?name=state')).length).toBe(2)
-      expect(await list('?name=test%2Fstate%3Av2')).toEqual([second])
+      expect(second).toEqual({ snapshotID: 'test/state:v2', names: ['test/state'] })
+      // The tag that was moved last stands for all of them.
+      for (const query of ['', '?name=state', '?name=test%2Fstate%3Av2', `?sandboxID=${id}`]) {
+        expect(await list(query), query).toEqual([second])
+      }
+      expect(await list('?name=state%3Adefault')).toEqual([first])
       expect(await list('?name=unknown')).toEqual([])
-      expect(await list(`?sandboxID=${id}`)).toHaveLength(2)
       expect(await list('?sandboxID=iother')).toEqual([])
       expect((await test.request('GET', '/templates')).json()).toEqual([])
       expect((await create('state')).status).toBe(201)
       expect((await create('test/state:v2')).status).toBe(201)
+    })
+
+    it('lists what one sandbox gave to a name, whatever others gave to it later', async () => {
+      const ids = [await createSandbox(), await createSandbox()]
+      const first = (await snapshot(ids[0]!, { name: 'state:a' })).json<Snapshot>()
+      const second = (await snapshot(ids[1]!, { name: 'state:b' })).json<Snapshot>()
+      expect(await list()).toEqual([second])
+      expect(await list(`?sandboxID=${ids[0]}`)).toEqual([first])
+    })
+
+    it('at once under one new name become one template, and none is left without a tag', async () => {
+      const ids = await Promise.all([1, 2, 3, 4].map(() => createSandbox()))
+      const made = await Promise.all(ids.map((id) => snapshot(id, { name: 'state' })))
+      expect(made.map(({ status }) => status)).toEqual([201, 201, 201, 201])
+      expect(await list()).toHaveLength(1)
+      expect(test.host.snapshots.size).toBe(1)
+      expect(await test.store.snapshots.count(test.team.id)).toBe(1)
     })
 
     it('a tag that moves on takes the unused snapshot behind it away', async () => {

@@ -2,7 +2,7 @@ import { ApiError } from '@sandbox/contract/errors'
 import { newTemplateId, newUuid } from '@sandbox/contract/ids'
 import type { SnapshotInfo } from '@sandbox/contract/rest/snapshots'
 import type { SandboxRow, Team, Template, TemplateBuild } from '@sandbox/store/schema'
-import type { Snapshot } from '@sandbox/store/snapshots'
+import type { InsertedSnapshot, Snapshot } from '@sandbox/store/snapshots'
 import type { Store } from '@sandbox/store/store'
 import type { Logger } from 'pino'
 import type { SandboxLogs } from '../observing/sandbox-logs.ts'
@@ -29,20 +29,17 @@ export interface SnapshotQuery {
 /** Builds that one deletion looks at. */
 const MAX_BUILDS = 10_000
 
-const nameOf = ({ slug, alias, tag }: Pick<Snapshot, 'slug' | 'alias' | 'tag'>): string =>
-  `${slug}/${alias}:${tag}`
-
 /** A snapshot as it is shown. */
 export function snapshotInfo(
   snapshot: Pick<Snapshot, 'templateId' | 'slug' | 'alias' | 'tag'>,
 ): SnapshotInfo {
-  const { alias, templateId, tag } = snapshot
+  const { alias, templateId, tag, slug } = snapshot
   if (alias === null) return { snapshotID: `${templateId}:${tag}`, names: [] }
-  return { snapshotID: nameOf(snapshot), names: [nameOf(snapshot)] }
+  const name = `${slug}/${alias}`
+  return { snapshotID: `${name}:${tag}`, names: [name] }
 }
 
 interface Target {
-  readonly template: Template | undefined
   readonly alias: string | null
   readonly tag: string
 }
@@ -67,30 +64,29 @@ export class Snapshots {
     name: string | undefined,
     memory: boolean,
   ): Promise<SnapshotInfo> {
-    const target = await this.#target(team, name)
+    const target = readTarget(team, name)
     return this.#counted(team, () => this.#create(team, sandboxId, target, memory))
   }
 
   async #create(team: Team, sandboxId: string, target: Target, memory: boolean): Promise<SnapshotInfo> {
     const { captures, logger, logs, store } = this.#parts
-    const previous = target.template && (await store.templateBuilds.findByTag(target.template.id, target.tag))
     const snapshotId = newUuid()
     const order = { snapshotId, memory, ofPaused: 'notFound' } as const
     const { row, host } = await captures.capture(team, sandboxId, order)
-    const templateId = target.template?.id ?? newTemplateId()
+    const template = newTemplate(team.id)
+    const build = buildOf(row, template.id, snapshotId, host.id)
+    let inserted: InsertedSnapshot
     try {
-      const template = target.template ? {} : { template: newTemplate(templateId, team.id) }
-      const build = buildOf(row, templateId, snapshotId, host.id)
-      const alias = target.alias === null ? {} : { alias: target.alias }
-      await store.snapshots.insert({ ...template, ...alias, build, tag: target.tag })
-      await store.sync()
+      inserted = await store.snapshots.insert({ template, build, ...target })
     } catch (error) {
       await captures.discard(host, snapshotId)
       throw error
     }
+    await store.sync()
+    const { templateId, replaced } = inserted
     logger.info({ sandboxId, teamId: team.id, templateId, snapshotId, memory }, 'snapshot created')
     logs.append(sandboxId, team.id, 'info', 'Snapshot created', { snapshotID: `${templateId}:${target.tag}` })
-    if (previous) await this.#deleteReplaced(previous)
+    if (replaced) await this.#deleteReplaced(replaced)
     return snapshotInfo({ templateId, slug: team.slug, alias: target.alias, tag: target.tag })
   }
 
@@ -160,15 +156,6 @@ export class Snapshots {
     }
   }
 
-  async #target(team: Team, name: string | undefined): Promise<Target> {
-    if (name === undefined) return { template: undefined, alias: null, tag: DEFAULT_TAG }
-    const { namespace, name: alias, tag = DEFAULT_TAG } = parseTemplateName(name)
-    if (namespace !== undefined && namespace !== team.slug) {
-      throw new ApiError('badRequest', `'${namespace}' is not the namespace of your team ('${team.slug}')`)
-    }
-    return { template: await this.#parts.store.templates.findByAlias(team.id, alias), alias, tag }
-  }
-
   /** By name or id, whatever its builds. @throws ApiError 400 malformed */
   async #findOwn(team: Team, text: string): Promise<Template | undefined> {
     const { templates } = this.#parts.store
@@ -207,10 +194,20 @@ export class Snapshots {
   }
 }
 
-function newTemplate(id: string, teamId: string): Template {
+/** @throws ApiError 400 malformed, or of another team */
+function readTarget(team: Team, name: string | undefined): Target {
+  if (name === undefined) return { alias: null, tag: DEFAULT_TAG }
+  const { namespace, name: alias, tag = DEFAULT_TAG } = parseTemplateName(name)
+  if (namespace !== undefined && namespace !== team.slug) {
+    throw new ApiError('badRequest', `'${namespace}' is not the namespace of your team ('${team.slug}')`)
+  }
+  return { alias, tag }
+}
+
+function newTemplate(teamId: string): Template {
   const now = Date.now()
   return {
-    id,
+    id: newTemplateId(),
     teamId,
     isPublic: 0,
     isDefault: 0,

@@ -16,7 +16,7 @@ export type NewSnapshot = Static<typeof NewSnapshot>
 
 export const SnapshotInfo = Type.Object({
   snapshotID: Type.String({ description: 'namespace/name:tag, or id:tag when it has no name' }),
-  names: Type.Array(Type.String()),
+  names: Type.Array(Type.String(), { description: 'namespace/name, without a tag' }),
 })
 export type SnapshotInfo = Static<typeof SnapshotInfo>
 
