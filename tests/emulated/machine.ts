@@ -46,9 +46,9 @@ export class Machine {
 
   constructor(options: MachineOptions) {
     this.#controlPath = `${options.dir}/control`
-    this.#process = spawn('qemu-system-x86_64', qemuArguments(options, this.#controlPath), {
-      stdio: ['pipe', 'pipe', 'pipe'],
-    })
+    // Ends with this process, however that ends.
+    const argv = ['--pdeathsig', 'KILL', 'qemu-system-x86_64', ...qemuArguments(options, this.#controlPath)]
+    this.#process = spawn('setpriv', argv, { stdio: ['pipe', 'pipe', 'pipe'] })
     this.#process.stdin.on('error', () => {
       // It is off: `off` says why.
     })
@@ -110,7 +110,7 @@ async function until(qmp: Qmp, question: string, wanted: string): Promise<void> 
 async function whenOff(child: Process, limitMs: number): Promise<void> {
   const timer = setTimeout(() => child.kill('SIGKILL'), limitMs)
   const ended = Promise.withResolvers<{ code: number | null; signal: string | null }>()
-  child.on('error', (error) => ended.reject(new Error(`qemu-system-x86_64 cannot be run: ${error.message}`)))
+  child.on('error', (error) => ended.reject(new Error(`setpriv cannot be run: ${error.message}`)))
   child.on('close', (code, signal) => ended.resolve({ code, signal }))
   try {
     const { code, signal } = await ended.promise

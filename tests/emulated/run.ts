@@ -147,18 +147,16 @@ async function main(): Promise<number> {
   const config = loadConfig()
   const programs = await preparePrograms(config)
   const dir = mkdtempSync(join(tmpdir(), 'e2b-emulated-'))
+  process.once('exit', () => rmSync(dir, { recursive: true, force: true }))
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.once(signal, () => process.exit(130))
   const results: PartResult[] = []
-  try {
-    const disks = await makeMachineDisks(config, programs, dir)
-    for (const target of targetsOf(given)) {
-      if (target.engine === 'gvisor' && !programs.runscPath)
-        say(
-          "There is neither runsc here nor Go to build it: gVisor is left out. 'npm run engine -- install gvisor'",
-        )
-      else results.push(...(await runTarget(given, target, config, disks, dir)))
-    }
-  } finally {
-    rmSync(dir, { recursive: true, force: true })
+  const disks = await makeMachineDisks(config, programs, dir)
+  for (const target of targetsOf(given)) {
+    if (target.engine === 'gvisor' && !programs.runscPath)
+      say(
+        "There is neither runsc here nor Go to build it: gVisor is left out. 'npm run engine -- install gvisor'",
+      )
+    else results.push(...(await runTarget(given, target, config, disks, dir)))
   }
   const { passed, failed } = sum(results)
   if (given.json) process.stdout.write(`${JSON.stringify({ event: 'results', results })}\n`)
