@@ -108,7 +108,7 @@ function floorConfig(stateDir: string): Config {
       E2B_ADDRESS_RANGE: '10.131.0.0/16',
       E2B_UID_BASE: String(0x6e000000),
       E2B_UPPERS_GIB: '16',
-      E2B_CONFIG: join(stateDir, 'no-config-file.json'),
+      E2B_CONFIG: '/dev/null',
     },
   )
 }

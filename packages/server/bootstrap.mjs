@@ -31,6 +31,10 @@ function installDependencies() {
     cwd: root,
     stdio: ['ignore', 'ignore', 'inherit'],
   })
+  if (result.error) {
+    console.error(`npm cannot be run (${result.error.message}): install it beside Node, then run this again.`)
+    process.exit(1)
+  }
   if (result.status !== 0) {
     console.error(
       'npm ci failed (its output is above): check the network and registry settings, then run this again.',

@@ -25,16 +25,27 @@ const text = (env: string, flag: string, fallback: string, doc: string): Setting
   parse: (value) => value,
 })
 
-function integer(env: string, flag: string, fallback: number, doc: string, min = 0): Setting<number> {
+function integer(
+  env: string,
+  flag: string,
+  fallback: number,
+  doc: string,
+  min = 0,
+  max = Number.MAX_SAFE_INTEGER,
+): Setting<number> {
+  const range = max === Number.MAX_SAFE_INTEGER ? `of at least ${min}` : `from ${min} to ${max}`
   const parse = (value: string): number => {
     const number = Number(value)
-    if (!Number.isInteger(number) || number < min) {
-      throw new ConfigError(`${env} (${flag}) must be a whole number of at least ${min}, not '${value}'`)
+    if (value.trim() === '' || !Number.isInteger(number) || number < min || number > max) {
+      throw new ConfigError(`${env} (${flag}) must be a whole number ${range}, not '${value}'`)
     }
     return number
   }
   return { env, flag, doc, default: fallback, parse }
 }
+
+const port = (env: string, flag: string, fallback: number, doc: string): Setting<number> =>
+  integer(env, flag, fallback, doc, 1, 65_535)
 
 function oneOf<T extends string>(env: string, flag: string, values: readonly T[], doc: string): Setting<T> {
   const parse = (value: string): T => {
@@ -50,7 +61,12 @@ const settings = {
   stateDir: text('E2B_STATE_DIR', '--state-dir', '/var/lib/e2b', 'Database, journal, images, certificates'),
   imagesDir: text('E2B_IMAGES_DIR', '--images-dir', '', 'Layers and snapshots; default <state-dir>/images'),
   runDir: text('E2B_RUN_DIR', '--run-dir', '/run/e2b', 'What lives until the next boot: mounts, slots'),
-  instance: text('E2B_INSTANCE', '--instance', 'e2b', 'Prefix of every kernel object; at most 6 letters'),
+  instance: text(
+    'E2B_INSTANCE',
+    '--instance',
+    'e2b',
+    'Prefix of every kernel object; at most 6 letters and digits',
+  ),
   addressRange: text(
     'E2B_ADDRESS_RANGE',
     '--address-range',
@@ -59,21 +75,9 @@ const settings = {
   ),
   uidBase: integer('E2B_UID_BASE', '--uid-base', 0x70000000, 'First host uid given to sandboxes', 65536),
   bind: text('E2B_BIND', '--bind', '127.0.0.1', 'Address that the TLS listener binds'),
-  httpsPort: integer(
-    'E2B_HTTPS_PORT',
-    '--https-port',
-    3443,
-    'TLS listener: API and sandboxes by host name',
-    1,
-  ),
-  apiPort: integer('E2B_API_PORT', '--api-port', 3000, 'Plain HTTP API on the loopback interface', 1),
-  proxyPort: integer(
-    'E2B_PROXY_PORT',
-    '--proxy-port',
-    3002,
-    'Plain HTTP sandbox proxy, routed by headers',
-    1,
-  ),
+  httpsPort: port('E2B_HTTPS_PORT', '--https-port', 3443, 'TLS listener: API and sandboxes by host name'),
+  apiPort: port('E2B_API_PORT', '--api-port', 3000, 'Plain HTTP API on the loopback interface'),
+  proxyPort: port('E2B_PROXY_PORT', '--proxy-port', 3002, 'Plain HTTP sandbox proxy, routed by headers'),
   databaseUrl: text('DATABASE_URL', '--database-url', '', 'PostgreSQL; default SQLite in <state-dir>'),
   isolation: oneOf(
     'E2B_ISOLATION',
@@ -152,7 +156,7 @@ const settings = {
     1,
   ),
   teamSnapshots: integer('E2B_TEAM_SNAPSHOTS', '--team-snapshots', 500, 'Snapshots kept at once per team', 1),
-  onShutdown: oneOf('E2B_ON_SHUTDOWN', '--on-shutdown', ['keep', 'kill'], 'Sandboxes at SIGTERM'),
+  onShutdown: oneOf('E2B_ON_SHUTDOWN', '--on-shutdown', ['keep', 'kill'], 'Sandboxes when the server ends'),
   caBundle: text(
     'E2B_CA_BUNDLE',
     '--ca-bundle',
@@ -189,29 +193,46 @@ export type Config = { readonly [Name in SettingName]: (typeof settings)[Name]['
   readonly imagesDir: string
 }
 
-/** Rows of the settings table for --help: flag, environment variable, default, meaning. */
+const FLAG_WIDTH = 22
+const ENV_WIDTH = 24
+
+/** The settings table of --help: flag, environment variable, meaning, default. */
 export function describeSettings(): string {
-  const rows = Object.values(settings).map((setting) => {
-    const fallback = setting.default === '' ? '' : ` [${setting.default}]`
-    return `  ${setting.flag.padEnd(18)} ${setting.env.padEnd(20)} ${setting.doc}${fallback}`
+  const rows = Object.values(settings).map(({ flag, env, doc, default: fallback }) => {
+    const shown = fallback === '' ? '' : ` [${fallback}]`
+    return `  ${flag.padEnd(FLAG_WIDTH)}${env.padEnd(ENV_WIDTH)}${doc}${shown}`
   })
   return ['Settings (flag, environment variable, meaning, default):', ...rows].join('\n')
 }
 
-/** The flags of all settings as commander wants them. */
-export const settingFlags = (): { flag: string; doc: string }[] =>
-  Object.values(settings).map((setting) => ({ flag: `${setting.flag} <value>`, doc: setting.doc }))
+/** The flags of all settings; the table above says what they mean. */
+export const settingFlags = (): string[] => Object.values(settings).map(({ flag }) => `${flag} <value>`)
+
+/** The environment of a process that is to have this configuration, whatever file and flags it came from. */
+export const configEnvironment = (config: Config): Record<string, string> =>
+  Object.fromEntries(
+    Object.entries(settings).map(([name, { env }]) => [env, String(config[name as SettingName])]),
+  )
 
 const camel = (flag: string): string =>
   flag.slice(2).replace(/-([a-z])/g, (_match, letter: string) => letter.toUpperCase())
 
-function readFile(path: string): Record<string, unknown> {
-  if (!existsSync(path)) return {}
+const DEFAULT_FILE = '/etc/e2b/config.json'
+
+/** @param path undefined where nobody named a file: the default one need not exist */
+function readFile(path: string | undefined): Record<string, unknown> {
+  if (path === undefined) return existsSync(DEFAULT_FILE) ? readFile(DEFAULT_FILE) : {}
   let parsed: unknown
   try {
-    parsed = JSON.parse(readFileSync(path, 'utf8'))
+    // An empty file, such as /dev/null, has no settings.
+    parsed = JSON.parse(readFileSync(path, 'utf8') || '{}')
   } catch (error) {
-    throw new ConfigError(`${path} is not valid JSON: ${(error as Error).message}`)
+    const { message } = error as Error
+    throw new ConfigError(
+      error instanceof SyntaxError
+        ? `${path} is not valid JSON: ${message}`
+        : `The configuration file cannot be read: ${message}`,
+    )
   }
   if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
     throw new ConfigError(`${path} must hold a JSON object with setting names as keys`)
@@ -230,10 +251,12 @@ export function loadConfig(
   flags: Record<string, unknown> = {},
   env: NodeJS.ProcessEnv = process.env,
 ): Config {
-  const file = readFile(String(flags.config ?? env.E2B_CONFIG ?? '/etc/e2b/config.json'))
+  const named = flags.config ?? (env.E2B_CONFIG || undefined)
+  const file = readFile(named === undefined ? undefined : String(named))
   const read = <T extends string | number>(name: string, setting: Setting<T>): T => {
     const given = flags[camel(setting.flag)] ?? (env[setting.env] || undefined) ?? file[name]
-    return given === undefined ? setting.default : setting.parse(String(given))
+    if (given === undefined || given === null) return setting.default
+    return setting.parse(typeof given === 'object' ? JSON.stringify(given) : String(given))
   }
   const entries = Object.entries(settings).map(([name, setting]) => [
     name,
@@ -241,7 +264,9 @@ export function loadConfig(
   ])
   const config = Object.fromEntries(entries) as Config
   if (!/^[a-z][a-z0-9]{0,5}$/.test(config.instance)) {
-    throw new ConfigError(`E2B_INSTANCE must be 1 to 6 letters and digits, not '${config.instance}'`)
+    throw new ConfigError(
+      `E2B_INSTANCE (--instance) must be a small letter and up to five more or digits, not '${config.instance}'`,
+    )
   }
   return { ...config, imagesDir: config.imagesDir || join(config.stateDir, 'images') }
 }

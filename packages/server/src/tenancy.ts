@@ -5,13 +5,30 @@ import { writeDurably } from '@sandbox/host/linux/durable'
 import type { Team } from '@sandbox/store/schema'
 import { openStore, type Store } from '@sandbox/store/store'
 import { keyPath } from './commands/env.ts'
-import type { Config } from './config.ts'
+import { type Config, ConfigError } from './config.ts'
 
-/** The store of this configuration: PostgreSQL where a URL is given, else SQLite in the state directory. */
+/**
+ * The store of this configuration: PostgreSQL where a URL is given, else SQLite in the state directory.
+ * @throws ConfigError when the URL is of no PostgreSQL; Error when it does not answer
+ */
 export async function openConfiguredStore(config: Config): Promise<Store> {
-  if (config.databaseUrl) return openStore({ url: config.databaseUrl })
+  if (config.databaseUrl) return openPostgres(config.databaseUrl)
   mkdirSync(config.stateDir, { recursive: true })
   return openStore({ path: join(config.stateDir, 'store.sqlite') })
+}
+
+async function openPostgres(url: string): Promise<Store> {
+  // The URL may hold a password: no message shows it.
+  if (!/^postgres(ql)?:\/\//.test(url)) {
+    throw new ConfigError('DATABASE_URL (--database-url) must begin with postgres://')
+  }
+  try {
+    return await openStore({ url })
+  } catch (error) {
+    const causes = error instanceof AggregateError ? error.errors : [error]
+    const said = causes.map((cause) => (cause as Error).message).join('; ')
+    throw new Error(`The database of DATABASE_URL cannot be opened: ${said}`, { cause: error })
+  }
 }
 
 /** The team of a slug; made when missing. */

@@ -54,7 +54,7 @@ export function createTestServer(
     E2B_PROXY_PORT: String(4002 + index * 10),
     E2B_DOMAIN: `e2b.localhost:${httpsPort}`,
     E2B_UPPERS_GIB: '16',
-    E2B_CONFIG: join(stateDir, 'no-config-file.json'),
+    E2B_CONFIG: '/dev/null',
     // Some tests look at processes on this machine, which other engines have none of; `tests/engines` has all engines.
     E2B_ISOLATION: process.env.E2B_ISOLATION ?? 'container',
     ...settings,

@@ -41,7 +41,7 @@ export class TestHost {
       E2B_UID_BASE: String(0x50000000 + index * 0x01000000),
       E2B_UPPERS_GIB: '16',
       E2B_POOL_MAX: '0',
-      E2B_CONFIG: join(this.stateDir, 'no-config-file.json'),
+      E2B_CONFIG: '/dev/null',
       E2B_ISOLATION: process.env.E2B_ISOLATION ?? 'container',
     }
     const snapshots = readdirSync(join(imagesDir, 'snapshots')).filter((name) => /^[0-9a-f]/.test(name))

@@ -53,9 +53,10 @@ const NAME_WIDTH = 32
 const criuWay = (kind: 'cow' | 'stock'): string =>
   kind === 'cow' ? 'memory is mapped copy-on-write' : 'memory is copied at each start'
 
+/** Empty before the set-up ran, and for others than root: they cannot boot anything. */
 async function engineFindings(config: Config): Promise<Finding[]> {
   const runtime = readRuntime(config)
-  if (!runtime) return []
+  if (!runtime || process.getuid?.() !== 0) return []
   const reports = await probeEngines(config, runtime)
   const found = reports.map(
     ({ name, report }): Finding => ({

@@ -43,7 +43,11 @@ export async function installEngine(config: Config, name: string | undefined, js
   const installer = installers.find((known) => known.name === name)
   if (!installer) {
     const known = installers.map((each) => each.name).join(', ')
-    throw new ConfigError(`'${name ?? ''}' is not an engine that can be installed: use one of ${known}`)
+    throw new ConfigError(
+      name === undefined
+        ? `Which engine? Use one of ${known}`
+        : `'${name}' is not an engine that can be installed: use one of ${known}`,
+    )
   }
   const began = Date.now()
   await installer.install(config, (line) => process.stderr.write(`${installer.name}: ${line}\n`))

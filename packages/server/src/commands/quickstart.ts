@@ -1,16 +1,16 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { createWriteStream, existsSync } from 'node:fs'
+import { createWriteStream, existsSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import type { Config } from '../config.ts'
+import { type Config, configEnvironment } from '../config.ts'
 import { clientsVenv } from '../setup/python-clients.ts'
-import { firstObstacle } from '../setup/requirements.ts'
 import { setup } from '../setup/setup.ts'
 import { ensureOperator, openConfiguredStore, registerPublishedTemplates } from '../tenancy.ts'
 import { clientEnvironment } from './env.ts'
 
 const root = join(import.meta.dirname, '../../../..')
+const chart = join(root, 'chart.png')
 
 /** True when a server of this configuration answers. */
 async function serverIsUp(config: Config): Promise<boolean> {
@@ -43,9 +43,13 @@ async function startServer(config: Config): Promise<() => Promise<void>> {
     [join(import.meta.dirname, '../main.ts'), 'up', '--on-shutdown', 'kill'],
     {
       stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, ...configEnvironment(config) },
     },
   )
   child.stderr.pipe(log)
+  const endWithUs = (): void => void child.kill('SIGTERM')
+  process.once('exit', endWithUs)
+  for (const signal of ['SIGTERM', 'SIGHUP'] as const) process.once(signal, () => process.exit(130))
   await new Promise<void>((resolve, reject) => {
     createInterface({ input: child.stdout }).on('line', (line) => {
       log.write(`${line}\n`)
@@ -54,6 +58,7 @@ async function startServer(config: Config): Promise<() => Promise<void>> {
     child.once('exit', () => reject(new Error(`The server did not start; its log is ${logPath}.`)))
   })
   return async () => {
+    process.removeListener('exit', endWithUs)
     child.kill('SIGTERM')
     if (child.exitCode === null) await once(child, 'exit')
   }
@@ -61,7 +66,7 @@ async function startServer(config: Config): Promise<() => Promise<void>> {
 
 async function runExample(config: Config): Promise<number> {
   const python = join(clientsVenv(config), 'bin', 'python')
-  const example = spawn(python, [join(root, 'examples/quickstart.py'), join(root, 'chart.png')], {
+  const example = spawn(python, [join(root, 'examples/quickstart.py'), chart], {
     stdio: 'inherit',
     env: { ...process.env, ...clientEnvironment(config, false) },
   })
@@ -78,16 +83,13 @@ Next:
 
 /**
  * The main job: sets the machine up, runs the official Python client against a server, says how to go on.
- * @returns the exit status
+ * @returns the exit status of the example
+ * @throws as the set-up does
  */
 export async function quickstart(config: Config): Promise<number> {
-  const obstacle = firstObstacle(config.stateDir)
-  if (obstacle) {
-    process.stderr.write(`${obstacle}\n`)
-    return 1
-  }
   const began = Date.now()
   await setup(config)
+  rmSync(chart, { force: true })
   const isUp = await serverIsUp(config)
   if (isUp) await publishToRunningServer(config)
   const stop = isUp ? undefined : await startServer(config)
@@ -98,7 +100,7 @@ export async function quickstart(config: Config): Promise<number> {
   } finally {
     await stop?.()
   }
-  if (!existsSync(join(root, 'chart.png'))) return 1
+  if (!existsSync(chart)) throw new Error(`examples/quickstart.py has left no ${chart}`)
   process.stdout.write(`\nEverything took ${((Date.now() - began) / 1000).toFixed(0)} s.\n${HOW_TO_GO_ON}`)
   return 0
 }

@@ -4,7 +4,7 @@ import { type Api, createApi } from '@sandbox/api/api'
 import { parseRateLimits, type RateLimits } from '@sandbox/api/http/rate-limits'
 import { Directory } from '@sandbox/contract/gen/directory/directory_pb'
 import { createEdge, type Edge } from '@sandbox/edge/edge'
-import { ensureLocalCa } from '@sandbox/edge/local-ca'
+import { ensureLocalCa, type LocalCa } from '@sandbox/edge/local-ca'
 import type { Store } from '@sandbox/store/store'
 import type { Logger } from 'pino'
 import { type Config, ConfigError } from '../config.ts'
@@ -14,14 +14,6 @@ import { ensureOperator, openConfiguredStore, registerPublishedTemplates } from 
 
 const DAY_MS = 24 * 3600_000
 
-/** Every role in one process, with what ends them in order. */
-interface Server {
-  readonly host: HostRole
-  readonly api: Api
-  readonly edge: Edge
-  readonly store: Store
-}
-
 function readRateLimits(config: Config): RateLimits {
   try {
     return parseRateLimits(config.rateLimits)
@@ -30,35 +22,15 @@ function readRateLimits(config: Config): RateLimits {
   }
 }
 
-async function openEdge(config: Config, api: Api, log: Logger): Promise<Edge> {
-  const ca = await ensureLocalCa({
+const openTls = (config: Config): Promise<LocalCa> =>
+  ensureLocalCa({
     dir: join(config.stateDir, 'tls'),
     domain: config.domain,
     ...(config.caBundle ? { systemBundle: config.caBundle } : {}),
   })
-  const transport = createRouterTransport((router) => router.service(Directory, api.directory))
-  const edge = await createEdge({
-    domain: config.domain,
-    apiUrl: `http://127.0.0.1:${config.apiPort}`,
-    directory: createClient(Directory, transport),
-    tls: { host: config.bind, port: config.httpsPort, ...ca.server },
-    http: { host: '127.0.0.1', port: config.proxyPort },
-    ...(config.sandboxConnections > 0 ? { maxPerSandbox: config.sandboxConnections } : {}),
-    log: log.child({ role: 'edge' }),
-  })
-  await edge.listen()
-  return edge
-}
 
-async function openServer(config: Config, log: Logger): Promise<Server> {
-  const store = await openConfiguredStore(config)
-  const operator = await ensureOperator(store, config)
-  const templates = await registerPublishedTemplates(store, config, operator)
-  if (templates.length === 0) {
-    throw new ConfigError("No template is built yet: run 'npm run quickstart' first.")
-  }
-  const host = await openHostRole(config, log, { store })
-  const api = await createApi({
+function openApi(config: Config, store: Store, host: HostRole, log: Logger): Promise<Api> {
+  return createApi({
     store,
     hosts: [host],
     rateLimits: readRateLimits(config),
@@ -71,16 +43,45 @@ async function openServer(config: Config, log: Logger): Promise<Server> {
     observationsKeptMs: config.observationDays * DAY_MS,
     ...(config.adminToken ? { adminToken: config.adminToken } : {}),
   })
-  await api.app.listen({ host: '127.0.0.1', port: config.apiPort })
-  const edge = await openEdge(config, api, log)
-  return { host, api, edge, store }
 }
 
-async function closeServer(server: Server, config: Config): Promise<void> {
-  await server.edge.close()
-  await server.api.close()
-  await server.host.host.close({ keepSandboxes: config.onShutdown === 'keep' })
-  await server.store.close()
+function openEdge(config: Config, api: Api, ca: LocalCa, log: Logger): Promise<Edge> {
+  const transport = createRouterTransport((router) => router.service(Directory, api.directory))
+  return createEdge({
+    domain: config.domain,
+    apiUrl: `http://127.0.0.1:${config.apiPort}`,
+    directory: createClient(Directory, transport),
+    tls: { host: config.bind, port: config.httpsPort, ...ca.server },
+    http: { host: '127.0.0.1', port: config.proxyPort },
+    ...(config.sandboxConnections > 0 ? { maxPerSandbox: config.sandboxConnections } : {}),
+    log: log.child({ role: 'edge' }),
+  })
+}
+
+/**
+ * Opens every role in this process; one that cannot be opened closes those before it.
+ * @returns what closes them, the last one first
+ */
+async function openServer(config: Config, log: Logger): Promise<AsyncDisposableStack> {
+  readRateLimits(config)
+  await using opened = new AsyncDisposableStack()
+  const store = await openConfiguredStore(config)
+  opened.defer(() => store.close())
+  const operator = await ensureOperator(store, config)
+  const templates = await registerPublishedTemplates(store, config, operator)
+  if (templates.length === 0) {
+    throw new ConfigError("No template is built yet: run 'npm run quickstart' first.")
+  }
+  const ca = await openTls(config)
+  const host = await openHostRole(config, log, { store })
+  opened.defer(() => host.host.close({ keepSandboxes: config.onShutdown === 'keep' }))
+  const api = await openApi(config, store, host, log)
+  opened.defer(() => api.close())
+  await api.app.listen({ host: '127.0.0.1', port: config.apiPort })
+  const edge = await openEdge(config, api, ca, log)
+  opened.defer(() => edge.close())
+  await edge.listen()
+  return opened.move()
 }
 
 /** Runs until SIGTERM or SIGINT. Prints one line once everything answers. */
@@ -99,7 +100,7 @@ export async function up(config: Config): Promise<void> {
     if (closing) return
     closing = true
     log.info({ event: 'server.close', signal, sandboxes: config.onShutdown })
-    closeServer(server, config).then(
+    server.disposeAsync().then(
       () => process.exit(0),
       (error: unknown) => {
         log.error({ event: 'server.close', err: error })

@@ -10,7 +10,7 @@ import { qemuMonitors } from './microvm.ts'
 let config: Config
 beforeEach(() => {
   const imagesDir = mkdtempSync(join(tmpdir(), 'for-tests-'))
-  config = loadConfig({}, { E2B_IMAGES_DIR: imagesDir, E2B_CONFIG: join(imagesDir, 'none.json') })
+  config = loadConfig({}, { E2B_IMAGES_DIR: imagesDir, E2B_CONFIG: '/dev/null' })
 })
 afterEach(() => rmSync(config.imagesDir, { recursive: true }))
 
