@@ -1,8 +1,13 @@
+import { once } from 'node:events'
+import { createServer } from 'node:net'
 import { Sandbox } from 'e2b'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { useTestServer } from './harness/clients.ts'
 import { takeInventory } from './harness/leftovers.ts'
 import { createTestServer, type TestServer } from './harness/server.ts'
+
+/** A start that probes an engine whose guest is silent takes its time. */
+const THREE_STARTS_MS = 180_000
 
 describe('a server that dies', () => {
   let server: TestServer
@@ -33,6 +38,22 @@ describe('a server that dies', () => {
     expect(await sandbox.isRunning()).toBe(true)
     await sandbox.kill()
   })
+
+  it(
+    'says why it does not start on a port that is taken, ends, and leaves sandboxes alone',
+    async () => {
+      const sandbox = await Sandbox.create('base', { timeoutMs: 300_000 })
+      await server.stop()
+      const squatter = createServer().listen(server.config.proxyPort, '127.0.0.1')
+      await once(squatter, 'listening')
+      await expect(server.start()).rejects.toThrow(/ended with 1:[\s\S]*EADDRINUSE.*choose another port/)
+      squatter.close()
+      await server.start()
+      expect(await sandbox.isRunning()).toBe(true)
+      await sandbox.kill()
+    },
+    THREE_STARTS_MS,
+  )
 
   it('ends what was due while it was away', async () => {
     const sandbox = await Sandbox.create('base', { timeoutMs: 1_000 })
