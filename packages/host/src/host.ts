@@ -148,6 +148,8 @@ export async function createHost(options: HostOptions, openEngines: OpenEngines)
         engines: engines.reports,
         engine: engines.serving?.name,
       })
+      for (const { name, report } of engines.passedOver)
+        log.warn({ event: 'engine.passedOver', name, ...report, instead: engines.serving?.name })
     },
     async close({ keepSandboxes }) {
       clearInterval(upkeep)

@@ -63,6 +63,38 @@ test('a host whose disks are full comes up to end what fills them, and starts no
   expect(() => engines.for('container')).toThrow(expect.objectContaining({ kind: 'noRoom' }))
 })
 
+const fullDisk = (name: EngineName, words = false): Engine => ({
+  ...engineNamed(name),
+  probe: async () => {
+    throw words ? new Error('mkfs: No space left on device') : new SystemError(122, 'ioctl')
+  },
+})
+
+test.each([true, false])('full disks give nobody a weaker wall (said in words: %s)', async (words) => {
+  const engines = await opened([fullDisk('microvm', words), engineNamed('gvisor')])
+  expect(engines.serving).toBeUndefined()
+  expect(() => engines.for('auto')).toThrow(expect.objectContaining({ kind: 'noRoom' }))
+  expect(() => engines.for('microvm')).toThrow(expect.objectContaining({ kind: 'noRoom' }))
+  expect(engines.for('gvisor').name).toBe('gvisor')
+  expect(() => engines.for('container')).toThrow(expect.objectContaining({ kind: 'unsupported' }))
+  expect((await opened([engineNamed('gvisor'), fullDisk('container')])).serving?.name).toBe('gvisor')
+})
+
+test('a fault that passes chooses no weaker wall, and one that stays is told', async () => {
+  let probes = 0
+  const busy: Engine = {
+    ...engineNamed('microvm'),
+    probe: () => engineNamed('microvm', { usable: ++probes > 1 }).probe(),
+  }
+  const settled = await opened([busy, engineNamed('container')])
+  expect([settled.serving?.name, settled.passedOver]).toEqual(['microvm', []])
+  const broken = await opened([engineNamed('microvm', { usable: false }), engineNamed('container')])
+  expect(broken.passedOver).toMatchObject([{ name: 'microvm', report: { detail: 'no device' } }])
+  expect((await opened([engineNamed('gvisor'), engineNamed('container')], 'container')).passedOver).toEqual(
+    [],
+  )
+})
+
 test('what ends everything needs no usable engine', async () => {
   const probed = await probeEach([engineNamed('container', { usable: false })])
   expect(() => new Engines(probed)).toThrow('no device')

@@ -1,6 +1,6 @@
 import { HostError } from '../host-error.ts'
-import { errorCode } from '../linux/libc.ts'
 import type { Engine, EngineName, EngineReport } from './engine.ts'
+import { lacksRoom } from './probe.ts'
 
 /** What a template asks for: an engine by its name, or `auto`, the machine's own. */
 export type Isolation = EngineName | 'auto'
@@ -15,10 +15,9 @@ export interface ProbedEngine {
 
 /** The engines of one machine. Nobody else chooses one: a template may ask for one, a running sandbox stays with its own. */
 export class Engines {
-  readonly #installed: readonly Engine[]
+  readonly #probed: readonly ProbedEngine[]
   readonly #usable: readonly Engine[]
   readonly #preferred: EngineName | undefined
-  readonly #hasNoRoom: boolean
   readonly reports: readonly { name: EngineName; report: EngineReport }[]
 
   /**
@@ -29,24 +28,25 @@ export class Engines {
    * fills them must be reachable
    */
   constructor(probed: readonly ProbedEngine[], preferred?: EngineName, mayServeNothing = false) {
-    this.#installed = probed.map(({ engine }) => engine)
+    this.#probed = probed
     this.#usable = probed.filter(({ report }) => report.usable).map(({ engine }) => engine)
     this.#preferred = preferred
     this.reports = probed.map(({ engine, report }) => ({ name: engine.name, report }))
-    this.#hasNoRoom = probed.some(({ hasNoRoom }) => hasNoRoom)
-    if (!mayServeNothing && !this.#hasNoRoom && !this.serving)
+    if (!mayServeNothing && !this.serving && !probed.some(({ hasNoRoom }) => hasNoRoom))
       throw new HostError('unsupported', this.#whyNone())
   }
 
   /** @param isolation what a template asks for; undefined takes the machine's. @throws HostError unsupported */
   for(isolation: Isolation | undefined): Engine {
     const wanted = isolation === undefined || isolation === 'auto' ? this.#preferred : isolation
-    const engine = wanted === undefined ? this.#usable[0] : this.#find(wanted)
+    const engine = wanted === undefined ? this.serving : this.#find(wanted)
     if (engine) return engine
-    if (this.#hasNoRoom) {
+    const full = this.#probed.find((one) => one.hasNoRoom && (wanted ?? one.engine.name) === one.engine.name)
+    if (full) {
       throw new HostError(
         'noRoom',
-        'the disks of sandboxes were full when this host started: delete some, then start it anew',
+        `the disks of sandboxes were full when this host started, so that nobody knows whether ${full.engine.name} ` +
+          'works: delete some, then start it anew',
       )
     }
     throw new HostError(
@@ -60,12 +60,24 @@ export class Engines {
    * installed any more.
    */
   named(name: EngineName): Engine | undefined {
-    return this.#installed.find((engine) => engine.name === name)
+    return this.#probed.find(({ engine }) => engine.name === name)?.engine
   }
 
-  /** The one of sandboxes whose template asks for none. */
+  /**
+   * The one of sandboxes whose template asks for none. None where the strongest could not be tried for lack of room:
+   * full disks must not give anybody a weaker wall.
+   */
   get serving(): Engine | undefined {
-    return this.#preferred === undefined ? this.#usable[0] : this.#find(this.#preferred)
+    if (this.#preferred !== undefined) return this.#find(this.#preferred)
+    const strongest = this.#probed.find(({ report, hasNoRoom }) => report.usable || hasNoRoom)
+    return strongest?.report.usable ? strongest.engine : undefined
+  }
+
+  /** Installed and stronger than the one that serves, but not usable; empty where the operator has named that one. */
+  get passedOver(): readonly { name: EngineName; report: EngineReport }[] {
+    if (this.#preferred !== undefined) return []
+    const at = this.reports.findIndex(({ report }) => report.usable)
+    return at < 0 ? this.reports : this.reports.slice(0, at)
   }
 
   /** Those that start sandboxes. */
@@ -96,15 +108,22 @@ export async function probeEach(engines: readonly Engine[]): Promise<ProbedEngin
   return probed
 }
 
-/** A probe that throws must not keep the others from serving. */
+/**
+ * A probe that throws must not keep the others from serving. One that fails is made once more: a fault that passes, as of
+ * a machine that is busy while it comes up, must not choose a weaker wall until the next start.
+ */
 async function probeOne(engine: Engine): Promise<ProbedEngine> {
+  const first = await probedOnce(engine)
+  return first.report.usable || first.hasNoRoom ? first : await probedOnce(engine)
+}
+
+async function probedOnce(engine: Engine): Promise<ProbedEngine> {
   try {
     return { engine, report: await engine.probe() }
   } catch (error) {
+    const hasNoRoom = lacksRoom(error)
     const detail = `its probe failed: ${(error as Error).message}`
-    const hasNoRoom = NO_ROOM.has(errorCode(error) ?? '')
-    return { engine, report: { usable: false, version: '', detail, remedy: '' }, hasNoRoom }
+    const remedy = hasNoRoom ? 'Delete sandboxes or make room for their disks, then restart the server' : ''
+    return { engine, report: { usable: false, version: '', detail, remedy }, hasNoRoom }
   }
 }
-
-const NO_ROOM: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT'])

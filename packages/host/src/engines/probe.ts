@@ -1,7 +1,8 @@
 /** What probes of engines have in common: a slot that no sandbox has, and what they answer. */
 import { copyFileSync, mkdirSync, rmSync } from 'node:fs'
+import { constants } from 'node:os'
 import { join } from 'node:path'
-import type { CgroupRoot } from '../linux/cgroup.ts'
+import type { CgroupRoot } from '../linux/cgroup-root.ts'
 import { releaseUserNamespace } from '../linux/idmap.ts'
 import type { Slot } from '../slots/slots.ts'
 import type { Upper } from '../storage/uppers.ts'
@@ -35,7 +36,7 @@ export interface ProbeRoom {
 
 /**
  * Gives `work` a start of `HOLD_COMMAND` without a network, in a slot of its own. Every failure is an answer, not an
- * exception. Leaves nothing.
+ * exception, but for a lack of room, which says nothing about the engine. Leaves nothing.
  */
 export async function inProbeSlot(
   machine: ProbeMachine,
@@ -61,6 +62,7 @@ export async function inProbeSlot(
       memoryDir: undefined,
     })
   } catch (error) {
+    if (lacksRoom(error)) throw error
     return unusable(version, message(error), 'needs root, user namespaces and idmapped mounts (Linux 5.19)')
   } finally {
     await cgroup.remove()
@@ -93,3 +95,14 @@ export const unusable = (version: string, detail: string, remedy: string): Engin
 })
 
 export const message = (error: unknown): string => (error instanceof Error ? error.message : String(error))
+
+/** Whether something failed since a disk is full, also where a program said so. */
+export function lacksRoom(error: unknown): boolean {
+  if (!(error instanceof Error)) return false
+  if ('errno' in error && NO_ROOM.has(Math.abs(Number(error.errno)))) return true
+  return NO_ROOM_WORDS.test(error.message) || lacksRoom(error.cause)
+}
+
+/** By number: Node has no name for the second. */
+const NO_ROOM: ReadonlySet<number> = new Set([constants.errno.ENOSPC, constants.errno.EDQUOT])
+const NO_ROOM_WORDS = /no space left on device|disk quota exceeded/i

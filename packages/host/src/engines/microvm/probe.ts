@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
 import type { Upper } from '../../storage/uppers.ts'
 import type { EngineReport } from '../engine.ts'
-import { message, type ProbeMachine, probeSlot, unusable, usable } from '../probe.ts'
+import { lacksRoom, message, type ProbeMachine, probeSlot, unusable, usable } from '../probe.ts'
 import { NEW_NETWORK, Shim } from '../shim.ts'
 import type { GuestImage } from './image/guest-image.ts'
 import { lastWords } from './machine-files.ts'
@@ -25,7 +25,7 @@ export interface MonitorProbe extends ProbeMachine {
   mayEmulate: boolean
 }
 
-/** Boots a guest without disk and network, and waits for its word. Every failure is an answer. Leaves nothing. */
+/** Boots a guest without disk and network, and waits for its word. Failures are answers, as of `inProbeSlot`. Leaves nothing. */
 export async function probeMonitor(monitor: Monitor, options: MonitorProbe): Promise<EngineReport> {
   const { mayEmulate, probe } = options
   const { usable: isUsable, version, detail, remedy, isFast } = await monitor.support()
@@ -36,6 +36,7 @@ export async function probeMonitor(monitor: Monitor, options: MonitorProbe): Pro
     await boot(monitor, options, upper)
     return usable(`${version}, ${options.image.kernel}`, detail, '')
   } catch (error) {
+    if (lacksRoom(error)) throw error
     return unusable(version, `${detail}: no guest comes up: ${message(error)}`, REMEDY)
   } finally {
     await probe.give(upper)
