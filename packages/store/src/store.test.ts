@@ -170,6 +170,19 @@ describe.each(databaseKinds)('the store on %s', (_name, start) => {
     })
   })
 
+  it('pages through builds of one instant, also after the last one shown is gone', async () => {
+    const { templates, templateBuilds } = store
+    await templates.insert(template('e1', 't1'))
+    for (const id of ['b1', 'b2', 'b3']) await templateBuilds.insert(build(id, 'e1', 5))
+    await templateBuilds.insert(build('b0', 'e1', 4))
+    const ids = async (after?: { createdAt: number; id: string }) =>
+      (await templateBuilds.list('e1', 2, after)).map(({ id }) => id)
+    expect(await ids()).toEqual(['b1', 'b2'])
+    expect(await ids({ createdAt: 5, id: 'b2' })).toEqual(['b3', 'b0'])
+    expect(await ids({ createdAt: 5, id: 'b2x' })).toEqual(['b3', 'b0'])
+    expect(await ids({ createdAt: 4, id: 'b0' })).toEqual([])
+  })
+
   it('counts spawns without losing one', async () => {
     await store.templates.insert(template('own', 't1'))
     await Promise.all(Array.from({ length: 10 }, (_unused, at) => store.templates.countSpawn('own', at)))

@@ -11,6 +11,7 @@ import { looseSnapshots } from './migrations/0003-loose-snapshots.ts'
 import { observations } from './migrations/0004-observations.ts'
 import { teamMetrics } from './migrations/0005-team-metrics.ts'
 import { templateIsolation } from './migrations/0006-template-isolation.ts'
+import { lookups } from './migrations/0007-lookups.ts'
 import { SandboxLogRepository } from './sandbox-logs.ts'
 import { SandboxMetricRepository } from './sandbox-metrics.ts'
 import { SandboxRepository } from './sandboxes.ts'
@@ -70,6 +71,7 @@ async function migrate(db: StoreDb): Promise<void> {
         '0004-observations': observations,
         '0005-team-metrics': teamMetrics,
         '0006-template-isolation': templateIsolation,
+        '0007-lookups': lookups,
       }),
     },
   })

@@ -36,16 +36,25 @@ export class TemplateBuildRepository {
     return result.numUpdatedRows > 0n
   }
 
-  /** Newest first. */
-  async list(templateId: string, limit: number): Promise<TemplateBuild[]> {
-    return this.#db
-      .selectFrom('templateBuilds')
-      .selectAll()
-      .where('templateId', '=', templateId)
-      .orderBy('createdAt', 'desc')
-      .orderBy('id')
-      .limit(limit)
-      .execute()
+  /**
+   * Newest first.
+   * @param after the last build of the page before
+   */
+  async list(
+    templateId: string,
+    limit: number,
+    after?: Pick<TemplateBuild, 'createdAt' | 'id'>,
+  ): Promise<TemplateBuild[]> {
+    let query = this.#db.selectFrom('templateBuilds').selectAll().where('templateId', '=', templateId)
+    if (after) {
+      query = query.where(({ eb, and, or }) =>
+        or([
+          eb('createdAt', '<', after.createdAt),
+          and([eb('createdAt', '=', after.createdAt), eb('id', '>', after.id)]),
+        ]),
+      )
+    }
+    return query.orderBy('createdAt', 'desc').orderBy('id').limit(limit).execute()
   }
 
   async findByTag(templateId: string, tag: string): Promise<TemplateBuild | undefined> {

@@ -21,6 +21,16 @@ export interface TemplateFilter {
   readonly afterId?: string
 }
 
+function byTemplate<Row extends { readonly templateId: string }>(rows: readonly Row[]): Map<string, Row[]> {
+  const groups = new Map<string, Row[]>()
+  for (const row of rows) {
+    const group = groups.get(row.templateId)
+    if (group) group.push(row)
+    else groups.set(row.templateId, [row])
+  }
+  return groups
+}
+
 export class TemplateRepository {
   readonly #db: StoreDb
   readonly #changes: ChangeCounter
@@ -145,9 +155,11 @@ export class TemplateRepository {
         .execute(),
     ])
     const tagged = new Map(tags.map((tag) => [tag.templateId, tag.buildId]))
+    const buildsById = byTemplate(builds)
+    const aliasesById = byTemplate(aliases)
     return templates.map((template) => {
-      const own = builds.filter((build) => build.templateId === template.id)
-      const named = aliases.filter((alias) => alias.templateId === template.id)
+      const own = buildsById.get(template.id) ?? []
+      const named = aliasesById.get(template.id) ?? []
       return {
         template,
         build: own.find((build) => build.id === tagged.get(template.id)) ?? own[0]!,

@@ -1,3 +1,4 @@
+import { ApiError } from '@sandbox/contract/errors'
 import {
   type TagAssignment,
   TagAssignments,
@@ -90,7 +91,10 @@ export function tagViewRoutes(app: ApiApp, { store, templates }: TagViewParts): 
       const { search = '', sort = 'latest_desc', tagsLimit = DEFAULT_TAGS_LIMIT, tagsCursor } = request.query
       const { tags } = await tagsOf(teamOf(request), request.params.templateID)
       const found = tags.filter(({ tag }) => tag.includes(search.toLowerCase())).sort(ORDERS[sort])
-      const rest = tagsCursor ? found.slice(found.findIndex(({ tag }) => tag === tagsCursor) + 1) : found
+      const cursorAt = found.findIndex(({ tag }) => tag === tagsCursor)
+      // A page that began anew would never let its reader come to an end.
+      if (tagsCursor && cursorAt === -1) throw new ApiError('badRequest', 'Invalid tagsCursor')
+      const rest = found.slice(cursorAt + 1)
       const shown = rest.slice(0, tagsLimit)
       const groups = shown.map(async (tag) => ({
         tag: tag.tag,

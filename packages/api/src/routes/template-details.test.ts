@@ -175,6 +175,7 @@ it('counts, finds, groups and pages tags', async () => {
     tags: [{ tag: 'stable' }, { tag: 'default' }],
     nextCursor: null,
   })
+  expect(await of('groups?tagsCursor=gone')).toMatchObject({ code: 400 })
   expect(await of('groups?search=stab')).toMatchObject({ tags: [{ tag: 'stable' }] })
   expect(await of('v1/assignments')).toMatchObject({ data: [{ buildId: buildIds[2] }], nextCursor: null })
   expect(await of('v9/assignments')).toEqual({ data: [], nextCursor: null })

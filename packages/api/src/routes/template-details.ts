@@ -25,8 +25,6 @@ import { errors } from './responses.ts'
 import { toTemplate } from './templates.ts'
 
 const MAX_PAGE = 100
-/** More builds of one template are not shown. */
-const MAX_BUILDS = 10_000
 
 export interface TemplateDetailParts {
   readonly store: Store
@@ -83,11 +81,14 @@ export function templateDetailRoutes(app: ApiApp, { store, templates, hosts }: T
       if (!described) throw new ApiError('notFound', `Template '${template.id}' has no build`)
       const { limit = MAX_PAGE, nextToken: token } = request.query
       const after = token ? parseNextToken(token, 'desc') : undefined
-      const all = await store.templateBuilds.list(template.id, MAX_BUILDS)
-      const rest = after ? all.slice(all.findIndex(({ id }) => id === after.id) + 1) : all
-      const shown = rest.slice(0, limit)
+      const found = await store.templateBuilds.list(
+        template.id,
+        limit + 1,
+        after && { createdAt: after.startedAt, id: after.id },
+      )
+      const shown = found.slice(0, limit)
       const last = shown.at(-1)
-      if (rest.length > limit && last) {
+      if (found.length > limit && last) {
         reply.header('X-Next-Token', nextToken({ startedAt: last.createdAt, id: last.id }, 'desc'))
       }
       return { ...toTemplate(described), builds: shown.map(toBuild) }
