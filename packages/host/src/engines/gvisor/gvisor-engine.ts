@@ -1,5 +1,6 @@
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import { memoryInfo } from '@sandbox/contract/meminfo'
 import type { CgroupLimits } from '../../linux/cgroup.ts'
 import { userNamespaceFor } from '../../linux/idmap.ts'
@@ -55,6 +56,7 @@ const RESERVE_MIB = 256
 /** Tells init that memory is short; an older one takes no notice. */
 const MEMORY_IS_SHORT = 'SIGURG'
 const LOG_BYTES = 2_000
+const STILL_WITHIN_MS = 15_000
 
 export interface GvisorEngineOptions extends ProcessEngineOptions, RootLayers {
   agentLayer: RootLayers['agentLayer']
@@ -87,6 +89,8 @@ export class GvisorEngine extends ProcessEngine<GvisorFiles, GvisorEngineOptions
   protected readonly filesIn = gvisorFiles
   /** By the index of their slot. */
   readonly #memoryWatches = new Map<number, MemoryWatch>()
+  /** Slots whose sandbox is about to stand still although nobody waits for it any more. */
+  readonly #latePauses = new Set<number>()
 
   constructor(options: GvisorEngineOptions) {
     super(options)
@@ -137,7 +141,7 @@ export class GvisorEngine extends ProcessEngine<GvisorFiles, GvisorEngineOptions
     const places = this.#places(instance.slot)
     // Frozen from outside it would not answer.
     await this.thaw(instance)
-    await pause(runsc, places)
+    await this.#standStill(instance.slot)
     let isOver = false
     try {
       let sizeBytes = 0
@@ -164,9 +168,7 @@ export class GvisorEngine extends ProcessEngine<GvisorFiles, GvisorEngineOptions
     this.cgroup(slot).thaw()
     continueStopped(this.cgroup(slot))
     this.#watchMemory(instance, entry.limits)
-    // A capture may have been under way.
-    const runsc = this.#runscOf(slot)
-    if (await isPaused(runsc, this.#places(slot))) await resume(runsc, this.#places(slot))
+    await this.#goOn(slot).catch(() => {})
     return instance
   }
 
@@ -212,6 +214,36 @@ export class GvisorEngine extends ProcessEngine<GvisorFiles, GvisorEngineOptions
 
   protected lastWords({ slot }: EngineStart): string {
     return `: ${endOfLog(this.files(slot).log, LOG_BYTES) || 'it wrote no log'}`
+  }
+
+  /**
+   * It waits for what tasks have under way on this machine, which may take long where the disk is slow. Cut off then, it
+   * would leave a sandbox that stands still without runsc knowing: a late one is refused, and undone once it has come.
+   */
+  async #standStill(slot: Slot): Promise<void> {
+    const [runsc, places] = [this.#runscOf(slot), this.#places(slot)]
+    if (this.#latePauses.has(slot.index))
+      throw new Error('it has not stood still yet since it was asked before')
+    const pausing = pause(runsc, places)
+    const timer = new AbortController()
+    const late = delay(STILL_WITHIN_MS, 'late', { signal: timer.signal })
+    try {
+      if ((await Promise.race([pausing, late])) !== 'late') return
+    } finally {
+      timer.abort()
+    }
+    this.#latePauses.add(slot.index)
+    pausing
+      .then(() => resume(runsc, places))
+      .catch(() => {})
+      .finally(() => this.#latePauses.delete(slot.index))
+    throw new Error(`it did not stand still within ${STILL_WITHIN_MS} ms: try again when it writes less`)
+  }
+
+  /** A capture may have been under way. What cannot be asked, as its runsc is gone, runs all the same. */
+  async #goOn(slot: Slot): Promise<void> {
+    const [runsc, places] = [this.#runscOf(slot), this.#places(slot)]
+    if (await isPaused(runsc, places)) await resume(runsc, places)
   }
 
   #watchMemory({ slot, initPid }: Instance, limits: Limits): void {

@@ -16,8 +16,8 @@ export const SANDBOX = 'sandbox'
 
 /** A command over the control socket takes 10 to 30 ms; past this bound the sentry hangs. */
 const CONTROL_WITHIN_MS = 15_000
-/** Memory is written at about a gigabyte a second. */
-const CHECKPOINT_WITHIN_MS = 180_000
+/** What waits for the disk: memory is written at about a gigabyte a second. */
+const DISK_WITHIN_MS = 180_000
 
 /** Where runsc keeps what belongs to one sandbox. */
 export interface RunscPlaces {
@@ -69,7 +69,7 @@ const startProgram = (runsc: Runsc, start: RunscStart): string[] => [
 
 /** Stops every task inside; nothing moves until `resume`. Throws CommandError. */
 export const pause = (runsc: Runsc, places: RunscPlaces): Promise<RunResult> =>
-  control(runsc, places, ['pause', SANDBOX])
+  control(runsc, places, ['pause', SANDBOX], DISK_WITHIN_MS)
 
 export const resume = (runsc: Runsc, places: RunscPlaces): Promise<RunResult> =>
   control(runsc, places, ['resume', SANDBOX])
@@ -81,12 +81,7 @@ export const signalInit = (runsc: Runsc, places: RunscPlaces, signal: string): P
 /** Writes memory and kernel state into an empty directory; a paused sandbox stays paused. Throws CommandError. */
 export const checkpoint = (runsc: Runsc, places: RunscPlaces, memoryDir: string): Promise<RunResult> => {
   const how = ['-compression=none', '-exclude-committed-zero-pages', '-leave-running']
-  return control(
-    runsc,
-    places,
-    ['checkpoint', ...how, '-image-path', memoryDir, SANDBOX],
-    CHECKPOINT_WITHIN_MS,
-  )
+  return control(runsc, places, ['checkpoint', ...how, '-image-path', memoryDir, SANDBOX], DISK_WITHIN_MS)
 }
 
 /** Whether a command that was cut off left the sandbox paused. */

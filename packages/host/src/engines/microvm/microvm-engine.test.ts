@@ -6,6 +6,7 @@ import type { Slot } from '../../slots/slots.ts'
 import type { Instance } from '../engine.ts'
 import { guestState, inGuest, MachineFixture } from './machine-fixture.ts'
 import type { MicrovmEngine } from './microvm-engine.ts'
+import type { RunningMachine } from './monitor.ts'
 import { QemuMonitor } from './qemu.ts'
 
 /** Guests are emulated here: everything takes tens of times as long as on a processor of their own. */
@@ -188,6 +189,23 @@ timed(
     await engine.stop(instance)
   },
 )
+
+timed('a machine that stood still too late to be kept goes on', async () => {
+  const late = new (class extends QemuMonitor {
+    override async pause(machine: RunningMachine): Promise<void> {
+      await super.pause(machine)
+      throw new Error('too late')
+    }
+  })(fixture.qemuOptions)
+  await late.support()
+  const instance = await engine.start(await fixture.plan(3, { memoryDir }))
+  const keeping = fixture
+    .engine({ monitors: [late] })
+    .capture(instance, { memoryDir: undefined, leaveRunning: false })
+  await expect(keeping).rejects.toThrow('too late')
+  expect(await guestState(instance)).toMatchObject({ count: 2 })
+  await engine.stop(instance)
+})
 
 timed('files alone are kept, and boot anew with several layers in one device', async () => {
   const upper = fixture.parts.uppers.take(256)

@@ -130,9 +130,10 @@ export class MicrovmEngine extends ProcessEngine<MachineFiles, MicrovmEngineOpti
 
   async capture(instance: Instance, into: CaptureTarget): Promise<CapturedState> {
     const { monitor, machine } = this.#running(instance)
-    await monitor.pause(machine)
     let isKept = false
     try {
+      // A monitor that answers too late stands still all the same.
+      await monitor.pause(machine)
       const sizeBytes =
         into.memoryDir === undefined ? 0 : await this.#keep(instance, into.memoryDir, into.upperCopyPath)
       await into.whileStill?.({ sizeBytes })
