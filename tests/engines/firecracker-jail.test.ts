@@ -26,7 +26,7 @@ import {
 } from '../../packages/host/src/engines/microvm/firecracker-jail.ts'
 import type { MachinePlan } from '../../packages/host/src/engines/microvm/monitor.ts'
 import { Shim } from '../../packages/host/src/engines/shim.ts'
-import { CgroupRoot } from '../../packages/host/src/linux/cgroup.ts'
+import { CgroupRoot } from '../../packages/host/src/linux/cgroup-root.ts'
 import { mount, umount2 } from '../../packages/host/src/linux/mount.ts'
 import { mountsUnder, unmountTree } from '../../packages/host/src/linux/mount-table.ts'
 import { CLONE_NEWNET, createNamespaceAt } from '../../packages/host/src/linux/namespace.ts'

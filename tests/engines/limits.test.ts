@@ -1,7 +1,7 @@
 /** What a greedy guest gets, and that its neighbour notices nothing. */
 import { constants } from 'node:os'
 import { afterAll, beforeAll, expect, it } from 'vitest'
-import { CgroupRoot } from '../../packages/host/src/linux/cgroup.ts'
+import { CgroupRoot } from '../../packages/host/src/linux/cgroup-root.ts'
 import { shell } from '../system/harness/test-host.ts'
 import { descriptorBomb, FORK_BOMB, fileBomb, MEMORY_BOMB } from './bombs.ts'
 import { describeEngines, EngineHost, python } from './engine-host.ts'

@@ -4,7 +4,7 @@
  */
 import { randomUUID } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { CgroupRoot } from '../../packages/host/src/linux/cgroup.ts'
+import { CgroupRoot } from '../../packages/host/src/linux/cgroup-root.ts'
 import { loadConfig } from '../../packages/server/src/config.ts'
 import { installForTests } from '../../packages/server/src/engines/for-tests.ts'
 import { qemuInstaller } from '../../packages/server/src/engines/install-qemu.ts'

@@ -2,7 +2,7 @@ import { join } from 'node:path'
 import type { JournalEntry } from './cells/journal.ts'
 import type { Engine } from './engines/engine.ts'
 import { Engines, probeEach } from './engines/engines.ts'
-import { CgroupRoot } from './linux/cgroup.ts'
+import { CgroupRoot } from './linux/cgroup-root.ts'
 import { DnsForwarder, type DnsUpstream, machineResolvers } from './network/dns.ts'
 import { EgressAuthority } from './network/egress-authority.ts'
 import { EgressProxyServer } from './network/egress-proxy.ts'
@@ -107,6 +107,7 @@ async function openParts(
       for (const engine of engines.all) await engine.prepare(slot)
     },
     onError: (slot, error) => log.error({ event: 'slot.failed', slot, err: error }),
+    onRulesLost: (error) => log.error({ event: 'network.rules_lost', restored: !error, err: error }),
   })
   return {
     engines,

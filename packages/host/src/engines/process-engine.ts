@@ -1,6 +1,7 @@
 import { chmodSync, existsSync, mkdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
-import type { Cgroup, CgroupLimits, CgroupRoot } from '../linux/cgroup.ts'
+import type { Cgroup, CgroupLimits } from '../linux/cgroup.ts'
+import type { CgroupRoot } from '../linux/cgroup-root.ts'
 import { alive } from '../linux/process.ts'
 import type { Slot } from '../slots/slots.ts'
 import type {

@@ -4,7 +4,8 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type Cgroup, CgroupRoot, detectCgroups } from './cgroup.ts'
+import type { Cgroup } from './cgroup.ts'
+import { CgroupRoot, detectCgroups } from './cgroup-root.ts'
 import { CgroupV2 } from './cgroup-v2.ts'
 import { mountTable, parseMountTable } from './mount-table.ts'
 

@@ -1,10 +1,10 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { CgroupRoot } from '../linux/cgroup.ts'
+import { CgroupRoot } from '../linux/cgroup-root.ts'
 import { mountNew } from '../linux/mount.ts'
 import { mountsUnder } from '../linux/mount-table.ts'
 import { run } from '../linux/process.ts'
@@ -123,6 +123,27 @@ test('after a burst only some slots stay ready, the others are removed and can b
   const links = readdirSync('/sys/class/net').filter((name) => name.startsWith(instance))
   expect(links.length).toBe(4)
   for (let count = 0; count < 7; count++) expect(existsSync((await pool.claim()).netnsPath)).toBe(true)
+})
+
+test('what the machine lacks for a while costs it no slot', { timeout: 15_000 }, async () => {
+  // As without memory or processes: nothing can be made while a namespace cannot.
+  const broken = [2, 3, 4, 5].map((index) => pool.slot(index).netnsPath)
+  await pool.stop({ destroy: true })
+  pool = makePool(2, 6)
+  await pool.start()
+  for (const path of broken) mkdirSync(path)
+  try {
+    pool.tryClaim()
+    pool.tryClaim()
+    await expect.poll(() => errors.length).toBeGreaterThan(1)
+  } finally {
+    for (const path of broken) rmdirSync(path)
+  }
+  expect(existsSync((await pool.claim()).netnsPath)).toBe(true)
+  await pool.claim()
+  await pool.idle()
+  errors.length = 0
+  expect(pool.counts.inUse).toBe(4)
 })
 
 test('a firewall table that somebody removed is put back', { timeout: 10_000 }, async () => {

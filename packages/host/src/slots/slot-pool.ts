@@ -1,7 +1,8 @@
 /** Keeps network slots, uid maps and cgroups ready ahead of use, and makes used ones clean again. */
 import { existsSync, readdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
-import type { Cgroup, CgroupRoot } from '../linux/cgroup.ts'
+import type { Cgroup } from '../linux/cgroup.ts'
+import type { CgroupRoot } from '../linux/cgroup-root.ts'
 import { releaseUserNamespace, userNamespaceFor } from '../linux/idmap.ts'
 import { unmountTree } from '../linux/mount-table.ts'
 import type { NetworkSlots } from '../network/network-slots.ts'
@@ -20,7 +21,7 @@ export interface SlotPoolOptions {
   onReady?: (slot: Slot) => Promise<void>
   /** Runs with each slot whose occupant is gone, before the next may come. */
   onCleaned?: (slot: Slot) => void
-  /** Background work that failed; the slot is set aside, made anew later. */
+  /** Background work that failed; the slot is set aside and made anew later, ever less often while nothing succeeds. */
   onError: (index: number, error: unknown) => void
   /** Somebody removed the firewall table; it has been put back, or `error` says why not. */
   onRulesLost?: (error?: unknown) => void
@@ -35,14 +36,23 @@ export interface SlotPoolCounts {
 
 /** No slot is free and no more may be made. */
 export class NoSlotError extends Error {
-  constructor(maxSlots: number) {
-    super(`all ${maxSlots} slots are in use`)
+  /** @param setAside of them, those that could not be made at the moment */
+  constructor(maxSlots: number, setAside = 0) {
+    super(
+      setAside === 0
+        ? `all ${maxSlots} slots are in use`
+        : `slots cannot be made at the moment, the log says why (slot.failed)`,
+    )
     this.name = 'NoSlotError'
   }
 }
 
 const claimTimeoutMs = 10_000
 const rulesCheckMs = 2_000
+/** Failures in a row after which it is the machine and not a slot that lacks something: then nothing is made for a while. */
+const failuresUntilPause = 3
+const firstRetryMs = 1_000
+const longestRetryMs = 60_000
 /** Slots beyond this many times `readyCount` are not kept after a burst: the next burst as large is as fast. */
 const spareFactor = 4
 
@@ -59,7 +69,11 @@ export class SlotPool {
   readonly #busy = new Set<number>()
   /** Slots whose kernel objects exist: they are cleaned, not made. */
   readonly #made = new Set<number>()
+  /** Could not be made, and are left alone for a while. */
   readonly #failed = new Set<number>()
+  /** How often, until it was made. */
+  readonly #failures = new Map<number, number>()
+  #failuresInRow = 0
   readonly #waiters: Waiter[] = []
   #work: Promise<void> = Promise.resolve()
   #stopped = false
@@ -127,15 +141,15 @@ export class SlotPool {
   async claim(): Promise<Slot> {
     const slot = this.tryClaim()
     if (slot) return slot
-    if (this.#stopped || (this.#busy.size === 0 && this.#freeIndex() === undefined))
-      throw new NoSlotError(this.#max)
+    const mayCome = this.#busy.size + this.#failed.size > 0 || this.#freeIndex() !== undefined
+    if (this.#stopped || !mayCome) throw new NoSlotError(this.#max)
     const { promise, resolve, reject } = Promise.withResolvers<Slot>()
     const waiter = { resolve, reject }
     this.#waiters.push(waiter)
     const timer = setTimeout(() => {
       const at = this.#waiters.indexOf(waiter)
       if (at >= 0) this.#waiters.splice(at, 1)
-      reject(new NoSlotError(this.#max))
+      reject(new NoSlotError(this.#max, this.#failed.size))
     }, claimTimeoutMs)
     this.#refill()
     return promise.finally(() => clearTimeout(timer))
@@ -199,6 +213,7 @@ export class SlotPool {
 
   #refill(): void {
     const wanted = this.#options.readyCount + this.#waiters.length
+    if (this.#failuresInRow >= failuresUntilPause) return
     while (!this.#stopped && this.#ready.length + this.#busy.size < wanted) {
       const index = this.#freeIndex()
       if (index === undefined) return
@@ -229,14 +244,31 @@ export class SlotPool {
       const slot = this.slot(index)
       await this.#options.onReady?.(slot)
       this.#busy.delete(index)
+      this.#failuresInRow = 0
+      this.#failures.delete(index)
       this.#hand(slot)
     } catch (error) {
       this.#busy.delete(index)
-      // Made from scratch next time, unless that is what failed: then it stays out until the next start.
-      if (!this.#made.delete(index)) this.#failed.add(index)
+      // Made from scratch next time, unless that is what failed.
+      if (!this.#made.delete(index)) this.#setAside(index)
       this.#options.onError(index, error)
       this.#refill()
     }
+  }
+
+  /** What a machine lacks for a while, memory, processes or descriptors, must not cost it its slots for good. */
+  #setAside(index: number): void {
+    const failures = this.#failures.get(index) ?? 0
+    this.#failures.set(index, failures + 1)
+    this.#failed.add(index)
+    this.#failuresInRow++
+    const again = (): void => {
+      this.#failed.delete(index)
+      // The next failure pauses all again.
+      this.#failuresInRow = Math.min(this.#failuresInRow, failuresUntilPause - 1)
+      this.#refill()
+    }
+    setTimeout(again, Math.min(firstRetryMs * 2 ** failures, longestRetryMs)).unref()
   }
 
   #hasSpare(): boolean {

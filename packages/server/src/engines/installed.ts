@@ -1,7 +1,7 @@
 import { join } from 'node:path'
 import type { Engine, EngineReport } from '@sandbox/host/engines/engine'
 import { probeEach } from '@sandbox/host/engines/engines'
-import { CgroupRoot } from '@sandbox/host/linux/cgroup'
+import { CgroupRoot } from '@sandbox/host/linux/cgroup-root'
 import type { EngineParts } from '@sandbox/host/machine'
 import { prepareRunDir, removeRunDir } from '@sandbox/host/run-dir'
 import { LayerStore } from '@sandbox/host/storage/layers'

@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { CgroupRoot } from '../../linux/cgroup.ts'
+import { CgroupRoot } from '../../linux/cgroup-root.ts'
 import { MemoryWatch } from './memory-watch.ts'
 
 const LIMIT_MIB = 64
