@@ -87,6 +87,8 @@ export class Cell {
   readonly #reservation: Reservation
   #plan: Plan
   #instance: Instance
+  #networkChanges: Promise<void> = Promise.resolve()
+  #isEnding = false
   #stopped: Promise<void> | undefined
   #released: Promise<void> | undefined
 
@@ -160,35 +162,40 @@ export class Cell {
 
   /** Makes a pooled cell a user's: its journal entry first, in one rename, then its name inside. */
   async assign(plan: CellPlan): Promise<void> {
-    this.#plan = planOf(plan, this.#parts.nowMs())
-    this.writeJournal()
+    this.#change(planOf(plan, this.#parts.nowMs()))
     this.#parts.slots.setPolicy(this.slot, plan.network)
     this.#instance = await this.engine.rename(this.#instance, plan.sandboxId)
   }
 
   /** From here on the next daemon adopts it instead of undoing its start. */
   markReady(): void {
-    this.#plan = { ...this.#plan, isReady: true }
-    this.writeJournal()
+    this.#change({ isReady: true })
   }
 
   /** Keeps the end of life for the next daemon. */
   moveEnd(endAtMs: number): void {
-    this.#plan = { ...this.#plan, endAtMs }
-    this.writeJournal()
+    this.#change({ endAtMs })
   }
 
-  /** Replaces what it may reach, for new connections at once, and keeps it for the next daemon. */
-  async applyNetwork(network: NetworkPolicy): Promise<void> {
+  /**
+   * Replaces what it may reach, for new connections at once, and keeps it for the next daemon. Of two that cross the
+   * later one holds, in the kernel as in the journal.
+   */
+  applyNetwork(network: NetworkPolicy): Promise<void> {
+    const applied = this.#networkChanges.then(() => this.#applyNetwork(network))
+    this.#networkChanges = applied.catch(() => {})
+    return applied
+  }
+
+  async #applyNetwork(network: NetworkPolicy): Promise<void> {
+    if (this.#isEnding) throw new HostError('wrongState', `sandbox '${this.#plan.sandboxId}' ends`)
     const before = this.#plan.network
-    this.#plan = { ...this.#plan, network }
-    this.writeJournal()
+    this.#change({ network })
     try {
       await this.trustRules()
       await this.#parts.slots.replacePolicy(this.slot, network)
     } catch (error) {
-      this.#plan = { ...this.#plan, network: before }
-      if (!this.#stopped) this.writeJournal()
+      if (!this.#isEnding) this.#change({ network: before })
       throw error
     }
   }
@@ -209,16 +216,27 @@ export class Cell {
   }
 
   writeJournal(): void {
-    const { slot, upper, initPid } = this.#instance
-    this.#parts.journal.write({ ...this.#plan, slot, upper, initPid })
+    this.#change({})
   }
 
-  /** Ends its processes and connections; with it every stream is reset. Idempotent. */
+  /** On the disk first: what could not be written is not so. */
+  #change(part: Partial<Plan>): void {
+    const plan = { ...this.#plan, ...part }
+    const { slot, upper, initPid } = this.#instance
+    this.#parts.journal.write({ ...plan, slot, upper, initPid })
+    this.#plan = plan
+  }
+
+  /** Ends its processes and connections; with it every stream is reset. Idempotent; what failed may be tried again. */
   stop(): Promise<void> {
+    this.#isEnding = true
     this.#stopped ??= (async () => {
       this.agent.close()
       await this.engine.stop(this.#instance)
-    })()
+    })().catch((error: unknown) => {
+      this.#stopped = undefined
+      throw error
+    })
     return this.#stopped
   }
 
@@ -227,13 +245,19 @@ export class Cell {
     return this.engine.layOutWritten(this.#instance)
   }
 
-  /** Gives upper and slot back to their owners, then forgets. Idempotent; stops first. */
+  /**
+   * Gives upper and slot back to their owners, then forgets. Idempotent; stops first. What cannot be stopped is given
+   * back as well: the owner of the slot kills what is in it for as long as it takes.
+   */
   release(options: { keepUpper?: boolean } = {}): Promise<void> {
     this.#released ??= (async () => {
-      await this.stop()
-      await new Promise((resolve) => setTimeout(resolve, RECYCLE_AFTER_MS))
-      giveBack(this.#parts, this.slot, options.keepUpper ? undefined : this.upper)
-      this.#reservation.release()
+      try {
+        await this.stop().catch(() => this.stop())
+      } finally {
+        await new Promise((resolve) => setTimeout(resolve, RECYCLE_AFTER_MS))
+        this.#reservation.release()
+        giveBack(this.#parts, this.slot, options.keepUpper ? undefined : this.upper)
+      }
     })()
     return this.#released
   }
@@ -251,7 +275,7 @@ export async function openCell(
 ): Promise<Cell> {
   const reservation = parts.admission.reserve(plan.limits)
   const measure = phaseClock(phases)
-  const made: { slot?: Slot; upper?: Upper } = {}
+  const made: { slot?: Slot; upper?: Upper; instance?: Instance } = {}
   try {
     made.slot = await parts.slots.claim().catch(noRoom)
     measure('slot')
@@ -268,7 +292,7 @@ export async function openCell(
     parts.uppers.recorded(made.upper)
     measure('journal')
     parts.slots.setPolicy(made.slot, plan.network)
-    const instance = await plan.engine.start({
+    made.instance = await plan.engine.start({
       sandboxId: plan.sandboxId,
       slot: made.slot,
       layers: plan.layers,
@@ -279,16 +303,15 @@ export async function openCell(
       agentLayer: plan.agentLayer,
     })
     measure('engine')
-    if (signal?.aborted) {
-      await plan.engine.stop(instance)
-      signal.throwIfAborted()
-    }
-    const cell = new Cell(parts, base, instance, made.upper, reservation)
+    signal?.throwIfAborted()
+    const cell = new Cell(parts, base, made.instance, made.upper, reservation)
     cell.writeJournal()
     return cell
   } catch (error) {
-    giveBack(parts, made.slot, made.upper)
+    // What cannot be stopped is killed by the owner of its slot.
+    if (made.instance) await plan.engine.stop(made.instance).catch(() => {})
     reservation.release()
+    giveBack(parts, made.slot, made.upper)
     throw error
   }
 }

@@ -1,4 +1,4 @@
-import { mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
@@ -61,4 +61,11 @@ test('removing is idempotent, and files are readable by their owner only', () =>
   expect(statSync(join(dir, '1.json')).mode & 0o077).toBe(0)
   journal.remove(1)
   journal.remove(1)
+})
+
+test('an entry that cannot be read at the moment is not taken for one of nobody', () => {
+  const journal = new Journal(dir, 'boot-1')
+  journal.write(entry(1, 'a'))
+  mkdirSync(join(dir, '2.json'))
+  expect(() => journal.read()).toThrow('EISDIR')
 })

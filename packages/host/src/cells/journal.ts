@@ -1,6 +1,8 @@
 import { mkdirSync, readdirSync, readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { EngineName, Limits } from '../engines/engine.ts'
+import { HostError } from '../host-error.ts'
+import { errorCode } from '../linux/libc.ts'
 import type { NetworkPolicy } from '../network/policy.ts'
 import type { Slot } from '../slots/slots.ts'
 import type { SnapshotConfig } from '../snapshots/snapshots.ts'
@@ -62,6 +64,7 @@ export interface JournalContent {
 }
 
 const ENTRY_FILE = /^(\d+)\.json$/
+const FULL: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT'])
 
 export class Journal {
   readonly #dir: string
@@ -74,12 +77,21 @@ export class Journal {
     mkdirSync(dir, { recursive: true, mode: 0o700 })
   }
 
-  /** Replaces whatever was written for this slot. Synchronous: ordering before the kernel objects is the point. */
+  /**
+   * Replaces whatever was written for this slot, or leaves it as it was. Synchronous: ordering before the kernel objects
+   * is the point. @throws HostError noRoom; whatever the disk refuses
+   */
   write(entry: Omit<JournalEntry, 'version' | 'bootId'>): void {
     const complete: JournalEntry = { version: 1, bootId: this.#bootId, ...entry }
     const path = this.#path(entry.slot.index)
-    writeFileSync(`${path}.new`, JSON.stringify(complete), { mode: 0o600 })
-    renameSync(`${path}.new`, path)
+    try {
+      writeFileSync(`${path}.new`, JSON.stringify(complete), { mode: 0o600 })
+      renameSync(`${path}.new`, path)
+    } catch (error) {
+      unlinkIfThere(`${path}.new`)
+      if (!FULL.has(errorCode(error) ?? '')) throw error
+      throw new HostError('noRoom', `the disk below ${this.#dir} is full: make room on it`, error)
+    }
   }
 
   /** Idempotent. Called after everything the entry names is gone or back with its owner. */
@@ -87,6 +99,7 @@ export class Journal {
     unlinkIfThere(this.#path(slotIndex))
   }
 
+  /** @throws what the disk refuses: a file that cannot be read says nothing about what runs */
   read(): JournalContent {
     const entries: JournalEntry[] = []
     const stale: string[] = []
@@ -112,8 +125,9 @@ export class Journal {
 export const readBootId = (): string => readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
 
 function parseEntry(path: string): JournalEntry | undefined {
+  const text = readFileSync(path, 'utf8')
   try {
-    const value: unknown = JSON.parse(readFileSync(path, 'utf8'))
+    const value: unknown = JSON.parse(text)
     return isEntry(value) ? value : undefined
   } catch {
     return undefined

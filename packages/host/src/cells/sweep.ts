@@ -41,8 +41,18 @@ async function settleEntry(parts: SweepParts, entry: JournalEntry): Promise<bool
     parts.log.info({ event: 'sweep.removed', ...line })
   } catch (error) {
     parts.log.error({ event: 'sweep.failed', ...line, err: error })
+    // Nobody would know of it: the API is told that it is gone, and its slot would be nobody's for ever.
+    giveBackIn(parts, entry)
   }
   return false
+}
+
+function giveBackIn({ cells, kept, log }: SweepParts, { slot, upper, sandboxId }: JournalEntry): void {
+  try {
+    giveBack(cells, slot, kept.upperIds().has(upper.id) ? undefined : upper)
+  } catch (error) {
+    log.error({ event: 'sweep.failed', sandboxId, slot: slot.index, err: error })
+  }
 }
 
 async function adopt(parts: SweepParts, entry: JournalEntry): Promise<boolean> {
@@ -60,10 +70,15 @@ async function adopt(parts: SweepParts, entry: JournalEntry): Promise<boolean> {
     await cell.release({ keepUpper })
     return false
   }
-  // It was resumed: what it was resumed from is no longer the sandbox.
-  if (entry.consumesSnapshot) await parts.kept.delete(entry.snapshotId)
-  // A capture may have been under way that stood it still.
-  if (entry.occupant === 'sandbox') await cell.thaw()
-  await parts.adopt(entry, cell)
-  return true
+  try {
+    // A capture may have been under way that stood it still.
+    if (entry.occupant === 'sandbox') await cell.thaw()
+    // It was resumed: what it was resumed from is no longer the sandbox.
+    if (entry.consumesSnapshot) await parts.kept.delete(entry.snapshotId)
+    await parts.adopt(entry, cell)
+    return true
+  } catch (error) {
+    await cell.release({ keepUpper })
+    throw error
+  }
 }

@@ -36,7 +36,7 @@ export interface PauseOptions {
   needsAgent: boolean
 }
 
-/** How many ended sandboxes are remembered, so that a repeated stop is not an error. */
+/** So many ended sandboxes are remembered: a repeated stop is no error. */
 const REMEMBERED_ENDS = 10_000
 
 export class Sandboxes {
@@ -161,9 +161,9 @@ export class Sandboxes {
   setEnd(sandboxId: string, endAtMs: number, extendOnly: boolean): number {
     const { sandbox, cell } = this.#running(sandboxId)
     if (extendOnly && endAtMs <= sandbox.endAtMs) return sandbox.endAtMs
+    cell.moveEnd(endAtMs)
     sandbox.endAtMs = endAtMs
     sandbox.pauseFailures = 0
-    cell.moveEnd(endAtMs)
     this.#timers.set(sandboxId, endAtMs)
     return endAtMs
   }
@@ -335,7 +335,10 @@ export class Sandboxes {
       await sandbox.settled
     }
     if (!wasStarting) {
-      await sandbox.cell?.stop()
+      // One that does not stop is nobody's any more either: its release goes on with it.
+      await sandbox.cell?.stop().catch((err: unknown) => {
+        this.#parts.log.error({ event: 'sandbox.stop', sandboxId: sandbox.id, err })
+      })
       this.#releaseLater(sandbox)
     }
     this.#forget(sandbox)
@@ -356,13 +359,9 @@ export class Sandboxes {
   #releaseLater(sandbox: SandboxRecord, options: { keepUpper?: boolean } = {}): void {
     const { cell } = sandbox
     if (!cell) return
-    const releasing = cell.release(options).catch((error: unknown) => {
-      this.#parts.log.error({
-        event: 'sandbox.release',
-        sandboxId: sandbox.id,
-        slot: cell.slot.index,
-        err: error,
-      })
+    const { id: sandboxId } = sandbox
+    const releasing = cell.release(options).catch((err: unknown) => {
+      this.#parts.log.error({ event: 'sandbox.release', sandboxId, slot: cell.slot.index, err })
     })
     this.#releasing.add(releasing)
     releasing.finally(() => this.#releasing.delete(releasing))

@@ -109,3 +109,40 @@ test('nothing is called after close', () => {
   expect(fired).toEqual([])
   expect(clock.pending).toBe(0)
 })
+
+test('a clock that is set forward or back moves the ends with it', () => {
+  let [ranMs, offsetMs] = [0, 0]
+  let pending: { atMs: number; callback: () => void } | undefined
+  const clock: Clock = {
+    nowMs: () => ranMs + offsetMs,
+    after(delayMs, callback) {
+      const armed = { atMs: ranMs + delayMs, callback }
+      pending = armed
+      return () => {
+        if (pending === armed) pending = undefined
+      }
+    },
+  }
+  const run = (forMs: number): void => {
+    const untilMs = ranMs + forMs
+    for (let next = pending; next && next.atMs <= untilMs; next = pending) {
+      ranMs = next.atMs
+      pending = undefined
+      next.callback()
+    }
+    ranMs = untilMs
+  }
+  const fired: string[] = []
+  const timers = new EndTimers((id) => fired.push(id), clock)
+  timers.set('hour', 3_600_000)
+  timers.set('later', 7_200_000)
+  run(1_000)
+  offsetMs = 3_600_000
+  run(60_000)
+  expect(fired).toEqual(['hour'])
+  offsetMs = 0
+  run(7_200_000 - ranMs - 1)
+  expect(fired).toEqual(['hour'])
+  run(1)
+  expect(fired).toEqual(['hour', 'later'])
+})

@@ -3,8 +3,8 @@
  * end. A binary heap with lazy deletion keeps set and clear at O(log n).
  */
 
-/** setTimeout takes a signed 32-bit delay; a longer wait is armed in pieces. */
-const LONGEST_DELAY_MS = 2 ** 31 - 1
+/** A longer wait is armed in pieces: a clock that is set forward ends nothing later than this after its time. */
+const LONGEST_DELAY_MS = 60_000
 
 interface Item {
   readonly id: string

@@ -33,9 +33,10 @@ export async function captureMemory(
   options: ServicesUpOptions = {},
 ): Promise<void> {
   const layers = layerStack(parts.layers, manifest.layers)
-  const cell = await openCell(parts.cells, bootPlan(manifest, engine, layers), {}, options.signal)
   const draft = await parts.store.draftMemory()
+  let cell: Cell | undefined
   try {
+    cell = await openCell(parts.cells, bootPlan(manifest, engine, layers), {}, options.signal)
     await makeReady(cell, manifest, options)
     options.onLine?.('info', 'Capturing memory')
     const { sizeBytes } = await cell.capture({
@@ -49,8 +50,9 @@ export async function captureMemory(
         : manifest.layers
     await parts.store.publishMemory(manifest.id, engine.hostClass(), draft, { layers: digests, sizeBytes })
   } finally {
+    // In this order: what runs must go, also where a file does not.
+    await cell?.release()
     await parts.store.dropDraft(draft)
-    await cell.release()
   }
 }
 

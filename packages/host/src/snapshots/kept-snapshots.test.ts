@@ -1,4 +1,4 @@
-import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
@@ -130,4 +130,27 @@ test('memory that cannot be restored here is refused, its files are not', () => 
   const unnamed = snapshot('s', 'one', 1, { hostClass: 'linux-old', sizeBytes: 1 })
   expect(() => open(machineWith('new')).ready(unnamed, true, layers)).toThrow('does not fit this host')
   expect(open(machineWith('old')).ready(unnamed, true, layers).memoryDir).toBeDefined()
+})
+
+test('one whose name cannot be moved away is deleted where it lies', async () => {
+  const kept = open()
+  await publish(kept, 's1', 'one')
+  // What is no directory takes no name, as a full disk takes none.
+  rmSync(join(dir, 'kept', '.drafts'), { recursive: true })
+  writeFileSync(join(dir, 'kept', '.drafts'), '')
+  await kept.delete('s1')
+  expect(existsSync(join(dir, 'kept', 's1'))).toBe(false)
+  expect(uppers.has('u-s1')).toBe(false)
+})
+
+test('one that cannot be read at the moment is not thrown away', async () => {
+  await publish(open(), 's1', 'one')
+  const path = join(dir, 'kept', 's1', 'manifest.json')
+  renameSync(path, `${path}.moved`)
+  // Reading a directory fails as a bad block or a lack of descriptors does.
+  mkdirSync(path)
+  expect(() => open()).toThrow('EISDIR')
+  rmSync(path, { recursive: true })
+  renameSync(`${path}.moved`, path)
+  expect(open().paused().length).toBe(1)
 })

@@ -161,7 +161,14 @@ export class KeptSnapshots {
     const text = `${JSON.stringify(snapshot, null, 2)}\n`
     await writeFile(join(draft.root, 'manifest.json'), text, { flag: 'wx', mode: 0o600 })
     await syncTree(draft.root)
-    await renameDurably(draft.root, join(this.#dir, snapshot.id))
+    const root = join(this.#dir, snapshot.id)
+    try {
+      await renameDurably(draft.root, root)
+    } catch (error) {
+      // The caller goes on without it: the next daemon must not find it either.
+      if (existsSync(root)) await this.#remove(snapshot.id)
+      throw error
+    }
     this.#known.set(snapshot.id, snapshot)
   }
 
@@ -174,10 +181,23 @@ export class KeptSnapshots {
     const snapshot = this.#known.get(id)
     if (!snapshot) return
     this.#known.delete(id)
+    try {
+      await this.#remove(id)
+    } finally {
+      this.#uppers.release(snapshot.upper)
+    }
+  }
+
+  /** A disk without room for another name has none for a rename: without its manifest it is nothing, too. */
+  async #remove(id: string): Promise<void> {
+    const root = join(this.#dir, id)
     const grave = join(this.#dir, DRAFTS, randomName(16))
-    await rename(join(this.#dir, id), grave)
-    this.#uppers.release(snapshot.upper)
-    await rm(grave, { recursive: true, force: true })
+    const isBuried = await rename(root, grave).then(
+      () => true,
+      () => false,
+    )
+    if (!isBuried) await rm(join(root, 'manifest.json'), { force: true })
+    await rm(isBuried ? grave : root, { recursive: true, force: true })
   }
 
   /**
@@ -233,10 +253,12 @@ export const pausedOf = (snapshot: KeptSnapshot): Paused => ({
   pausedAtMs: snapshot.createdAtMs,
 })
 
+/** @throws what the disk refuses: one that cannot be read now is no less a sandbox */
 function readManifest(path: string): KeptSnapshot | undefined {
   if (!existsSync(path)) return undefined
+  const text = readFileSync(path, 'utf8')
   try {
-    return JSON.parse(readFileSync(path, 'utf8')) as KeptSnapshot
+    return JSON.parse(text) as KeptSnapshot
   } catch {
     return undefined
   }

@@ -121,7 +121,7 @@ export class SnapshotStore {
     const root = this.#memoryRoot(id, hostClass)
     const known = this.#memories.get(root)
     if (known) {
-      this.#lastUsedMs.set(root, Date.now())
+      this.used(id, hostClass)
       return known
     }
     const text = await readIfThere(join(root, 'memory.json'))
@@ -131,6 +131,19 @@ export class SnapshotStore {
     this.#memories.set(root, memory)
     this.#lastUsedMs.set(root, Date.now())
     return memory
+  }
+
+  /** Its memory was asked for: what was used last goes last. */
+  used(id: string, hostClass: string): void {
+    const root = this.#memoryRoot(id, hostClass)
+    if (this.#memories.has(root)) this.#lastUsedMs.set(root, Date.now())
+  }
+
+  /** What is known of memory may not hold any more; the next question looks at the disk. */
+  forgetMemory(id: string, hostClass: string): void {
+    const root = this.#memoryRoot(id, hostClass)
+    this.#memories.delete(root)
+    this.#lastUsedMs.delete(root)
   }
 
   async draftMemory(): Promise<MemoryDraft> {
@@ -208,8 +221,7 @@ export class SnapshotStore {
   /** Forgets memory that turned out not to restore. Sandboxes that run from it keep their mapped pages. */
   async dropMemory(id: string, hostClass: string): Promise<void> {
     const root = this.#memoryRoot(id, hostClass)
-    this.#memories.delete(root)
-    this.#lastUsedMs.delete(root)
+    this.forgetMemory(id, hostClass)
     const grave = join(this.#draftDir, randomName(16))
     await rename(root, grave).catch(ignoreMissing)
     await rm(grave, { recursive: true, force: true })

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
@@ -68,4 +68,23 @@ test('memory that fails on one engine is made anew for that one alone', async ()
   await snapshots.ready('s', 'gvisor')
   await snapshots.ready('s', 'container')
   expect(captures).toEqual(['container', 'gvisor', 'gvisor'])
+})
+
+test('what is started again and again is not what was used longest ago', async () => {
+  await store.publish({ ...manifest, id: 's2' })
+  const snapshots = warm()
+  await snapshots.ready('s')
+  await snapshots.ready('s2')
+  await new Promise((resolve) => setTimeout(resolve, 5))
+  await snapshots.ready('s')
+  expect(await store.evict(1, new Set())).toEqual(['s2'])
+})
+
+test('memory that another instance has dropped is made again', async () => {
+  const snapshots = warm()
+  const before = await snapshots.ready('s')
+  await new SnapshotStore(dir, ['container-class'], 'other').dropMemory('s', 'container-class')
+  snapshots.vanished('s', before.engine)
+  expect(existsSync((await snapshots.ready('s')).memoryDir!)).toBe(true)
+  expect(captures).toEqual(['container', 'container'])
 })

@@ -57,7 +57,10 @@ export class WarmSnapshots {
     const engine = engines.for(isolation ?? manifest.config.isolation)
     const key = keyOf(id, engine)
     const known = this.#ready.get(key)
-    if (known) return known
+    if (known) {
+      store.used(id, engine.hostClass())
+      return known
+    }
     let resolving = this.#resolving.get(key)
     if (!resolving) {
       resolving = this.#resolve(manifest, engine).finally(() => this.#resolving.delete(key))
@@ -80,6 +83,12 @@ export class WarmSnapshots {
     this.#failures.delete(key)
     this.#ready.delete(key)
     await this.#parts.store.dropMemory(id, engine.hostClass())
+  }
+
+  /** Its memory is not where it was. */
+  vanished(id: string, engine: Engine): void {
+    this.#ready.delete(keyOf(id, engine))
+    this.#parts.store.forgetMemory(id, engine.hostClass())
   }
 
   /** After its memory was dropped. */

@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -11,6 +11,7 @@ import { Journal } from '../cells/journal.ts'
 import type { LayerSource } from '../cells/parts.ts'
 import type { Engine, Instance } from '../engines/engine.ts'
 import { Engines } from '../engines/engines.ts'
+import { mount, unmountIfMounted } from '../linux/mount.ts'
 import { KeptSnapshots } from '../snapshots/kept-snapshots.ts'
 import type { WarmSnapshots } from '../snapshots/warm-snapshots.ts'
 import { plainEngine, usable } from '../testing/plain-engine.ts'
@@ -21,15 +22,18 @@ import { openPooled, Starter, type StartRequest } from './start.ts'
 
 /** The create path over real sockets and a real journal; the engine only says that something runs. */
 
-const snapshot = {
+const template = {
   id: 's',
   config: { ...plainConfig, envVars: { FROM_TEMPLATE: '1', BOTH: 'template' } },
   limits: plainLimits,
   layers: [],
-  memoryDir: '/memory',
-} /** Not the agent's own: something may listen on that everywhere. */
+}
+/** Not the agent's own: something may listen on that everywhere. */
 const agentPort = 31_984
 const log = pino({ level: 'silent' })
+
+/** Small enough to fill; pages of 4 KiB. */
+const JOURNAL_OPTIONS = 'size=64k,mode=0700'
 
 let dir: string
 let servers: Server[]
@@ -37,19 +41,35 @@ let servers: Server[]
 let inits: { address: string; body: Record<string, unknown> }[]
 let answer: (address: string) => number
 let running: Set<number>
+let onStarted: () => void
 let freeSlots: number[]
+/** Starts that spoke against the memory of the template. */
+let failures: number
+let snapshot: typeof template & { memoryDir: string }
 beforeEach(() => {
   dir = mkdtempSync(join(tmpdir(), 'start-'))
+  mkdirSync(join(dir, 'journal'))
+  mount('tmpfs', join(dir, 'journal'), 'tmpfs', 0, JOURNAL_OPTIONS)
   servers = []
   inits = []
   answer = () => 204
   running = new Set()
+  onStarted = () => {}
+  failures = 0
   freeSlots = [0, 1, 2]
+  snapshot = { ...template, memoryDir: join(dir, 'memory') }
+  mkdirSync(snapshot.memoryDir)
 })
 afterEach(() => {
   for (const server of servers) server.close().closeAllConnections()
+  unmountIfMounted(join(dir, 'journal'))
   rmSync(dir, { recursive: true })
 })
+
+/** Leaves not a byte on the disk of the journal. */
+function fillJournalDisk(): void {
+  expect(() => writeFileSync(join(dir, 'journal', 'filler'), Buffer.alloc(2 ** 20))).toThrow('ENOSPC')
+}
 
 const addressOf = (index: number): string => `127.81.9.${index + 1}`
 
@@ -71,6 +91,7 @@ function cellParts(): CellParts {
     async start({ sandboxId, slot, upper }): Promise<Instance> {
       await agentAt(slot.address)
       running.add(slot.index)
+      onStarted()
       return { sandboxId, slot, upper, initPid: 1, exited: new Promise(() => {}) }
     },
     capture: async () => ({ sizeBytes: 0 }),
@@ -112,7 +133,7 @@ function cellParts(): CellParts {
   }
 }
 
-function starterOver(cells: CellParts): { starter: Starter; pool: Pool } {
+function starterOver(cells: CellParts): { starter: Starter; pool: Pool; kept: KeptSnapshots } {
   const foreground = new Foreground(5)
   const ready = { ...snapshot, engine: cells.engines.for(undefined) }
   const open = () => openPooled(cells, ready, 'pooled')
@@ -123,11 +144,12 @@ function starterOver(cells: CellParts): { starter: Starter; pool: Pool } {
   const snapshots = {
     ready: () => ready,
     restored: () => {},
-    failed: async () => {},
+    failed: async () => void failures++,
+    vanished: () => void mkdirSync(snapshot.memoryDir),
   } as unknown as WarmSnapshots
   const kept = new KeptSnapshots(join(dir, 'kept'), cells.engines, cells.uppers)
   const layers = { get: () => undefined } as unknown as LayerSource
-  return { starter: new Starter({ cells, kept, layers, snapshots, pool, foreground, log }), pool }
+  return { starter: new Starter({ cells, kept, layers, snapshots, pool, foreground, log }), pool, kept }
 }
 
 const request = (sandboxId: string): StartRequest => ({
@@ -214,4 +236,70 @@ test('an agent that refuses leaves nothing', async () => {
   expect(running.size).toBe(0)
   expect(cells.journal.read().entries).toEqual([])
   expect(cells.admission.count).toBe(0)
+})
+
+test.each(['as its engine has started', 'as its agent has answered'])(
+  'a disk that is full %s leaves nothing of the sandbox, and says so',
+  async (when) => {
+    const cells = cellParts()
+    if (when.includes('engine')) onStarted = fillJournalDisk
+    else {
+      answer = () => {
+        fillJournalDisk()
+        return 204
+      }
+    }
+    await expect(starterOver(cells).starter.start(request('i1'), {}, signal)).rejects.toMatchObject({
+      kind: 'noRoom',
+      message: expect.stringContaining('is full'),
+    })
+    expect(running.size).toBe(0)
+    expect(cells.journal.read()).toEqual({ entries: [], stale: ['filler'] })
+    expect(cells.admission.count).toBe(0)
+  },
+)
+
+test('a resume whose snapshot cannot be deleted is a resume all the same', async () => {
+  const cells = cellParts()
+  const { starter, kept } = starterOver(cells)
+  const draft = await kept.draft('p1')
+  const upper = { id: 'u0', path: dir, capMib: 1 }
+  const names = { id: 'p1', sandboxId: 'i1', engine: 'container', isPause: true, ofUpperId: 'u1' } as const
+  const state = { layers: [], upper, limits: plainLimits, config: plainConfig, memory: undefined }
+  await kept.publish(draft, { version: 1, ...names, ...state, agentUnresponsive: false, createdAtMs: 1 })
+  // A mount cannot be renamed, nor can it be removed.
+  mount('tmpfs', join(dir, 'kept', 'p1'), 'tmpfs')
+  const resume = { ...request('i1'), snapshotId: 'p1', consumesSnapshot: true }
+  try {
+    const { cell } = await starter.start(resume, {}, signal)
+    expect(running.has(cell.slot.index)).toBe(true)
+  } finally {
+    unmountIfMounted(join(dir, 'kept', 'p1'))
+  }
+})
+
+test.each([
+  ['EMFILE: too many open files, open', 'EMFILE', 0],
+  ['criu: fork failed: Resource temporarily unavailable', undefined, 0],
+  ['criu: the pages are torn', undefined, 1],
+])(
+  'a start that fails by %s speaks against the memory of its template or not',
+  async (message, code, times) => {
+    onStarted = () => {
+      throw new Error('sandbox i1 did not start', { cause: Object.assign(new Error(message), { code }) })
+    }
+    await expect(starterOver(cellParts()).starter.start(request('i1'), {}, signal)).rejects.toThrow('start')
+    expect(failures).toBe(times)
+  },
+)
+
+test('memory that is dropped while a start is on its way is looked for again', async () => {
+  let starts = 0
+  onStarted = () => {
+    if (++starts > 1) return
+    rmSync(snapshot.memoryDir, { recursive: true })
+    throw new Error('no images')
+  }
+  const { cell } = await starterOver(cellParts()).starter.start(request('i1'), {}, signal)
+  expect([starts, running.has(cell.slot.index)]).toEqual([2, true])
 })

@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import type { Logger } from 'pino'
 import type { InitBody } from '../agent/agent-client.ts'
 import { bringServicesUp } from '../agent/services-up.ts'
@@ -13,6 +14,7 @@ import type { AskedLimits } from '../cells/limits.ts'
 import { type LayerSource, sameLimits } from '../cells/parts.ts'
 import type { Isolation } from '../engines/engines.ts'
 import { HostError } from '../host-error.ts'
+import { isShortage } from '../linux/shortage.ts'
 import { type NetworkPolicy, openPolicy } from '../network/policy.ts'
 import type { KeptSnapshots } from '../snapshots/kept-snapshots.ts'
 import type { ReadySnapshot, WarmSnapshots } from '../snapshots/warm-snapshots.ts'
@@ -82,16 +84,28 @@ export class Starter {
       const snapshot = await this.#resolve(request)
       measure('snapshot')
       signal.throwIfAborted()
-      const plan = planFor(request, snapshot)
-      const pooled = await this.#fromPool(request, snapshot, plan, phases)
-      const cell = pooled ?? (await this.#fresh(request, snapshot, plan, phases, signal))
-      if (signal.aborted) await cell.release()
-      signal.throwIfAborted()
-      cell.markReady()
+      const pooled = await this.#fromPool(request, snapshot, phases)
+      const cell = pooled ?? (await this.#there(request, snapshot, phases, signal))
+      try {
+        signal.throwIfAborted()
+        cell.markReady()
+      } catch (error) {
+        await cell.release()
+        throw error
+      }
       // The journal says first that it runs, then the snapshot goes: at no instant is there neither.
-      if (request.consumesSnapshot) await this.#parts.kept.delete(request.snapshotId)
+      if (request.consumesSnapshot) await this.#consume(request.snapshotId)
       return { cell, fromPool: pooled !== undefined }
     })
+  }
+
+  /** The sandbox runs by now, whatever is left of what it was. */
+  async #consume(snapshotId: string): Promise<void> {
+    try {
+      await this.#parts.kept.delete(snapshotId)
+    } catch (error) {
+      this.#parts.log.error({ event: 'snapshot.left', snapshotId, err: error })
+    }
   }
 
   async #resolve({ snapshotId, isolation, memory = true }: StartRequest): Promise<ReadySnapshot> {
@@ -110,12 +124,8 @@ export class Starter {
   }
 
   /** A pooled sandbox that does not wake is dropped: the user gets a fresh one. */
-  async #fromPool(
-    request: StartRequest,
-    snapshot: ReadySnapshot,
-    plan: CellPlan,
-    phases: Phases,
-  ): Promise<Cell | undefined> {
+  async #fromPool(request: StartRequest, snapshot: ReadySnapshot, phases: Phases): Promise<Cell | undefined> {
+    const plan = planFor(request, snapshot)
     if (request.skipPool || snapshot.base || !snapshot.memoryDir || !sameLimits(plan.limits, snapshot.limits))
       return undefined
     const cell = this.#parts.pool.claim({ snapshotId: snapshot.id, engine: snapshot.engine.name })
@@ -143,13 +153,30 @@ export class Starter {
     }
   }
 
-  async #fresh(
+  /** Memory may be dropped while a start is on its way, also by another instance that shares it: it is made again. */
+  async #there(
     request: StartRequest,
     snapshot: ReadySnapshot,
-    plan: CellPlan,
     phases: Phases,
     signal: AbortSignal,
   ): Promise<Cell> {
+    const { id, engine, memoryDir, base } = snapshot
+    try {
+      return await this.#fresh(request, snapshot, phases, signal)
+    } catch (error) {
+      if (base || memoryDir === undefined || existsSync(memoryDir) || signal.aborted) throw error
+      this.#parts.snapshots.vanished(id, engine)
+      return await this.#fresh(request, await this.#resolve(request), phases, signal)
+    }
+  }
+
+  async #fresh(
+    request: StartRequest,
+    snapshot: ReadySnapshot,
+    phases: Phases,
+    signal: AbortSignal,
+  ): Promise<Cell> {
+    const plan = planFor(request, snapshot)
     const cell = await this.#openYielding(plan, phases, signal)
     const measure = phaseClock(phases)
     try {
@@ -176,7 +203,7 @@ export class Starter {
       if (!plan.base) this.#parts.snapshots.restored(plan.snapshotId, plan.engine)
       return cell
     } catch (error) {
-      if (!(error instanceof HostError) && !signal.aborted && !plan.base)
+      if (!(error instanceof HostError) && !isShortage(error) && !signal.aborted && !plan.base)
         await this.#parts.snapshots.failed(plan.snapshotId, plan.engine)
       const isFull = error instanceof HostError && error.kind === 'noRoom'
       if (!isFull || !(await this.#parts.pool.yieldOne())) throw error

@@ -204,3 +204,14 @@ test('a file that is no file system is set aside', async () => {
   expect(existsSync(`${other.file}.damaged`)).toBe(true)
   await opened.close()
 })
+
+test('a copy that cannot be finished leaves nothing', async () => {
+  const base = store.take(16)
+  const before = readdirSync(store.mountPoint).filter((name) => !store.list().includes(name))
+  // No number of bytes.
+  await expect(store.clone(base, Number.NaN)).rejects.toThrow()
+  store.release(base)
+  await store.settled()
+  const left = readdirSync(store.mountPoint).filter((name) => !before.includes(name))
+  expect(left).toEqual([])
+})

@@ -126,8 +126,10 @@ export class UpperStore {
    * Takes some milliseconds, more when much is unwritten.
    */
   async snapshot(upper: Upper): Promise<Upper> {
-    const { id, path } = await this.#copy(upper, { readOnly: true })
-    return { id, path, capMib: upper.capMib, inheritedBytes: this.usageBytes(upper) }
+    return this.#copyOf(upper, { readOnly: true }, async ({ id, path }) => ({
+      ...{ id, path, capMib: upper.capMib },
+      inheritedBytes: this.usageBytes(upper),
+    }))
   }
 
   /** Names a copy that somebody else makes, read-only, at its path. Nobody's until `recorded`; released like any. */
@@ -139,14 +141,15 @@ export class UpperStore {
 
   /** A writable copy of an upper that nothing runs on, whose cap counts what it starts with. Else as `snapshot`. */
   async clone(base: Upper, capMib: number): Promise<Upper> {
-    const { id, path } = await this.#copy(base, { readOnly: false })
-    let heldBytes = this.usageBytes(base)
-    if (heldBytes > capMib * mebibyte * countedShare)
-      heldBytes = Math.min(heldBytes, await occupiedBytes(base.path))
-    // Full quotas count shared bytes in the copy as well, simple ones in the original alone.
-    const inheritedBytes = Math.max(0, heldBytes - this.#ownBytes(path))
-    limitSubvolume(path, Math.max(leastCapBytes, capMib * mebibyte - inheritedBytes))
-    return { id, path, capMib, inheritedBytes }
+    return this.#copyOf(base, { readOnly: false }, async ({ id, path }) => {
+      let heldBytes = this.usageBytes(base)
+      if (heldBytes > capMib * mebibyte * countedShare)
+        heldBytes = Math.min(heldBytes, await occupiedBytes(base.path))
+      // Full quotas count shared bytes in the copy as well, simple ones in the original alone.
+      const inheritedBytes = Math.max(0, heldBytes - this.#ownBytes(path))
+      limitSubvolume(path, Math.max(leastCapBytes, capMib * mebibyte - inheritedBytes))
+      return { id, path, capMib, inheritedBytes }
+    })
   }
 
   has({ path }: Pick<Upper, 'path'>): boolean {
@@ -163,17 +166,22 @@ export class UpperStore {
     this.#unrecorded.delete(upper.id)
   }
 
-  async #copy(upper: Upper, options: { readOnly: boolean }): Promise<{ id: string; path: string }> {
+  /** @param finish what the copy is, once it is made; when it throws there is none */
+  async #copyOf(
+    upper: Upper,
+    options: { readOnly: boolean },
+    finish: (copy: { id: string; path: string }) => Promise<Upper>,
+  ): Promise<Upper> {
     const id = newId()
     const path = join(this.mountPoint, id)
     this.#unrecorded.add(id)
     try {
       await snapshotSubvolumeInBackground(upper.path, path, options)
+      return await finish({ id, path })
     } catch (error) {
-      this.#unrecorded.delete(id)
+      this.release({ path })
       throw error
     }
-    return { id, path }
   }
 
   /** Bytes the upper holds, as of the last commit: up to half a minute old. */
