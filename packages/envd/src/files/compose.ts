@@ -4,6 +4,7 @@ import { basename, dirname } from 'node:path'
 import { newUuid } from '@sandbox/contract/ids'
 import { type Exchange, HttpError, readJson, sendJson, stringField } from '../http/exchange.ts'
 import type { AgentState } from '../state.ts'
+import { errorText } from '../system/error-text.ts'
 import { ensureDirectory, isDiskFull } from '../system/paths.ts'
 import type { User } from '../system/users.ts'
 import { filePath, fileUser } from './request-user.ts'
@@ -34,7 +35,7 @@ export async function compose({ request, response }: Exchange, state: AgentState
   } catch (error) {
     rmSync(temporary, { force: true })
     if (isDiskFull(error)) throw new HttpError(507, 'not enough disk space available')
-    throw new HttpError(500, `error composing: ${error instanceof Error ? error.message : String(error)}`)
+    throw new HttpError(500, `error composing: ${errorText(error)}`)
   }
   for (const source of sources) rmSync(source, { force: true })
   sendJson(response, 200, { path: destination, name: basename(destination), type: 'file' })

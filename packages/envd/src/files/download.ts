@@ -5,15 +5,19 @@ import { pipeline } from 'node:stream/promises'
 import { requireTokenOrSignature } from '../http/access.ts'
 import { type Exchange, HttpError, header, sendEmpty, setHead } from '../http/exchange.ts'
 import type { AgentState } from '../state.ts'
+import { errorText } from '../system/error-text.ts'
 import { errorCode } from '../system/paths.ts'
 import { type ByteRange, parseRange } from './byte-range.ts'
 import { compressionPays } from './compression-pays.ts'
+import { checkConditions } from './conditions.ts'
 import { typeByContent, typeByExtension } from './content-type.ts'
 import { acceptsIdentity, chooseEncoding } from './encoding.ts'
 import { filePath, fileUser } from './request-user.ts'
 
 const SNIFF_BYTES = 512
 const CHUNK_BYTES = 64 * 1024
+/** Files up to this size are read before their length is told. */
+const READ_AHEAD_BYTES = 64 * 1024
 const PARTIAL_HEADERS = ['range', 'if-modified-since', 'if-none-match', 'if-range'] as const
 
 /** `GET /files`: streams one file. @throws HttpError with the documented status and text */
@@ -45,8 +49,7 @@ function fileInfo(path: string): Stats {
   try {
     info = statSync(path, { throwIfNoEntry: false })
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error)
-    throw new HttpError(500, `error checking if path exists '${path}': ${reason}`)
+    throw new HttpError(500, `error checking if path exists '${path}': ${errorText(error)}`)
   }
   if (!info) throw new HttpError(404, `path '${path}' does not exist`)
   if (info.isDirectory()) throw new HttpError(400, `path '${path}' is a directory`)
@@ -87,48 +90,64 @@ async function sendPlain(
   info: Stats,
 ): Promise<void> {
   const modified = new Date(Math.floor(info.mtimeMs / 1000) * 1000)
+  const verdict = checkConditions(request, modified)
+  if (verdict === 'failed') return sendEmpty(response, 412, { 'Content-Length': 0 })
   response.setHeader('Last-Modified', modified.toUTCString())
-  if (isUnmodified(header(request, 'if-none-match'), header(request, 'if-modified-since'), modified)) {
-    sendEmpty(response, 304)
-    return
-  }
-  response.setHeader('Accept-Ranges', 'bytes')
+  if (verdict === 'unmodified') return sendEmpty(response, 304)
   const ifRange = header(request, 'if-range')
   const honoured = ifRange === undefined || Date.parse(ifRange) === modified.getTime()
   const range = honoured ? parseRange(header(request, 'range'), info.size) : undefined
-  if (range === 'unsatisfiable') {
-    sendEmpty(response, 416, { 'Content-Range': `bytes */${info.size}`, 'Content-Length': 0 })
-    return
-  }
-  response.setHeader('Content-Type', typeByExtension(path) ?? typeByContent(await readStart(file)))
-  await sendBytes(response, file, info, range)
+  if (range === 'invalid' || range === 'unsatisfiable') return sendRefusal(response, range, info.size)
+  response.setHeader('Accept-Ranges', 'bytes')
+  response.setHeader(
+    'Content-Type',
+    typeByExtension(path) ?? typeByContent(await readStart(file, SNIFF_BYTES)),
+  )
+  if (!range) return sendWhole(response, file, info)
+  setHead(response, 206, { 'Content-Range': `bytes ${range.start}-${range.end}/${info.size}` })
+  await sendPart(response, file, range)
 }
 
-function isUnmodified(noneMatch: string | undefined, since: string | undefined, modified: Date): boolean {
-  if (noneMatch !== undefined) return noneMatch.trim() === '*'
-  return since !== undefined && modified.getTime() <= Date.parse(since)
-}
-
-async function readStart(file: FileHandle): Promise<Buffer> {
-  const { buffer, bytesRead } = await file.read(Buffer.alloc(SNIFF_BYTES), 0, SNIFF_BYTES, 0)
-  return buffer.subarray(0, bytesRead)
-}
-
-async function sendBytes(
+function sendRefusal(
   response: Exchange['response'],
-  file: FileHandle,
-  info: Stats,
-  range: ByteRange | undefined,
-): Promise<void> {
-  if (range) {
-    setHead(response, 206, {
-      'Content-Range': `bytes ${range.start}-${range.end}/${info.size}`,
-      'Content-Length': range.end - range.start + 1,
-    })
-    await pipeline(file.createReadStream({ autoClose: false, ...range }), response)
+  reason: 'invalid' | 'unsatisfiable',
+  size: number,
+): void {
+  if (reason === 'unsatisfiable') response.setHeader('Content-Range', `bytes */${size}`)
+  const text = Buffer.from(`${reason} range\n`)
+  setHead(response, 416, { 'Content-Type': 'text/plain; charset=utf-8', 'Content-Length': text.length })
+  response.end(text)
+}
+
+/** Up to `limit` bytes from the beginning; fewer only when the file ends. */
+async function readStart(file: FileHandle, limit: number): Promise<Buffer> {
+  const buffer = Buffer.alloc(limit)
+  let filled = 0
+  for (let bytesRead = -1; bytesRead !== 0 && filled < limit; filled += bytesRead) {
+    ;({ bytesRead } = await file.read(buffer, filled, limit - filled, filled))
+  }
+  return buffer.subarray(0, filled)
+}
+
+async function sendWhole(response: Exchange['response'], file: FileHandle, info: Stats): Promise<void> {
+  if (info.size > READ_AHEAD_BYTES) return sendPart(response, file, { start: 0, end: info.size - 1 })
+  // The kernel's own files tell another size than they have, mostly none.
+  const start = info.isFile() ? await readStart(file, info.size || READ_AHEAD_BYTES) : Buffer.alloc(0)
+  if (info.size > 0 || start.length < READ_AHEAD_BYTES) {
+    response.setHeader('Content-Length', start.length)
+    response.end(start)
     return
   }
-  setHead(response, 200, { 'Content-Length': info.size })
-  if (info.size === 0) response.end()
-  else await pipeline(file.createReadStream({ autoClose: false, start: 0, end: info.size - 1 }), response)
+  response.write(start)
+  await pipeline(file.createReadStream({ autoClose: false, start: start.length }), response)
+}
+
+/** @throws Error when the file became shorter meanwhile: the answer must then be broken off, for it cannot be whole */
+async function sendPart(response: Exchange['response'], file: FileHandle, range: ByteRange): Promise<void> {
+  const length = range.end - range.start + 1
+  response.setHeader('Content-Length', length)
+  const source = file.createReadStream({ autoClose: false, ...range })
+  await pipeline(source, response, { end: false })
+  if (source.bytesRead < length) throw new Error(`the file ended ${length - source.bytesRead} bytes early`)
+  response.end()
 }

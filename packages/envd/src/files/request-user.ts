@@ -1,5 +1,6 @@
 import { HttpError } from '../http/exchange.ts'
 import type { AgentState } from '../state.ts'
+import { errorText } from '../system/error-text.ts'
 import { resolvePath } from '../system/paths.ts'
 import type { User } from '../system/users.ts'
 
@@ -19,6 +20,6 @@ export function filePath(path: string, user: User, state: AgentState, context: s
   try {
     return resolvePath(path, user, state.defaultWorkdir)
   } catch (error) {
-    throw new HttpError(400, `${context}: ${error instanceof Error ? error.message : String(error)}`)
+    throw new HttpError(400, `${context}: ${errorText(error)}`)
   }
 }

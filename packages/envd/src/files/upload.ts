@@ -1,11 +1,13 @@
 import { basename } from 'node:path'
 import { readMetadata, validateMetadata } from '../filesystem/metadata.ts'
 import { requireTokenOrSignature } from '../http/access.ts'
-import { bodyChunks, type Exchange, HttpError, header, sendJson } from '../http/exchange.ts'
+import { type Exchange, HttpError, header, sendJson } from '../http/exchange.ts'
 import type { AgentState } from '../state.ts'
+import { errorText } from '../system/error-text.ts'
 import type { User } from '../system/users.ts'
 import { uploadEncoding } from './encoding.ts'
 import { boundaryOf, type Part, readParts } from './multipart.ts'
+import { openBody } from './request-body.ts'
 import { filePath, fileUser } from './request-user.ts'
 import { writeFile } from './write-file.ts'
 
@@ -39,16 +41,21 @@ export async function upload(exchange: Exchange, state: AgentState): Promise<voi
   const user = fileUser(state, username)
   const metadata = metadataOf(request.headers)
   const contentType = header(request, 'content-type') ?? ''
-  const write: Upload = {
-    state,
-    user,
-    metadata,
-    body: encoding === 'gzip' ? await decompressed(request) : bodyChunks(request),
-    announcedBytes: Number(header(request, 'content-length')) || undefined,
-    path: query.get('path') ?? undefined,
-  }
   const mediaType = contentType.split(';')[0]?.trim().toLowerCase() ?? ''
-  sendJson(exchange.response, 200, await writeAll(write, mediaType, contentType))
+  const body = await openBody(request, encoding)
+  try {
+    const write: Upload = {
+      state,
+      user,
+      metadata,
+      body: body.chunks,
+      announcedBytes: Number(header(request, 'content-length')) || undefined,
+      path: query.get('path') ?? undefined,
+    }
+    sendJson(exchange.response, 200, await writeAll(write, mediaType, contentType))
+  } finally {
+    body.close()
+  }
 }
 
 async function writeAll(write: Upload, mediaType: string, contentType: string): Promise<UploadedFile[]> {
@@ -69,19 +76,9 @@ function metadataOf(headers: Exchange['request']['headers']): Record<string, str
   try {
     validateMetadata(metadata)
   } catch (error) {
-    throw new HttpError(400, `invalid metadata: ${error instanceof Error ? error.message : String(error)}`)
+    throw new HttpError(400, `invalid metadata: ${errorText(error)}`)
   }
   return metadata
-}
-
-async function decompressed(request: Exchange['request']): Promise<AsyncIterable<Buffer>> {
-  const { createGunzip } = await import('node:zlib')
-  const gunzip = createGunzip()
-  request.on('error', (error) => gunzip.destroy(error))
-  request.on('close', () => {
-    if (!request.complete) gunzip.destroy(new Error('unexpected EOF'))
-  })
-  return request.pipe(gunzip)
 }
 
 async function writeRaw(write: Upload): Promise<UploadedFile> {
@@ -106,7 +103,7 @@ async function writeForm(write: Upload, contentType: string): Promise<UploadedFi
     }
   } catch (error) {
     if (error instanceof HttpError) throw error
-    throw new HttpError(500, `error reading form: ${error instanceof Error ? error.message : String(error)}`)
+    throw new HttpError(500, `error reading form: ${errorText(error)}`)
   }
   return written
 }

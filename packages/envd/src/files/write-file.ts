@@ -3,6 +3,7 @@ import { type FileHandle, open } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { isMetadataUnsupported, replaceMetadata } from '../filesystem/metadata.ts'
 import { HttpError } from '../http/exchange.ts'
+import { errorText } from '../system/error-text.ts'
 import { ensureDirectory, errorCode, isDiskFull } from '../system/paths.ts'
 import type { User } from '../system/users.ts'
 
@@ -49,7 +50,7 @@ async function openForWriting(path: string): Promise<FileHandle> {
   try {
     return await open(path, WRITE_FLAGS, 0o666)
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error)
+    const reason = errorText(error)
     if (isDiskFull(error)) throw new HttpError(507, `not enough inodes available: ${reason}`)
     throw new HttpError(500, `error opening file: ${reason}`)
   }
@@ -65,7 +66,7 @@ async function writeBody(file: FileHandle, { body, announcedBytes }: FileWrite):
       const prefix = announcedBytes ? `attempted to write ${announcedBytes} bytes: ` : ''
       throw new HttpError(507, `${prefix}not enough disk space available`)
     }
-    throw new HttpError(500, `error writing file: ${error instanceof Error ? error.message : String(error)}`)
+    throw new HttpError(500, `error writing file: ${errorText(error)}`)
   }
 }
 
@@ -84,6 +85,6 @@ function failAs<T>(status: number, context: string, action: () => T): T {
   try {
     return action()
   } catch (error) {
-    throw new HttpError(status, `${context}: ${error instanceof Error ? error.message : String(error)}`)
+    throw new HttpError(status, `${context}: ${errorText(error)}`)
   }
 }

@@ -1,12 +1,15 @@
-import { type Dirent, lstatSync, readdirSync, realpathSync, renameSync, rmSync, statSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { realpathSync, renameSync, statSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
+import { dirname } from 'node:path'
 import { Code, ConnectError, type HandlerContext, type ServiceImpl } from '@connectrpc/connect'
 import type { Filesystem } from '@sandbox/contract/gen/filesystem/filesystem_pb'
 import { requestUser } from '../request-user.ts'
 import type { AgentState } from '../state.ts'
+import { errorText } from '../system/error-text.ts'
 import { ensureDirectory, errorCode, resolvePath } from '../system/paths.ts'
 import type { User } from '../system/users.ts'
 import { type EntryInfo, entryInfo } from './entry-info.ts'
+import { listTree } from './list-tree.ts'
 import type { WatchService } from './watch-service.ts'
 
 type FilesystemImpl = Required<ServiceImpl<typeof Filesystem>>
@@ -22,7 +25,7 @@ export function filesystemService(state: AgentState, watches: WatchService): Fil
 
     makeDir(request, context) {
       const { path, user } = target(request.path, context)
-      const info = statSync(path, { throwIfNoEntry: false })
+      const info = internally('error getting file info', () => statSync(path, { throwIfNoEntry: false }))
       if (info?.isDirectory()) throw new ConnectError(`directory already exists: ${path}`, Code.AlreadyExists)
       if (info) {
         const text = `path already exists but it is not a directory: ${path}`
@@ -40,28 +43,27 @@ export function filesystemService(state: AgentState, watches: WatchService): Fil
         renameSync(source, destination)
       } catch (error) {
         const missing = errorCode(error) === 'ENOENT'
-        const text = `${missing ? 'source file not found' : 'error renaming'}: ${messageOf(error)}`
+        const text = `${missing ? 'source file not found' : 'error renaming'}: ${errorText(error)}`
         throw new ConnectError(text, missing ? Code.NotFound : Code.Internal)
       }
       return { entry: describe(destination, state) }
     },
 
-    listDir(request, context) {
+    async listDir(request, context) {
       const { path } = target(request.path, context)
       const real = followLinks(path)
       if (!statSync(real).isDirectory()) {
         throw new ConnectError(`path is not a directory: ${real}`, Code.InvalidArgument)
       }
-      const entries: EntryInfo[] = []
-      internally(`error reading directory ${real}`, () => {
-        walk(real, path, request.depth || 1, state, entries)
-      })
-      return { entries }
+      try {
+        return { entries: await listTree(real, path, request.depth || 1, state.users) }
+      } catch (error) {
+        throw new ConnectError(`error reading directory ${real}: ${errorText(error)}`, Code.Internal)
+      }
     },
 
-    remove(request, context) {
-      const { path } = target(request.path, context)
-      internally('error removing file or directory', () => rmSync(path, { recursive: true, force: true }))
+    async remove(request, context) {
+      await removeAll(target(request.path, context).path)
       return {}
     },
 
@@ -77,23 +79,19 @@ export function filesystemService(state: AgentState, watches: WatchService): Fil
   }
 }
 
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error)
-}
-
 function resolveOrReject(path: string, user: User, defaultWorkdir: string | undefined): string {
   try {
     return resolvePath(path, user, defaultWorkdir)
   } catch (error) {
-    throw new ConnectError(messageOf(error), Code.InvalidArgument)
+    throw new ConnectError(errorText(error), Code.InvalidArgument)
   }
 }
 
-function internally(context: string, action: () => void): void {
+function internally<T>(context: string, action: () => T): T {
   try {
-    action()
+    return action()
   } catch (error) {
-    const reason = messageOf(error)
+    const reason = errorText(error)
     throw new ConnectError(context ? `${context}: ${reason}` : reason, Code.Internal)
   }
 }
@@ -103,7 +101,7 @@ function describe(path: string, state: AgentState): EntryInfo {
     return entryInfo(path, state.users)
   } catch (error) {
     const missing = errorCode(error) === 'ENOENT' || errorCode(error) === 'ENOTDIR'
-    const text = `${missing ? 'file not found' : 'error getting file info'}: ${messageOf(error)}`
+    const text = `${missing ? 'file not found' : 'error getting file info'}: ${errorText(error)}`
     throw new ConnectError(text, missing ? Code.NotFound : Code.Internal)
   }
 }
@@ -113,27 +111,21 @@ function followLinks(path: string): string {
     return realpathSync(path)
   } catch (error) {
     const code = errorCode(error)
-    if (code === 'ENOENT') throw new ConnectError(`path not found: ${messageOf(error)}`, Code.NotFound)
+    if (code === 'ENOENT') throw new ConnectError(`path not found: ${errorText(error)}`, Code.NotFound)
     if (code === 'ELOOP') {
       const text = `cyclic symlink or chain >255 links at ${JSON.stringify(path)}`
       throw new ConnectError(text, Code.FailedPrecondition)
     }
-    throw new ConnectError(`error resolving symlink: ${messageOf(error)}`, Code.Internal)
+    throw new ConnectError(`error resolving symlink: ${errorText(error)}`, Code.Internal)
   }
 }
 
-/** Lexical order per directory, parents before children, links not followed. */
-function walk(real: string, shown: string, depth: number, state: AgentState, entries: EntryInfo[]): void {
-  const children = readdirSync(real, { withFileTypes: true }).sort(byName)
-  for (const child of children) {
-    const childReal = join(real, child.name)
-    if (!lstatSync(childReal, { throwIfNoEntry: false })) continue
-    const childShown = join(shown, child.name)
-    entries.push({ ...entryInfo(childReal, state.users), path: childShown })
-    if (depth > 1 && child.isDirectory()) walk(childReal, childShown, depth - 1, state, entries)
+/** What is not there is no error. A link is removed, also when a slash follows its name, never what it leads to. */
+async function removeAll(path: string): Promise<void> {
+  try {
+    if (path.endsWith('/.')) throw new Error(`RemoveAll ${path}: invalid argument`)
+    await rm(path.replace(/(?<=.)\/+$/, ''), { recursive: true, force: true })
+  } catch (error) {
+    throw new ConnectError(`error removing file or directory: ${errorText(error)}`, Code.Internal)
   }
-}
-
-function byName(left: Dirent, right: Dirent): number {
-  return Buffer.compare(Buffer.from(left.name), Buffer.from(right.name))
 }

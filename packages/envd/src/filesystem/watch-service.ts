@@ -1,4 +1,4 @@
-import { statfsSync, statSync } from 'node:fs'
+import { type Stats, statfsSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import type { MessageInitShape } from '@bufbuild/protobuf'
 import { Code, ConnectError, type HandlerContext } from '@connectrpc/connect'
@@ -10,6 +10,7 @@ import {
 import { randomName } from '@sandbox/contract/ids'
 import { follow, keepaliveMs, Subscription } from '../process/subscription.ts'
 import type { AgentState } from '../state.ts'
+import { errorText } from '../system/error-text.ts'
 import { type DirectoryChange, DirectoryWatch } from './directory-watch.ts'
 import { entryInfo } from './entry-info.ts'
 
@@ -187,7 +188,12 @@ async function armed(watch: DirectoryWatch, directory: string): Promise<void> {
 }
 
 function requireWatchable(directory: string, request: WatchRequest): void {
-  const info = statSync(directory, { throwIfNoEntry: false })
+  let info: Stats | undefined
+  try {
+    info = statSync(directory, { throwIfNoEntry: false })
+  } catch (error) {
+    throw new ConnectError(`error statting path ${directory}: ${errorText(error)}`, Code.Internal)
+  }
   if (!info) throw new ConnectError(`path ${directory} not found`, Code.NotFound)
   if (!info.isDirectory()) {
     throw new ConnectError(`path ${directory} not a directory`, Code.InvalidArgument)

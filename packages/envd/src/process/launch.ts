@@ -57,6 +57,7 @@ const ERRNO_WORDS = new Map([
   ['EAGAIN', 'resource temporarily unavailable'],
   ['ENOMEM', 'cannot allocate memory'],
   ['E2BIG', 'argument list too long'],
+  ['EINVAL', 'invalid argument'],
 ])
 
 const OOM_SCORE = '100'
@@ -79,9 +80,10 @@ function launcherArgs(spec: LaunchSpec): string[] {
  * Starts a program through the native launcher. Resolves once the program itself runs (or has failed to be
  * found, which it reports itself with exit code 126 or 127).
  *
- * @throws LaunchError when identity, directory or terminal could not be set up
+ * @throws LaunchError when identity, directory or terminal could not be set up, or a string has a NUL
  */
 export async function launch(spec: LaunchSpec, nativeDir: string): Promise<Launched> {
+  requireNoNul(spec)
   const ends = openEnds(spec)
   const [statusRead, statusWrite] = openPipe()
   const descriptors = [...ends.childSide, statusWrite]
@@ -100,6 +102,12 @@ export async function launch(spec: LaunchSpec, nativeDir: string): Promise<Launc
   ends.discard()
   const [step, code] = failure.split(' ')
   throw new LaunchError(step ?? 'start', errnoName(code ?? ''))
+}
+
+/** The kernel's strings end at a NUL: what stands behind one would be lost without a word. */
+function requireNoNul({ command, args, cwd, env }: LaunchSpec): void {
+  const strings = [command, ...args, cwd, ...Object.entries(env).flat()]
+  if (strings.some((text) => text.includes('\0'))) throw new LaunchError('exec', 'EINVAL')
 }
 
 interface Ends {

@@ -106,6 +106,24 @@ test('working directory: relative to home, tilde, missing', async () => {
   expect(other.rawMessage).toContain('cannot expand user-specific home dir')
 })
 
+test('a NUL, behind which the kernel would see nothing, is refused wherever it stands', async () => {
+  const hidden = 'a\0b'
+  const echo = { cmd: 'echo', args: ['a'] }
+  for (const config of [
+    { cmd: hidden },
+    { cmd: 'echo', args: [hidden] },
+    { ...echo, cwd: `/tmp${hidden}` },
+    { ...echo, envs: { A: hidden } },
+    { ...echo, envs: { [hidden]: 'x' } },
+  ]) {
+    const refused = await failure(() => collect(agent.processes.start({ process: config })))
+    expect([refused.code, refused.rawMessage]).toEqual([
+      Code.InvalidArgument,
+      expect.stringContaining('invalid argument'),
+    ])
+  }
+})
+
 test('an unknown user is unauthenticated, on every call', async () => {
   const start = await failure(() => collect(agent.processes.start(shell('true'), actingAs('root123'))))
   expect([start.code, start.rawMessage]).toEqual([Code.Unauthenticated, "invalid username: 'root123'"])

@@ -9,6 +9,7 @@ import {
 } from '@sandbox/contract/gen/process/process_pb'
 import { requestUser } from '../request-user.ts'
 import type { AgentState } from '../state.ts'
+import { errorText } from '../system/error-text.ts'
 import { resolvePath } from '../system/paths.ts'
 import { LaunchError, type LaunchSpec } from './launch.ts'
 import { processEnvironment } from './process-environment.ts'
@@ -118,7 +119,7 @@ function launchSpec(parts: ProcessServiceParts, request: StartRequest, context: 
   const cwd = attempt(undefined, Code.InvalidArgument, () =>
     resolvePath(config.cwd ?? '', user, state.defaultWorkdir),
   )
-  if (!statSync(cwd, { throwIfNoEntry: false })) {
+  if (!attempt('error checking cwd', Code.InvalidArgument, () => statSync(cwd, { throwIfNoEntry: false }))) {
     throw new ConnectError(`cwd '${cwd}' does not exist`, Code.InvalidArgument)
   }
   const size = request.pty
@@ -193,7 +194,7 @@ function attempt<T>(context: string | undefined, code: Code, action: () => T): T
   try {
     return action()
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error)
+    const reason = errorText(error)
     throw new ConnectError(context ? `${context}: ${reason}` : reason, code)
   }
 }

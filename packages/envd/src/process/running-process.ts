@@ -1,6 +1,7 @@
 import type { MessageInitShape } from '@bufbuild/protobuf'
 import { Code, ConnectError } from '@connectrpc/connect'
 import type { ProcessEventSchema } from '@sandbox/contract/gen/process/process_pb'
+import { errorText } from '../system/error-text.ts'
 import { resizeTerminal } from '../system/kernel.ts'
 import { type ExitStatus, exitStatus } from './exit-status.ts'
 import type { Launched } from './launch.ts'
@@ -131,7 +132,7 @@ export class RunningProcess {
     return new Promise((resolve, reject) => {
       stream.write(data, (error) => {
         if (!error) return resolve()
-        reject(new Error(`error writing to ${name} of process '${this.pid}': ${error.message}`))
+        reject(new Error(`error writing to ${name} of process '${this.pid}': ${errorText(error)}`))
       })
     })
   }

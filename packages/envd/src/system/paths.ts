@@ -36,7 +36,9 @@ export function ensureDirectory(directory: string, user: User): void {
   try {
     mkdirSync(directory, 0o755)
   } catch (error) {
-    if (errorCode(error) !== 'EEXIST') throw error
+    // What the name leads to is there by now, for example `new/..` once `new` is.
+    if (errorCode(error) === 'EEXIST') return
+    throw error
   }
   chownSync(directory, user.uid, user.gid)
 }
