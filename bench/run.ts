@@ -44,22 +44,36 @@ function printable(_key: string, value: unknown): unknown {
   return value instanceof Map ? Object.fromEntries(value) : value
 }
 
-async function main(words: readonly string[]): Promise<number> {
-  const [name, ...rest] = words.filter((word) => !word.startsWith('--'))
-  const isHelp = words.includes('--help')
-  const bench = benches.get(name ?? '')
-  const count = Number(rest[0] ?? bench?.defaultCount ?? LEAST_COUNT)
-  if (
-    isHelp ||
-    name === undefined ||
-    bench === undefined ||
-    !Number.isInteger(count) ||
-    count < LEAST_COUNT
-  ) {
-    process.stdout.write(`${USAGE}\n`)
-    return isHelp ? 0 : 2
+const OPTIONS = ['--json', '--write', '--help']
+
+/** Why these words are no use of the command; undefined where they are. */
+function wrongUse(words: readonly string[], [name, count, ...more]: readonly string[]): string | undefined {
+  const unknown = words.find((word) => word.startsWith('-') && !OPTIONS.includes(word))
+  if (unknown) return `There is no option '${unknown}'`
+  if (name === undefined) return 'Name a bench'
+  const bench = benches.get(name)
+  if (!bench) return `There is no bench '${name}'`
+  if (more.length > 0 || (count !== undefined && bench.defaultCount === undefined)) {
+    return `'${words.join(' ')}' is more than ${name} takes`
   }
-  const { markdown, results } = await bench.measure(count)
+  if (count === undefined || (/^\d+$/.test(count) && Number(count) >= LEAST_COUNT)) return undefined
+  return `${name} takes a number of at least ${LEAST_COUNT}, not '${count}'`
+}
+
+async function main(words: readonly string[]): Promise<number> {
+  if (words.includes('--help')) {
+    process.stdout.write(`${USAGE}\n`)
+    return 0
+  }
+  const operands = words.filter((word) => !word.startsWith('-'))
+  const why = wrongUse(words, operands)
+  if (why) {
+    process.stderr.write(`${why}\n\n${USAGE}\n`)
+    return 2
+  }
+  const [name = '', count] = operands
+  const bench = benches.get(name)!
+  const { markdown, results } = await bench.measure(Number(count ?? bench.defaultCount))
   process.stdout.write(`${words.includes('--json') ? JSON.stringify(results, printable, 2) : markdown}\n`)
   if (words.includes('--write')) writeInto(readme, name, markdown)
   return 'isClean' in results && !results.isClean ? 1 : 0

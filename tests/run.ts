@@ -136,6 +136,12 @@ async function emulated(): Promise<Count> {
   return { passed, failed: Math.max(failed, 1) }
 }
 
+if (process.argv.length > 2) {
+  console.error(
+    'npm test takes no options: it runs everything. For a part: npx vitest run --project unit [path]',
+  )
+  process.exit(2)
+}
 const counts: Count[] = []
 const setup = await step('set-up', [node, join(root, 'packages/server/src/main.ts'), 'setup'])
 counts.push(setup, await step('check', ['npm', 'run', '--silent', 'check']))

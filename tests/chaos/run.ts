@@ -7,8 +7,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { getCACertificates, setDefaultCACertificates } from 'node:tls'
-import { parseArgs } from 'node:util'
 import { Sandbox } from '@e2b/code-interpreter'
+import { readArguments, wholeNumber } from '../command-line.ts'
 import { createTestServer, type TestServer } from '../system/harness/server.ts'
 import { CrashingServer, within } from './crashing-server.ts'
 import { assertHeld, Tally, Worker } from './cycles.ts'
@@ -241,34 +241,22 @@ const USAGE = `usage: run.ts [options]
   --workers COUNT  lives at once [4]
   --seed NUMBER    repeats the choices and the instants of a run [random]
   --json           print the result as JSON
-  --help`
-
-function wholeNumber(text: string, name: string, min: number): number {
-  const number = Number(text)
-  if (Number.isInteger(number) && number >= min) return number
-  console.error(`--${name} must be a whole number of at least ${min}, not '${text}'\n${USAGE}`)
-  process.exit(2)
-}
+  --help           this text`
 
 const text = { type: 'string' } as const
-const { values } = parseArgs({
+const { values } = readArguments(USAGE, {
   options: {
     cycles: { ...text, default: '500' },
     kills: { ...text, default: '30' },
     workers: { ...text, default: '4' },
     seed: text,
     json: { type: 'boolean', default: false },
-    help: { type: 'boolean', default: false },
   },
 })
-if (values.help) {
-  console.log(USAGE)
-  process.exit(0)
-}
 const plan: Plan = {
-  cycles: wholeNumber(values.cycles, 'cycles', 1),
-  kills: wholeNumber(values.kills, 'kills', 0),
-  workers: wholeNumber(values.workers, 'workers', 1),
-  seed: wholeNumber(values.seed ?? String(Math.floor(Math.random() * 2 ** 31)), 'seed', 0),
+  cycles: wholeNumber(values.cycles, 'cycles', 1, USAGE),
+  kills: wholeNumber(values.kills, 'kills', 0, USAGE),
+  workers: wholeNumber(values.workers, 'workers', 1, USAGE),
+  seed: wholeNumber(values.seed ?? String(Math.floor(Math.random() * 2 ** 31)), 'seed', 0, USAGE),
 }
 await runChaos(plan, values.json)

@@ -7,7 +7,7 @@ import { once } from 'node:events'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
-import { parseArgs } from 'node:util'
+import { readArguments, wholeNumber, wrongUse } from '../command-line.ts'
 import { ensureCertificates } from './certificates.ts'
 import { RESOLVER, type RunPlan } from './plan.ts'
 import { type CaseResult, SUITES, type SuiteName } from './suites.ts'
@@ -19,7 +19,7 @@ interface Options {
   only?: string | undefined
   skip?: string | undefined
   python: string
-  workers: string
+  workers: number
   workDir: string
   json: boolean
 }
@@ -76,7 +76,7 @@ async function runSuite(suite: SuiteName, options: Options): Promise<void> {
     suiteDir: resolve(options.suiteDir),
     cases: chosenCases(options),
     python: options.python,
-    workers: Number(options.workers),
+    workers: options.workers,
     workDir,
     logDir: mkdtempSync(join(tmpdir(), `compat-${suite}-`)),
   }
@@ -98,10 +98,12 @@ const USAGE = `usage: run.ts <${SUITES.join('|')}> --suite-dir DIR [options]
   --python PATH    interpreter with the dependencies of the Python suites [python3]
   --workers COUNT  test files at once [4]
   --work-dir DIR   keeps certificates and images between runs [/var/tmp/e2b-compat]
-  --json           print the results as JSON`
+  --json           print the results as JSON
+  --help           this text`
 
 const text = { type: 'string' } as const
-const { values, positionals } = parseArgs({
+
+const { values, positionals } = readArguments(USAGE, {
   allowPositionals: true,
   options: {
     'suite-dir': text,
@@ -114,11 +116,8 @@ const { values, positionals } = parseArgs({
     json: { type: 'boolean', default: false },
   },
 })
+const { 'suite-dir': suiteDir, 'work-dir': workDir, workers, ...options } = values
 const suite = SUITES.find((name) => name === positionals[0])
-const suiteDir = values['suite-dir']
-if (!suite || !suiteDir) {
-  console.error(USAGE)
-  process.exit(2)
-}
-const { 'suite-dir': _suiteDir, 'work-dir': workDir, ...options } = values
-await runSuite(suite, { ...options, suiteDir, workDir })
+if (!suite || positionals.length > 1) wrongUse(`Name one suite, not '${positionals.join(' ')}'`, USAGE)
+if (!suiteDir) wrongUse('--suite-dir is missing', USAGE)
+await runSuite(suite, { ...options, suiteDir, workDir, workers: wholeNumber(workers, 'workers', 1, USAGE) })
