@@ -53,8 +53,11 @@ beforeAll(async () => {
   await start()
 })
 afterAll(async () => {
-  await host.dispose()
-  rmSync(images, { recursive: true })
+  try {
+    await host.dispose()
+  } finally {
+    rmSync(images, { recursive: true })
+  }
 })
 
 it('a sandbox paused before an upgrade of the agent resumes with its memory, one that ran is paused and resumed after it', async () => {

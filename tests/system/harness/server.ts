@@ -105,10 +105,13 @@ export function createTestServer(
     stop: () => end('SIGTERM'),
     dispose: async () => {
       await end('SIGTERM')
-      await start({ E2B_ON_SHUTDOWN: 'kill' })
-      await end('SIGTERM')
-      await run([process.execPath, main, 'teardown'], { ...process.env, ...environment })
-      rmSync(stateDir, { recursive: true, force: true })
+      try {
+        await start({ E2B_ON_SHUTDOWN: 'kill' })
+        await end('SIGTERM')
+      } finally {
+        await run([process.execPath, main, 'teardown'], { ...process.env, ...environment })
+        rmSync(stateDir, { recursive: true, force: true })
+      }
     },
   }
 }

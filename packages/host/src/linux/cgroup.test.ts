@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import type { Cgroup } from './cgroup.ts'
 import { CgroupRoot, detectCgroups } from './cgroup-root.ts'
 import { CgroupV2 } from './cgroup-v2.ts'
@@ -148,6 +148,7 @@ test.runIf(unified)('v2 freeze, kill and remove work without controllers', async
 
 test('v2 writes and reads the files of the kernel interface', () => {
   const dir = mkdtempSync(join(tmpdir(), 'cgroup2-'))
+  onTestFinished(() => rmSync(dir, { recursive: true }))
   const files = {
     'memory.max': 'max',
     'memory.high': 'max',
@@ -181,11 +182,11 @@ test('v2 writes and reads the files of the kernel interface', () => {
   expect(written('memory.high')).toBe('1048576')
   group.setLimits({ memoryMib: 2, pids: 9, cpuCount: 1 })
   expect(written('memory.high')).toMatch(/^max/)
-  rmSync(dir, { recursive: true })
 })
 
 test('detection takes v2 when it has the controllers, and co-mounted v1 otherwise', () => {
   const dir = mkdtempSync(join(tmpdir(), 'layout-'))
+  onTestFinished(() => rmSync(dir, { recursive: true }))
   mkdirSync(join(dir, 'unified'))
   const line = (target: string, type: string, options: string): string =>
     `1 1 0:1 / ${target} rw - ${type} none rw,${options}\n`
@@ -198,5 +199,4 @@ test('detection takes v2 when it has the controllers, and co-mounted v1 otherwis
   writeFileSync(join(dir, 'unified', 'cgroup.controllers'), 'cpuset cpu io memory hugetlb pids\n')
   expect(detectCgroups(parseMountTable(text))).toEqual({ version: 2, root: join(dir, 'unified') })
   expect(() => detectCgroups([])).toThrow('no usable cgroups')
-  rmSync(dir, { recursive: true })
 })

@@ -12,7 +12,7 @@ import {
 } from 'node:fs'
 import { hostname, tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { expect, test } from 'vitest'
+import { expect, onTestFinished, test } from 'vitest'
 import { tryLock, unlock } from './file-lock.ts'
 import { fileSystemOf } from './file-system.ts'
 import { attachLoopDevice } from './loop-device.ts'
@@ -64,6 +64,7 @@ test('the host name changes in the other UTS namespace only', async () => {
 
 test('an exclusive lock is refused to a second open file until given back', () => {
   const dir = mkdtempSync(join(tmpdir(), 'lock-'))
+  onTestFinished(() => rmSync(dir, { recursive: true }))
   const first = openSync(join(dir, 'lock'), 'w')
   const second = openSync(join(dir, 'lock'), 'w')
   expect(tryLock(first)).toBe(true)
@@ -72,13 +73,13 @@ test('an exclusive lock is refused to a second open file until given back', () =
   expect(tryLock(second)).toBe(true)
   closeSync(first)
   closeSync(second)
-  rmSync(dir, { recursive: true })
 })
 
 test('file systems are named and a loop device frees itself when closed', () => {
   expect(fileSystemOf('/proc').type).toBe('proc')
   expect(fileSystemOf('/sys').type).toBe('sysfs')
   const dir = mkdtempSync('/var/tmp/loop-')
+  onTestFinished(() => rmSync(dir, { recursive: true }))
   const file = join(dir, 'disk')
   writeFileSync(file, '')
   truncateSync(file, 1024 * 1024)
@@ -87,7 +88,6 @@ test('file systems are named and a loop device frees itself when closed', () => 
   expect(readFileSync(`${sysfs}/backing_file`, 'utf8').trim()).toBe(file)
   expect(readFileSync(`${sysfs}/dio`, 'utf8').trim()).toBe('1')
   closeSync(device.fd)
-  rmSync(dir, { recursive: true })
 })
 
 test('a process without a descriptor left is refused its programs, and lives on', async () => {

@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, connect, createServer, type Server } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterEach, beforeEach, expect, test } from 'vitest'
+import { afterEach, beforeEach, expect, onTestFinished, test } from 'vitest'
 import { inNetworkNamespace } from '../linux/namespace.ts'
 import { run } from '../linux/process.ts'
 import { DnsForwarder, machineResolvers } from './dns.ts'
@@ -136,6 +136,7 @@ test('one client has a bounded number of queries under way, and responses and fr
 
 test('resolv.conf gives at most three resolvers', () => {
   const dir = mkdtempSync(join(tmpdir(), 'resolv-'))
+  onTestFinished(() => rmSync(dir, { recursive: true }))
   const path = join(dir, 'resolv.conf')
   writeFileSync(
     path,
@@ -146,13 +147,13 @@ test('resolv.conf gives at most three resolvers', () => {
     { address: '::1', port: 53 },
     { address: '1.1.1.1', port: 53 },
   ])
-  rmSync(dir, { recursive: true })
 })
 
 test('a guest is answered at its gateway, by UDP and TCP, unless it has no internet', async () => {
   const instance = `d${process.pid.toString(36)}`
   const range = 123 + (process.pid % 2)
   const runDir = mkdtempSync(join(tmpdir(), 'dns-'))
+  onTestFinished(() => rmSync(runDir, { recursive: true }))
   const slots = new NetworkSlots({
     instance,
     addressRange: `10.${range}.0.0/16`,
@@ -190,6 +191,5 @@ except OSError: print('denied')`
   } finally {
     await forwarder.stop()
     await slots.remove()
-    rmSync(runDir, { recursive: true })
   }
 })
