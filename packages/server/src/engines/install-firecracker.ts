@@ -3,6 +3,7 @@ import { chmodSync, createWriteStream, existsSync, mkdirSync, mkdtempSync, renam
 import { dirname, join } from 'node:path'
 import { Readable, Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
+import { removeAbandoned, UNFINISHED } from '@sandbox/host/engines/unfinished'
 import { buildMountInto } from '../../../host/native/build.ts'
 import type { Config } from '../config.ts'
 import { runCommand } from '../setup/run-command.ts'
@@ -68,7 +69,8 @@ async function describeInstalled(config: Config): Promise<string | undefined> {
  */
 export async function installRelease(target: string, release: Release, say: Say): Promise<void> {
   mkdirSync(dirname(target), { recursive: true })
-  const unfinished = mkdtempSync(join(dirname(target), '.new-'))
+  removeAbandoned(dirname(target))
+  const unfinished = mkdtempSync(join(dirname(target), UNFINISHED))
   try {
     const archive = join(unfinished, 'release.tgz')
     await download(release, archive, say)

@@ -1,6 +1,7 @@
 import { mkdirSync, mkdtempSync, renameSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { runscVersion } from '@sandbox/host/engines/gvisor/runsc'
+import { removeAbandoned, UNFINISHED } from '@sandbox/host/engines/unfinished'
 import { errorCode } from '@sandbox/host/linux/libc'
 import type { Config } from '../config.ts'
 import { runCommand } from '../setup/run-command.ts'
@@ -50,7 +51,8 @@ async function build(config: Pick<Config, 'imagesDir'>, say: Say): Promise<void>
   const target = dirname(runscPath(config))
   const parent = dirname(target)
   mkdirSync(parent, { recursive: true })
-  const unfinished = mkdtempSync(join(parent, '.new-'))
+  removeAbandoned(parent)
+  const unfinished = mkdtempSync(join(parent, UNFINISHED))
   let compiled = 0
   try {
     say(`building runsc ${RUNSC_VERSION} from the Go module proxy (1 to 3 minutes)`)

@@ -23,6 +23,7 @@ import { join } from 'node:path'
 import { run } from '../../linux/process.ts'
 import { limitSubvolume } from '../../storage/btrfs.ts'
 import type { Upper } from '../../storage/uppers.ts'
+import { UNFINISHED } from '../unfinished.ts'
 
 const MEBIBYTE = 2 ** 20
 const COPY_WITHIN_MS = 300_000
@@ -72,7 +73,14 @@ export function removeStaleSeeds(seedsDir: string): void {
   if (!existsSync(seedsDir)) return
   for (const name of readdirSync(seedsDir)) {
     const path = join(seedsDir, name)
-    if (name.startsWith('.new-')) rmSync(path, { force: true })
+    if (name.startsWith(UNFINISHED)) rmSync(path, { force: true })
+  }
+  removeOrphans(seedsDir)
+}
+
+function removeOrphans(seedsDir: string): void {
+  for (const name of readdirSync(seedsDir)) {
+    const path = join(seedsDir, name)
     if (!name.endsWith(ORIGIN_SUFFIX) || existsSync(readFileSync(path, 'utf8'))) continue
     rmSync(path.replace(ORIGIN_SUFFIX, SEED_SUFFIX), { force: true })
     rmSync(path)
@@ -95,15 +103,19 @@ async function capturedSeed(captured: string, seedsDir: string): Promise<string>
   const { dev, ino, mtimeMs } = statSync(captured)
   const name = createHash('sha256').update(`${captured} ${dev} ${ino} ${mtimeMs}`).digest('hex').slice(0, 32)
   mkdirSync(seedsDir, { recursive: true, mode: 0o700 })
-  writeFileSync(join(seedsDir, `${name}${ORIGIN_SUFFIX}`), captured)
-  return seed(join(seedsDir, `${name}${SEED_SUFFIX}`), (unfinished) => copySparse(captured, unfinished))
+  return seed(join(seedsDir, `${name}${SEED_SUFFIX}`), (unfinished) => {
+    // A host that runs for months keeps no copies of what it has thrown away.
+    removeOrphans(seedsDir)
+    writeFileSync(join(seedsDir, `${name}${ORIGIN_SUFFIX}`), captured)
+    return copySparse(captured, unfinished)
+  })
 }
 
 /** Whoever comes first makes it; several at once each make one, and the last stays. */
 async function seed(path: string, make: (unfinished: string) => Promise<void>): Promise<string> {
   if (existsSync(path)) return path
   mkdirSync(join(path, '..'), { recursive: true, mode: 0o700 })
-  const unfinished = join(path, '..', `.new-${randomUUID()}`)
+  const unfinished = join(path, '..', `${UNFINISHED}${randomUUID()}`)
   await make(unfinished)
   renameSync(unfinished, path)
   return path

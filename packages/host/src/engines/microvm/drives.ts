@@ -8,6 +8,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, w
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Layer } from '../../storage/layers.ts'
+import { removeAbandoned, UNFINISHED } from '../unfinished.ts'
 import type { Drive } from './monitor.ts'
 
 /** As guest-init.c has it. */
@@ -54,9 +55,10 @@ export function driveName(index: number): string {
   return index < 26 ? `vd${letter}` : `${driveName(Math.floor(index / 26) - 1)}${letter}`
 }
 
-/** Deletes bundles with a layer that is gone. Not while one is being made. */
+/** Deletes bundles with a layer that is gone, and what was left of making one. Not while one is being made here. */
 export function removeStaleBundles(bundlesDir: string, isKnown: (digest: string) => boolean): void {
   if (!existsSync(bundlesDir)) return
+  removeAbandoned(bundlesDir)
   for (const name of readdirSync(bundlesDir).filter((entry) => entry.endsWith(RECORD_SUFFIX))) {
     const record = join(bundlesDir, name)
     const digests = JSON.parse(readFileSync(record, 'utf8')) as string[]
@@ -79,7 +81,7 @@ async function bundle(layers: readonly Layer[], bundlesDir: string): Promise<str
   if (existsSync(path)) return path
   mkdirSync(bundlesDir, { recursive: true })
   writeFileSync(join(bundlesDir, `${name}${RECORD_SUFFIX}`), JSON.stringify(digests))
-  const unfinished = join(bundlesDir, `.new-${randomUUID()}`)
+  const unfinished = join(bundlesDir, `${UNFINISHED}${randomUUID()}`)
   await writeBundle(layers, unfinished)
   renameSync(unfinished, path)
   return path

@@ -13,6 +13,7 @@ import {
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { run } from '../../../linux/process.ts'
+import { UNFINISHED } from '../../unfinished.ts'
 import { type ArchiveFile, cpioArchive } from './cpio.ts'
 import { fetchKernelPackage, type KernelModule, kernelImage, kernelModules } from './kernel-package.ts'
 import { kernelName, servedKernel } from './kernel-source.ts'
@@ -122,7 +123,7 @@ function publish(directory: string, kernelName: string, kernel: Buffer, initramf
   const digest = createHash('sha256').update(kernel).update(initramfs).digest('hex')
   const image = imageAt(directory, digest, kernelName)
   if (!existsSync(join(directory, digest))) {
-    const unfinished = mkdtempSync(join(directory, '.new-'))
+    const unfinished = mkdtempSync(join(directory, UNFINISHED))
     writeFileSync(join(unfinished, 'vmlinux'), kernel, { mode: 0o444 })
     writeFileSync(join(unfinished, 'initramfs.cpio'), initramfs, { mode: 0o444 })
     chmodSync(unfinished, 0o755)

@@ -1,6 +1,7 @@
 import { closeSync, existsSync, openSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { tryLock, trySharedLock } from '../../../linux/file-lock.ts'
+import { removeAbandoned } from '../../unfinished.ts'
 import { currentGuestImage, type GuestImage } from './guest-image.ts'
 
 /**
@@ -32,6 +33,7 @@ export function holdCurrentImage(directory: string): GuestImage | undefined {
 /** Deletes the images that were replaced and that nobody holds. @returns their digests */
 export function removeStaleImages(directory: string, nowMs = Date.now()): string[] {
   if (!existsSync(directory)) return []
+  removeAbandoned(directory, nowMs)
   const current = namedDigest(join(directory, 'current.json'))
   const names = readdirSync(directory).filter((name) => IMAGE.test(name) && name !== current)
   return names.filter((name) => {
