@@ -120,11 +120,22 @@ describe('microvm under QEMU, emulated', () => {
       address,
       'echo written > /root/file; ln -s file /root/link; chown user /root/file; touch /run/x',
     )
+    // chattr +i
+    await python(
+      address,
+      `
+import fcntl, struct
+with open('/etc/resolv.conf', 'a+') as file:
+    file.write('# mine'); file.flush()
+    fcntl.ioctl(file, 0x40086602, struct.pack('l', 0x10))
+`,
+    )
     const snapshotId = await under.pause('files', false)
     const booted = await under.run('files', { snapshotId, consumeSnapshot: true, memory: false })
     expect(await shell(booted, 'cat /root/link; stat -c %U /root/file; ls /run/x 2>/dev/null | wc -l')).toBe(
       'written\nuser\n0',
     )
+    expect(await shell(booted, 'cat /etc/resolv.conf')).toContain('# mine')
     await under.stop('files')
   })
 

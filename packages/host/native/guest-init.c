@@ -199,6 +199,15 @@ static void plain_directory(const char *path, mode_t mode) {
     if (mkdir(path, mode) || chmod(path, mode)) fail("mkdir", path);
 }
 
+/* A file whatever is there; one that the guest has locked against changes stays as it wants it. */
+static void plain_file(const char *path, const char *text, mode_t mode) {
+    if (unlink(path) && errno == EISDIR) {
+        empty_directory(path);
+        rmdir(path);
+    }
+    if (write_file(path, text, mode) && errno != EPERM) fail("write", path);
+}
+
 static void prepare_root(const char *gateway) {
     char text[128], id[64];
     static const struct { const char *path; mode_t mode; } directories[] = {
@@ -210,10 +219,9 @@ static void prepare_root(const char *gateway) {
     for (size_t at = 0; at < sizeof directories / sizeof *directories; at++)
         plain_directory(directories[at].path, directories[at].mode);
     if (read_file("/proc/sys/kernel/random/boot_id", id, sizeof id) < 0) fail("read", "boot_id");
-    if (write_file(ROOT BOOT_ID, id, 0444)) fail("write", BOOT_ID);
-    unlink(ROOT "/etc/resolv.conf");
+    plain_file(ROOT BOOT_ID, id, 0444);
     snprintf(text, sizeof text, "nameserver %s\n", gateway);
-    if (write_file(ROOT "/etc/resolv.conf", text, 0644)) fail("write", "/etc/resolv.conf");
+    plain_file(ROOT "/etc/resolv.conf", text, 0644);
 }
 
 static void move_mount_to_root(const char *path) {

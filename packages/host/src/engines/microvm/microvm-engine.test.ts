@@ -52,6 +52,9 @@ function guestMemory({ initPid }: Instance): { touchedKib: number; ownKib: numbe
   return { touchedKib: sumOf('Rss'), ownKib: sumOf('Anonymous') }
 }
 
+/** A directory where a boot puts a file. */
+const OBSTRUCT = `'fs.rmSync("/etc/resolv.conf"); fs.mkdirSync("/etc/resolv.conf/deep", { recursive: true })'`
+
 /** What the agent does before a capture. */
 const SYNC = `'fs.fsyncSync(fs.openSync("/alone"))'`
 
@@ -210,7 +213,7 @@ timed('a machine that stood still too late to be kept goes on', async () => {
 timed('files alone are kept, and boot anew with several layers in one device', async () => {
   const upper = fixture.parts.uppers.take(256)
   const first = await engine.start(await fixture.plan(3, { memoryDir, upper }))
-  await inShell(first, `echo alone > /alone; node -e ${SYNC}`)
+  await inShell(first, `echo alone > /alone; node -e ${OBSTRUCT}; node -e ${SYNC}`)
   await engine.capture(first, { memoryDir: undefined, leaveRunning: false })
 
   const tight = new (class extends QemuMonitor {
@@ -222,6 +225,7 @@ timed('files alone are kept, and boot anew with several layers in one device', a
   const again = await fixture.engine({ monitors: [tight] }).start(await fixture.plan(4, changes))
   expect(await guestState(again)).toEqual({ count: 1, hostname: 'again' })
   expect(await inShell(again, 'cat /alone /a /b /c /same')).toBe('alone\na\nb\nc\nc')
+  expect(await inShell(again, 'cat /etc/resolv.conf')).toBe('nameserver 169.254.0.22')
   await engine.stop(again)
 })
 
