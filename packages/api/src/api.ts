@@ -107,7 +107,7 @@ export async function createApi(options: ApiOptions): Promise<Api> {
   }
   const logs = new SandboxLogs(store, logger)
   const starter = new Starter(hosts, logger, startTimeoutMs)
-  const entries = new Entries(running, hosts, options.limits)
+  const entries = new Entries(store, running, hosts, options.limits)
   const shared = { store, running, entries, starter, tokens, templates, answers, logs, logger }
   const launcher = new Launcher(shared)
   const pauses = new Pauses(shared)

@@ -48,7 +48,7 @@ export class Captures {
     const row = await store.sandboxes.find(team.id, id)
     if (!row) throw sandboxNotFound(id)
     if (row.state === 'paused') throw sandboxPaused(ofPaused, id)
-    const sandbox = entries.of(row)
+    const sandbox = running.get(id) ?? (await entries.adopt(row))
     if (sandbox.phase === 'killing') throw sandboxNotFound(id)
     if (sandbox.phase === 'snapshotting') {
       throw new ApiError('busy', `Sandbox ${id} is being snapshotted: nothing was done, try again.`)

@@ -1,5 +1,6 @@
 import { ApiError } from '@sandbox/contract/errors'
 import type { SandboxRow, Team } from '@sandbox/store/schema'
+import type { Store } from '@sandbox/store/store'
 import type { SandboxTokens } from '../auth/tokens.ts'
 import type { HostEndpoint, TeamLimits } from '../options.ts'
 import { type AnswerFacts, settingsOf } from './answers.ts'
@@ -71,23 +72,31 @@ export function startOrderOf(row: SandboxRow, tokens: SandboxTokens): StartOrder
 
 /** Rows, entries, hosts and limits, brought together. */
 export class Entries {
+  readonly #store: Store
   readonly #running: RunningSandboxes
   readonly #hosts: Hosts
   readonly #limits: TeamLimits
 
-  constructor(running: RunningSandboxes, hosts: Hosts, limits: TeamLimits) {
+  constructor(store: Store, running: RunningSandboxes, hosts: Hosts, limits: TeamLimits) {
+    this.#store = store
     this.#running = running
     this.#hosts = hosts
     this.#limits = limits
   }
 
-  /** The entry of a running row; made here when another process started the sandbox. */
-  of(row: SandboxRow): RunningSandbox {
-    const known = this.#running.get(row.id)
-    if (known) return known
+  /**
+   * An entry for a running row that has none: another process started the sandbox, or it ended while the row was read.
+   * The row is read again once the entry is there, which whoever ends the sandbox from then on takes away.
+   * @throws ApiError 404 when it has ended, 409 when it was paused
+   */
+  async adopt(row: SandboxRow): Promise<RunningSandbox> {
     const sandbox = runningFromRow(row)
     this.#running.add(sandbox)
-    return sandbox
+    const current = await this.#store.sandboxes.findById(row.id)
+    if (!current || current.state === 'paused') this.#running.remove(row.id, sandbox)
+    const entry = this.#running.get(row.id)
+    if (entry) return entry
+    throw current ? sandboxTransitioning(row.id) : sandboxNotFound(row.id)
   }
 
   /** @throws ApiError 503 when this server does not know the host */

@@ -105,7 +105,8 @@ export class Lifecycle {
         continue
       }
       if (known || row.state !== 'paused') {
-        if (!(await this.#extend(team, known ?? entries.of(row), options.timeoutSeconds))) continue
+        const sandbox = known ?? (await entries.adopt(row))
+        if (!(await this.#extend(team, sandbox, options.timeoutSeconds))) continue
         return { sandbox: answers.started(factsOf(row)), resumed: false }
       }
       checkTimeout(options.timeoutSeconds, maxHours)
@@ -130,10 +131,10 @@ export class Lifecycle {
 
   /** Sets the end to `timeoutSeconds` from now; `extendOnly` never moves it earlier. @throws ApiError 400, 404, 409 */
   async setTimeout(team: Team, id: string, timeoutSeconds: number, extendOnly: boolean): Promise<void> {
-    const { entries, store } = this.#parts
+    const { entries, running, store } = this.#parts
     const row = await store.sandboxes.find(team.id, id)
     if (!row || row.state === 'paused') throw sandboxNotFound(id)
-    const sandbox = entries.of(row)
+    const sandbox = running.get(id) ?? (await entries.adopt(row))
     if (sandbox.phase === 'killing') throw sandboxNotFound(id)
     if (sandbox.phase !== 'running') throw sandboxTransitioning(id)
     const outcome = await this.#moveEnd(team, sandbox, timeoutSeconds, extendOnly)

@@ -59,7 +59,7 @@ export class NetworkUpdates {
     const row = await store.sandboxes.find(team.id, id)
     if (!row) throw sandboxNotFound(id)
     if (row.state === 'paused') throw sandboxPaused('notFound', id)
-    const host = entries.hostOf(entries.of(row))
+    const host = entries.hostOf(row)
     const former = settingsOf(row)
     const network = { ...ingressOnly(former.network ?? {}), ...egress }
     const settings: SandboxSettings = { ...former, network, allowInternetAccess }

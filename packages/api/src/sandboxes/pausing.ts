@@ -62,7 +62,7 @@ export class Pauses {
     const row = await store.sandboxes.find(team.id, id)
     if (!row) throw sandboxNotFound(id)
     if (row.state === 'paused') throw new ApiError('conflict', `Sandbox ${id} is already paused`)
-    const sandbox = entries.of(row)
+    const sandbox = running.get(id) ?? (await entries.adopt(row))
     if (sandbox.phase === 'killing') throw sandboxNotFound(id)
     if (sandbox.phase === 'snapshotting') {
       throw new ApiError('busy', `Sandbox ${id} is being snapshotted: it was not paused, try again.`)

@@ -5,7 +5,13 @@ import type { Logger } from 'pino'
 import type { SandboxTokens } from '../auth/tokens.ts'
 import type { SandboxLogs } from '../observing/sandbox-logs.ts'
 import { settingsOf } from './answers.ts'
-import { type Entries, runningFromRow, sandboxNotFound, startOrderOf } from './entries.ts'
+import {
+  type Entries,
+  runningFromRow,
+  sandboxNotFound,
+  sandboxTransitioning,
+  startOrderOf,
+} from './entries.ts'
 import type { RunningSandbox, RunningSandboxes } from './running.ts'
 import type { Placed, Starter } from './starting.ts'
 
@@ -74,6 +80,7 @@ export class Resumes {
     const begun = performance.now()
     let placed: Placed
     try {
+      await this.#checkStillPaused(row)
       placed = await starter.resume(entries.hostOf(row), startOrderOf(row, tokens), memory)
     } catch (error) {
       // A kill that came in between takes care of everything.
@@ -86,6 +93,13 @@ export class Resumes {
     const resumeMs = Math.round((performance.now() - begun) * 100) / 100
     logger.info({ sandboxId: row.id, hostId: row.hostId, memory, resumeMs }, 'sandbox resumed')
     return row
+  }
+
+  /** It may have been killed, or resumed and paused again, between the reading of its row and its entry. */
+  async #checkStillPaused({ id, snapshotId }: SandboxRow): Promise<void> {
+    const current = await this.#parts.store.sandboxes.findById(id)
+    if (!current) throw sandboxNotFound(id)
+    if (current.state !== 'paused' || current.snapshotId !== snapshotId) throw sandboxTransitioning(id)
   }
 
   /** Writes that a sandbox runs again and makes it reachable. */
