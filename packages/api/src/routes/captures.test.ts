@@ -252,6 +252,27 @@ describe.each(databaseKinds)('captures on %s', (_name, start) => {
       expect((await create('kept')).status).toBe(201)
     })
 
+    it.each(['kill', 'end'])(
+      'of a sandbox that meets its %s meanwhile is 404, not a failure',
+      async (how) => {
+        const id = await createSandbox()
+        const gate = Promise.withResolvers<void>()
+        test.host.beforeCapture = async () => {
+          await gate.promise
+          throw new ConnectError('killed while it was kept', Code.Internal)
+        }
+        const made = snapshot(id)
+        await expect.poll(() => test.host.calls.at(-1)).toBe(`snapshot ${id}`)
+        const killed = how === 'kill' ? test.request('DELETE', `/sandboxes/${id}`) : test.host.end(id)
+        await expect.poll(async () => (await test.request('GET', `/sandboxes/${id}`)).status).toBe(404)
+        gate.resolve()
+        expect((await made).json()).toMatchObject({ code: 404 })
+        await killed
+        expect(await list()).toEqual([])
+        expect(test.host.snapshots.size).toBe(0)
+      },
+    )
+
     it('a host that cannot capture leaves the sandbox running and nothing behind', async () => {
       const id = await createSandbox()
       test.host.beforeCapture = () => {

@@ -75,7 +75,8 @@ export class Captures {
     } catch (error) {
       // An answer may be lost after the work was done.
       await this.discard(host, snapshotId)
-      throw captureError(sandbox.id, error)
+      const isThere = this.#parts.running.get(sandbox.id) === sandbox && sandbox.phase === 'snapshotting'
+      throw isThere ? captureError(sandbox.id, error) : sandboxNotFound(sandbox.id)
     } finally {
       if (sandbox.phase === 'snapshotting') sandbox.phase = 'running'
     }
