@@ -70,8 +70,11 @@ export const apiUnreachable: Answer = {
 
 const BROWSER = /mozilla|chrome|safari|firefox|edge|opera|msie/i
 
+/** A script's own request says so in a header that the script cannot change; it expects JSON, whatever it accepts. */
 const isBrowserNavigation = (exchange: Exchange): boolean =>
-  BROWSER.test(exchange.header('user-agent') ?? '') && (exchange.header('accept') ?? '').includes('text/html')
+  (exchange.header('sec-fetch-mode') ?? 'navigate') === 'navigate' &&
+  BROWSER.test(exchange.header('user-agent') ?? '') &&
+  (exchange.header('accept') ?? '').includes('text/html')
 
 const escapeHtml = (text: string): string =>
   text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`)
@@ -94,7 +97,7 @@ function render(exchange: Exchange, answer: Answer): { type: string; text: strin
   if (typeof body === 'string') return { type: 'text/plain; charset=utf-8', text: body }
   if (isBrowserNavigation(exchange))
     return { type: 'text/html; charset=utf-8', text: page(answer.status, body) }
-  return { type: 'application/json', text: JSON.stringify(body) }
+  return { type: 'application/json; charset=utf-8', text: JSON.stringify(body) }
 }
 
 const isPreflight = (exchange: Exchange): boolean =>

@@ -45,7 +45,7 @@ function apiPlace(options: EdgeOptions): ApiPlace {
   const tls = url.protocol === 'https:'
   return {
     publicHost: `api.${hostName(options.domain)}`,
-    upstream: new Upstream(url.hostname.replace(/^\[|\]$/g, ''), []),
+    upstream: new Upstream(url.hostname.replace(/^\[|\]$/g, '')),
     port: Number(url.port) || (tls ? 443 : 80),
     tls,
   }

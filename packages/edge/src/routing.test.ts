@@ -79,7 +79,7 @@ test('an unknown sandbox answers 502 with the exact body', async () => {
   expect(answer.status).toBe(502)
   expect(answer.body).toBe('{"sandboxId":"inone","message":"The sandbox was not found","code":502}')
   expect(answer.headers).toMatchObject({
-    'content-type': 'application/json',
+    'content-type': 'application/json; charset=utf-8',
     'access-control-allow-origin': '*',
   })
 })
@@ -114,7 +114,9 @@ test('browsers get a page, scripts of browsers get JSON', async () => {
   expect(page.headers['content-type']).toContain('text/html')
   expect(page.body).toContain('The sandbox was not found')
   const fetched = await plain(bed, host, { headers: { 'User-Agent': agent, Accept: '*/*' } })
-  expect(fetched.headers['content-type']).toBe('application/json')
+  expect(fetched.headers['content-type']).toBe('application/json; charset=utf-8')
+  const scripted = { 'User-Agent': agent, Accept: 'text/html', 'Sec-Fetch-Mode': 'cors' }
+  expect((await plain(bed, host, { headers: scripted })).headers['content-type']).toContain('json')
 })
 
 test('a preflight that nobody else can answer is allowed', async () => {

@@ -1,13 +1,19 @@
-import { Agent, type ClientRequestArgs } from 'node:http'
+import { Agent, type ClientRequest, type ClientRequestArgs } from 'node:http'
 import { connect, type Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { connect as connectTls } from 'node:tls'
+import { ENVD_PORT } from '@sandbox/contract/ports'
 
 /** Waits between dials that are refused: a service behind the agent's port forwarding may take a second. */
 const SANDBOX_RETRY_DELAYS_MS = [100, 200, 300, 400]
 const DIAL_TIMEOUT_MS = 30_000
 /** Longer than the idle time-out of load balancers in front (600 s), so that the edge never closes first. */
 const IDLE_TIMEOUT_MS = 615_000
+/**
+ * Services of users close idle connections when they like, often after two to five seconds and without announcing it; a
+ * request that meets such an end gets no answer, and not every one may be sent again.
+ */
+const SERVICE_IDLE_TIMEOUT_MS = 1000
 const MAX_IDLE_CONNECTIONS = 256
 
 type Dialled = (error: Error | null, socket: Duplex) => void
@@ -16,9 +22,11 @@ type Dialled = (error: Error | null, socket: Duplex) => void
 class DialAgent extends Agent {
   readonly #retryDelaysMs: readonly number[]
   readonly #tls: boolean
+  readonly #ownPort: number | undefined
   #closed = false
 
-  constructor(retryDelaysMs: readonly number[], tls: boolean) {
+  /** @param ownPort the port whose server keeps idle connections longer than the edge; undefined = all */
+  constructor(retryDelaysMs: readonly number[], tls: boolean, ownPort: number | undefined) {
     super({
       keepAlive: true,
       timeout: IDLE_TIMEOUT_MS,
@@ -27,6 +35,19 @@ class DialAgent extends Agent {
     })
     this.#retryDelaysMs = retryDelaysMs
     this.#tls = tls
+    this.#ownPort = ownPort
+  }
+
+  override keepSocketAlive(socket: Duplex): unknown {
+    const isKept: unknown = super.keepSocketAlive(socket)
+    const isOwn = this.#ownPort === undefined || (socket as Socket).remotePort === this.#ownPort
+    if (!isOwn) (socket as Socket).setTimeout(SERVICE_IDLE_TIMEOUT_MS)
+    return isKept
+  }
+
+  override reuseSocket(socket: Duplex, request: ClientRequest): void {
+    super.reuseSocket(socket, request)
+    ;(socket as Socket).setTimeout(IDLE_TIMEOUT_MS)
   }
 
   override createConnection(args: ClientRequestArgs, dialled: Dialled): undefined {
@@ -76,19 +97,21 @@ class DialAgent extends Agent {
 export class Upstream {
   readonly address: string
   readonly #retryDelaysMs: readonly number[]
+  readonly #ownPort: number | undefined
   #plain: DialAgent | undefined
   #tls: DialAgent | undefined
   readonly #live = new Set<() => void>()
   #gone = false
 
-  constructor(address: string, retryDelaysMs: readonly number[]) {
+  constructor(address: string, retryDelaysMs: readonly number[] = [], ownPort?: number) {
     this.address = address
     this.#retryDelaysMs = retryDelaysMs
+    this.#ownPort = ownPort
   }
 
-  /** An address of a sandbox: refused dials are repeated. */
+  /** An address of a sandbox: refused dials are repeated, and only its agent's idle connections are kept for long. */
   static sandbox(address: string): Upstream {
-    return new Upstream(address, SANDBOX_RETRY_DELAYS_MS)
+    return new Upstream(address, SANDBOX_RETRY_DELAYS_MS, ENVD_PORT)
   }
 
   /** True once `reset` was called: nothing may be dialled any more. */
@@ -103,10 +126,10 @@ export class Upstream {
 
   agent(tls: boolean): Agent {
     if (tls) {
-      this.#tls ??= new DialAgent(this.#retryDelaysMs, true)
+      this.#tls ??= new DialAgent(this.#retryDelaysMs, true, this.#ownPort)
       return this.#tls
     }
-    this.#plain ??= new DialAgent(this.#retryDelaysMs, false)
+    this.#plain ??= new DialAgent(this.#retryDelaysMs, false, this.#ownPort)
     return this.#plain
   }
 
