@@ -31,7 +31,7 @@ export interface SandboxResults {
 const ALIVE = 100
 const POOLED = 20
 
-/** Measures what is done inside and to one sandbox, against the bare tools of the machine. About two minutes. */
+/** Measures what is done inside and to one sandbox, against the bare tools of the machine. About three minutes. */
 export async function benchSandbox(): Promise<{ markdown: string; results: SandboxResults }> {
   for (const program of ['inotifywait', 'script']) {
     if (!isInstalled(program)) throw new Error(`'${program}' is missing: apt install inotify-tools bsdutils`)
