@@ -54,6 +54,7 @@ test('a machine as the guide wants it passes', () => {
 test.each([
   ['KVM module', { 'sys/module/kvm_intel/refcnt': undefined }],
   ['/dev/kvm', { 'dev/kvm': undefined }],
+  ['nested virtualisation', { 'sys/module/kvm_intel/parameters/nested': 'Y' }],
   ['SMT', { 'sys/devices/system/cpu/smt/control': 'on' }],
   ['KSM', { 'sys/kernel/mm/ksm/run': '1' }],
   ['swap', { 'proc/swaps': 'Filename Type\n/dev/sda2 partition 1 0 -2' }],

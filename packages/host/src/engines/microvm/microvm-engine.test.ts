@@ -93,6 +93,7 @@ timed('a machine boots, runs as nobody, is captured, and stopped leaves its slot
   const instance = await engine.start(plan)
   expect(await guestState(instance)).toEqual({ count: 1, hostname: 'host0' })
   expect(await inShell(instance, 'cat /etc/resolv.conf')).toBe('nameserver 169.254.0.22')
+  expect(await inShell(instance, 'cat /proc/cpuinfo')).not.toMatch(/\b(vmx|svm)\b/)
   expect(statusOf(instance, 'Uid')).toBe(Array(4).fill(plan.slot.uidBase).join('\t'))
   expect([
     statusOf(instance, 'CapBnd'),

@@ -4,7 +4,7 @@ import { guestMac } from '../../slots/slots.ts'
 import { LISTEN_FD } from '../shim.ts'
 import type { MachinePlan } from './monitor.ts'
 
-export const QEMU_LAYOUT = 1
+export const QEMU_LAYOUT = 2
 /** First of the slots on the root bus that drives have; the last is the chipset's own. */
 const FIRST_DRIVE_SLOT = 4
 const LAST_DRIVE_SLOT = 30
@@ -88,10 +88,13 @@ const networkWords = (tap: string): string[] => [
   ...['-device', `virtio-net-pci,netdev=net,mac=${guestMac},romfile=,addr=2`],
 ]
 
+/** Machines within machines would be a second wall of KVM's that guests could attack, with more holes in its past. */
+const NOT_NESTED = '-vmx,-svm'
+
 const processor = (accelerator: 'kvm' | 'tcg'): string[] =>
   accelerator === 'kvm'
-    ? ['-accel', 'kvm', '-cpu', 'host']
-    : ['-accel', `tcg,thread=multi,tb-size=${TRANSLATION_CACHE_MIB}`, '-cpu', 'max']
+    ? ['-accel', 'kvm', '-cpu', `host,${NOT_NESTED}`]
+    : ['-accel', `tcg,thread=multi,tb-size=${TRANSLATION_CACHE_MIB}`, '-cpu', `max,${NOT_NESTED}`]
 
 /** Private: what the guest writes never reaches the file, which other machines map as well. */
 function memoryBackend({ mapsReadOnly }: QemuOptions, plan: MachinePlan, files: QemuFiles): string {
