@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { findRunsc, isCurrent, RUNSC_VERSION, runscPath } from './gvisor.ts'
+import { removeBroken } from './install-gvisor.ts'
 
 let dir: string
 const path = process.env.PATH
@@ -47,4 +48,15 @@ test('the one installed here comes first', async () => {
   program(join(dir, 'bin', 'runsc'), 'release-20261102.0')
   program(runscPath(config), RUNSC_VERSION)
   expect(await findRunsc(config)).toEqual({ path: runscPath(config), version: RUNSC_VERSION })
+})
+
+test('one that was damaged is taken away by the installer, one that works stays', async () => {
+  const config = { imagesDir: join(dir, 'images') }
+  await removeBroken(config)
+  program(runscPath(config), RUNSC_VERSION)
+  await removeBroken(config)
+  expect(await findRunsc(config)).toBeDefined()
+  writeFileSync(runscPath(config), 'half of a program')
+  await removeBroken(config)
+  expect(await findRunsc(config)).toBeUndefined()
 })

@@ -4,9 +4,11 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, wr
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
-import { installRelease } from './install-firecracker.ts'
+import { type Config, loadConfig } from '../config.ts'
+import { firecrackerPaths } from './firecracker.ts'
+import { firecrackerInstaller, installRelease } from './install-firecracker.ts'
 
 const VERSION = 'v0.0.1-x86_64'
 
@@ -73,4 +75,34 @@ test('a server that cannot be reached is told with what to do instead', async ()
   await new Promise((resolve) => server.close(resolve))
   const release = { version: VERSION, url: `http://127.0.0.1:${port}/release.tgz`, sha256 }
   await expect(installRelease(target, release, () => {})).rejects.toThrow(/E2B_FIRECRACKER and E2B_JAILER/)
+})
+
+/** Programs that say a version, or cannot be run; with all that an installation has besides. */
+function installed(versions: { firecracker: string; jailer: string }): Config {
+  const config = { ...loadConfig(), imagesDir: dir, firecracker: '', jailer: '' }
+  const { firecracker, jailer, mountInto } = firecrackerPaths(config)
+  for (const [path, version] of [
+    [firecracker, versions.firecracker],
+    [jailer, versions.jailer],
+    [mountInto, '1.0.0'],
+  ] as const) {
+    mkdirSync(dirname(path), { recursive: true })
+    writeFileSync(path, version ? `#!/bin/sh\necho Program v${version}\n` : 'half a program', { mode: 0o755 })
+  }
+  return config
+}
+
+test('what cannot be run, or is of two versions, is not installed, and what the operator names is left to him', async () => {
+  const whole = installed({ firecracker: '1.2.3', jailer: '1.2.3' })
+  expect(await firecrackerInstaller.installed(whole)).toMatch(/^1\.2\.3 \(/)
+  for (const versions of [
+    { firecracker: '', jailer: '1.2.3' },
+    { firecracker: '1.2.3', jailer: '1.2.4' },
+  ]) {
+    const config = installed(versions)
+    expect(await firecrackerInstaller.installed(config)).toBeUndefined()
+    const named = { ...config, firecracker: firecrackerPaths(config).firecracker }
+    await expect(firecrackerInstaller.install(named, () => {})).rejects.toThrow('correct E2B_FIRECRACKER')
+    expect(readFileSync(named.firecracker, 'utf8')).not.toBe('')
+  }
 })

@@ -38,7 +38,7 @@ export const firecrackerInstaller: EngineInstaller = {
   doc: `Firecracker ${FIRECRACKER_VERSION} and its jailer from the project's release, verified; a guest kernel from Debian's`,
   installed: describeInstalled,
   async install(config, say) {
-    if (!programs(config)) await installRelease(firecrackerDir(config), RELEASE, say)
+    if (!(await versionOf(config))) await renew(config, say)
     await renewGuestImage(config, say)
     await buildMountInto({ outDir: microvmDir(config) })
     const installed = await describeInstalled(config)
@@ -50,16 +50,34 @@ export const firecrackerInstaller: EngineInstaller = {
   },
 }
 
-function programs(config: Config): boolean {
-  const { firecracker, jailer } = firecrackerPaths(config)
-  return existsSync(firecracker) && existsSync(jailer)
-}
-
 async function describeInstalled(config: Config): Promise<string | undefined> {
   const { firecracker, mountInto } = firecrackerPaths(config)
-  if (!programs(config) || !existsSync(mountInto)) return undefined
-  const version = /v(\d+\.\d+\.\d+)/.exec(await runCommand([firecracker, '--version']))?.[1] ?? ''
-  return `${version} (${firecracker})`
+  const version = await versionOf(config)
+  return version && existsSync(mountInto) ? `${version} (${firecracker})` : undefined
+}
+
+/** Of both programs; undefined where one is missing or cannot be run, or they are of two versions. */
+async function versionOf(config: Config): Promise<string | undefined> {
+  const { firecracker, jailer } = firecrackerPaths(config)
+  const [version, other] = await Promise.all(
+    [firecracker, jailer].map(async (path) => {
+      const said = await runCommand([path, '--version']).catch(() => '')
+      return /v(\d+\.\d+\.\d+)/.exec(said)?.[1]
+    }),
+  )
+  return version === other ? version : undefined
+}
+
+/** What is there cannot be run. @throws Error when it is not this installer's */
+async function renew(config: Config, say: Say): Promise<void> {
+  const { firecracker, jailer } = firecrackerPaths(config)
+  if (config.firecracker || config.jailer)
+    throw new Error(
+      `${firecracker} and ${jailer} cannot be run, or are of two versions: ` +
+        'correct E2B_FIRECRACKER and E2B_JAILER, or name neither',
+    )
+  rmSync(firecrackerDir(config), { recursive: true, force: true })
+  await installRelease(firecrackerDir(config), RELEASE, say)
 }
 
 /**

@@ -19,6 +19,7 @@ export const gvisorInstaller: EngineInstaller = {
   doc: `runsc ${RUNSC_VERSION}: built where Go is, else from the project's apt repository`,
   installed: describeInstalled,
   async install(config, say) {
+    await removeBroken(config)
     const known = await describeInstalled(config)
     if (known) return known
     if (await hasGo()) await build(config, say)
@@ -35,6 +36,13 @@ export const gvisorInstaller: EngineInstaller = {
 async function describeInstalled(config: Pick<Config, 'imagesDir'>): Promise<string | undefined> {
   const found = await findRunsc(config)
   return found && `${found.version} (${found.path})`
+}
+
+/** One that cannot be run, or says that it is another, is built anew. */
+export async function removeBroken(config: Pick<Config, 'imagesDir'>): Promise<void> {
+  const path = runscPath(config)
+  if ((await runscVersion(path).catch(() => '')) !== RUNSC_VERSION)
+    rmSync(dirname(path), { recursive: true, force: true })
 }
 
 const hasGo = (): Promise<boolean> =>
