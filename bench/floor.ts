@@ -146,7 +146,11 @@ export class FloorBench {
     name: EngineName,
   ): Promise<FloorBench> {
     const engine = machine.engines.for(name)
-    const store = new SnapshotStore(join(config.imagesDir, 'snapshots'), machine.engines.hostClasses, 'bench')
+    const store = new SnapshotStore(
+      join(config.imagesDir, 'snapshots'),
+      () => machine.engines.hostClasses,
+      'bench',
+    )
     const memory = await store.memory(snapshotId, engine.hostClass())
     if (!memory) throw new Error(`the template has no memory for ${name} here: run 'npm run quickstart'`)
     const manifest = await store.manifest(snapshotId)

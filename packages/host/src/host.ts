@@ -55,7 +55,7 @@ export async function createHost(options: HostOptions, openEngines: OpenEngines)
   const { engines, slots, uppers, layers, egressAuthorityPem } = machine
   const journal = new Journal(join(options.stateDir, 'journal'), readBootId())
   const owner = `${options.hostId}-${options.instance}`
-  const store = new SnapshotStore(join(options.imagesDir, 'snapshots'), engines.hostClasses, owner)
+  const store = new SnapshotStore(join(options.imagesDir, 'snapshots'), () => engines.hostClasses, owner)
   const kept = new KeptSnapshots(join(options.stateDir, 'snapshots'), engines, uppers)
   const admission = new Admission(options)
   const nowMs = (): number => Date.now()
@@ -193,6 +193,7 @@ interface UpkeepParts {
 async function runUpkeep(parts: UpkeepParts): Promise<void> {
   const { options, pool, store, kept, snapshots, journal, machine } = parts
   try {
+    await recoverDisks(parts)
     await pool.tend()
     await store.keepUse()
     const dropped = await store.evict(options.memoryCacheMib * 2 ** 20, pool.snapshotIds())
@@ -204,6 +205,20 @@ async function runUpkeep(parts: UpkeepParts): Promise<void> {
   } catch (error) {
     options.log.error({ event: 'host.upkeep', err: error })
   }
+}
+
+/** After the disks were full and there is room again: what could not be used or tried then is now. */
+async function recoverDisks({ options, pool, journal, machine }: UpkeepParts): Promise<void> {
+  const { uppers, engines } = machine
+  if (!uppers.isWritable()) {
+    await pool.drain()
+    const isFree = journal.read().entries.length === 0
+    const isWritable = isFree && (await uppers.reopen())
+    options.log[isWritable ? 'info' : 'warn']({ event: 'host.disks_were_full', isWritable })
+    if (!isWritable) return
+  }
+  for (const { engine, report } of await engines.probeAgain())
+    options.log.info({ event: 'host.probed_again', engine: engine.name, report })
 }
 
 interface StatusParts {

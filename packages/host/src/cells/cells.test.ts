@@ -111,7 +111,7 @@ test.each(['engine.adopt', 'engine.thaw'])(
 
 test('a capture for which there is no room on the disk leaves nothing running', async () => {
   const cells = parts()
-  const store = new SnapshotStore(join(dir, 'snapshots'), ['class'], 'me')
+  const store = new SnapshotStore(join(dir, 'snapshots'), () => ['class'], 'me')
   rmSync(join(dir, 'snapshots', '.drafts'), { recursive: true })
   writeFileSync(join(dir, 'snapshots', '.drafts'), '')
   const layers = {

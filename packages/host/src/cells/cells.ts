@@ -281,9 +281,7 @@ export async function openCell(
     measure('slot')
     // An empty one comes without a wait: between its taking and its journal entry nothing else may run.
     const { diskMib } = plan.limits
-    made.upper = plan.base
-      ? await parts.uppers.clone(plan.base, diskMib).catch(noRoom)
-      : takeUpper(parts, diskMib)
+    made.upper = plan.base ? await cloneUpper(parts, plan.base, diskMib) : takeUpper(parts, diskMib)
     measure('upper')
     signal?.throwIfAborted()
     const base = planOf(plan, parts.nowMs())
@@ -325,9 +323,19 @@ export const digestsOf = ({
   return agentDigest === undefined ? digests : [...digests, agentDigest]
 }
 
-function takeUpper(parts: CellParts, capMib: number): Upper {
+async function cloneUpper({ uppers }: CellParts, base: Upper, capMib: number): Promise<Upper> {
   try {
-    return parts.uppers.take(capMib)
+    uppers.assertRoom()
+    return await uppers.clone(base, capMib)
+  } catch (error) {
+    return noRoom(error)
+  }
+}
+
+function takeUpper({ uppers }: CellParts, capMib: number): Upper {
+  try {
+    uppers.assertRoom()
+    return uppers.take(capMib)
   } catch (error) {
     return noRoom(error)
   }

@@ -18,6 +18,8 @@ export interface SlotSource {
 }
 
 export interface UpperSource {
+  /** Before something new is put there. @throws when the disk is full, or was and takes nothing yet */
+  assertRoom(): void
   /** An empty writable directory with a hard cap. @throws when the disk is full */
   take(capMib: number): Upper
   /** A writable copy of one that nothing runs on, within the cap. Nobody's until `recorded`. */

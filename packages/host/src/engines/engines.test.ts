@@ -63,6 +63,27 @@ test('a host whose disks are full comes up to end what fills them, and starts no
   expect(() => engines.for('container')).toThrow(expect.objectContaining({ kind: 'noRoom' }))
 })
 
+test('a host whose disks were full serves once there is room', async () => {
+  let isFull = true
+  let probes = 0
+  const full: Engine = {
+    ...engineNamed('container'),
+    probe: async () => {
+      probes++
+      if (isFull) throw new SystemError(28, 'ioctl')
+      return engineNamed('container').probe()
+    },
+  }
+  const engines = await opened([engineNamed('microvm', { usable: false }), full])
+  await engines.probeAgain()
+  expect(engines.serving).toBeUndefined()
+  isFull = false
+  await engines.probeAgain()
+  expect([engines.serving?.name, engines.hostClasses]).toEqual(['container', ['container-class']])
+  await engines.probeAgain()
+  expect(probes).toBe(3)
+})
+
 const fullDisk = (name: EngineName, words = false): Engine => ({
   ...engineNamed(name),
   probe: async () => {

@@ -15,10 +15,8 @@ export interface ProbedEngine {
 
 /** The engines of one machine. Nobody else chooses one: a template may ask for one, a running sandbox stays with its own. */
 export class Engines {
-  readonly #probed: readonly ProbedEngine[]
-  readonly #usable: readonly Engine[]
+  #probed: readonly ProbedEngine[]
   readonly #preferred: EngineName | undefined
-  readonly reports: readonly { name: EngineName; report: EngineReport }[]
 
   /**
    * @param probed strongest first
@@ -29,11 +27,21 @@ export class Engines {
    */
   constructor(probed: readonly ProbedEngine[], preferred?: EngineName, mayServeNothing = false) {
     this.#probed = probed
-    this.#usable = probed.filter(({ report }) => report.usable).map(({ engine }) => engine)
     this.#preferred = preferred
-    this.reports = probed.map(({ engine, report }) => ({ name: engine.name, report }))
     if (!mayServeNothing && !this.serving && !probed.some(({ hasNoRoom }) => hasNoRoom))
       throw new HostError('unsupported', this.#whyNone())
+  }
+
+  /** What their probes found, strongest first. */
+  get reports(): readonly { name: EngineName; report: EngineReport }[] {
+    return this.#probed.map(({ engine, report }) => ({ name: engine.name, report }))
+  }
+
+  /** Tries those again for which there was no room. @returns what it found of them; empty where there are none */
+  async probeAgain(): Promise<readonly ProbedEngine[]> {
+    const again = await probeEach(this.#probed.flatMap(({ engine, hasNoRoom }) => (hasNoRoom ? engine : [])))
+    this.#probed = this.#probed.map((old) => again.find(({ engine }) => engine === old.engine) ?? old)
+    return again
   }
 
   /** @param isolation what a template asks for; undefined takes the machine's. @throws HostError unsupported */
@@ -46,12 +54,12 @@ export class Engines {
       throw new HostError(
         'noRoom',
         `the disks of sandboxes were full when this host started, so that nobody knows whether ${full.engine.name} ` +
-          'works: delete some, then start it anew',
+          'works: delete some, and it is tried again within a minute',
       )
     }
     throw new HostError(
       'unsupported',
-      `engine '${wanted}' is not usable on this host; it has ${this.#usable.map(({ name }) => name).join(', ')}`,
+      `engine '${wanted}' is not usable on this host; it has ${this.all.map(({ name }) => name).join(', ')}`,
     )
   }
 
@@ -82,16 +90,16 @@ export class Engines {
 
   /** Those that start sandboxes. */
   get all(): readonly Engine[] {
-    return this.#usable
+    return this.#probed.filter(({ report }) => report.usable).map(({ engine }) => engine)
   }
 
   /** What memory of this machine's engines fits. */
   get hostClasses(): string[] {
-    return this.#usable.map((engine) => engine.hostClass())
+    return this.all.map((engine) => engine.hostClass())
   }
 
   #find(name: EngineName): Engine | undefined {
-    return this.#usable.find((engine) => engine.name === name)
+    return this.all.find((engine) => engine.name === name)
   }
 
   #whyNone(): string {
@@ -123,7 +131,7 @@ async function probedOnce(engine: Engine): Promise<ProbedEngine> {
   } catch (error) {
     const hasNoRoom = lacksRoom(error)
     const detail = `its probe failed: ${(error as Error).message}`
-    const remedy = hasNoRoom ? 'Delete sandboxes or make room for their disks, then restart the server' : ''
+    const remedy = hasNoRoom ? 'Delete sandboxes or make room for their disks' : ''
     return { engine, report: { usable: false, version: '', detail, remedy }, hasNoRoom }
   }
 }

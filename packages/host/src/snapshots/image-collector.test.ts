@@ -49,7 +49,7 @@ function open(name: string, letters: string) {
     imagesDir: dir,
     layers: new LayerStore({ layersDir: join(dir, 'layers'), mountsDir: join(dir, name, 'mounts') }),
     references: new LayerReferences(join(dir, 'references'), owner),
-    snapshots: new SnapshotStore(join(dir, 'snapshots'), ['this-class'], name),
+    snapshots: new SnapshotStore(join(dir, 'snapshots'), () => ['this-class'], name),
     steps: new StepCache(join(dir, 'build-steps')),
     ownDigests: () => new Set([...letters].map(digestOf)),
     agentLayers: () => [],

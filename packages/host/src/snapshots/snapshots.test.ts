@@ -27,12 +27,12 @@ async function capture(store: SnapshotStore, id: string, sizeBytes: number, host
 }
 
 test('a snapshot is known once its manifest is published, to other daemons too', async () => {
-  const store = new SnapshotStore(dir, ['a'], 'me')
+  const store = new SnapshotStore(dir, () => ['a'], 'me')
   await capture(store, 's1', 10)
   await expect(store.manifest('s1')).rejects.toMatchObject({ kind: 'notFound' })
   expect(store.warmIds()).toEqual([])
   await store.publish(manifest('s1'))
-  const other = new SnapshotStore(dir, ['a'], 'me')
+  const other = new SnapshotStore(dir, () => ['a'], 'me')
   expect(await other.manifest('s1')).toEqual(manifest('s1'))
   const memory = await other.memory('s1', 'a')
   expect(memory).toMatchObject({ layers: ['l1', 'l2'], sizeBytes: 10 })
@@ -41,25 +41,25 @@ test('a snapshot is known once its manifest is published, to other daemons too',
 })
 
 test('memory of another host class is not used', async () => {
-  const store = new SnapshotStore(dir, ['a'], 'me')
+  const store = new SnapshotStore(dir, () => ['a'], 'me')
   await store.publish(manifest('s1'))
   await capture(store, 's1', 10)
-  expect(await new SnapshotStore(dir, ['a', 'b'], 'me').memory('s1', 'b')).toBeUndefined()
+  expect(await new SnapshotStore(dir, () => ['a', 'b'], 'me').memory('s1', 'b')).toBeUndefined()
 })
 
 test('of two captures of one snapshot the first stays, and no draft is left', async () => {
-  const store = new SnapshotStore(dir, ['a'], 'me')
+  const store = new SnapshotStore(dir, () => ['a'], 'me')
   await store.publish(manifest('s1'))
   await capture(store, 's1', 10)
   await capture(store, 's1', 20)
-  expect((await new SnapshotStore(dir, ['a'], 'me').memory('s1', 'a'))?.sizeBytes).toBe(10)
+  expect((await new SnapshotStore(dir, () => ['a'], 'me').memory('s1', 'a'))?.sizeBytes).toBe(10)
   expect(readdirSync(join(dir, '.drafts', 'me'))).toEqual([])
 })
 
 test('what a killed daemon left unfinished goes: its own drafts at once, memory without a manifest in time', async () => {
-  const other = await new SnapshotStore(dir, ['a'], 'other').draftMemory()
-  const own = await new SnapshotStore(dir, ['a'], 'me').draftMemory()
-  const store = new SnapshotStore(dir, ['a'], 'me')
+  const other = await new SnapshotStore(dir, () => ['a'], 'other').draftMemory()
+  const own = await new SnapshotStore(dir, () => ['a'], 'me').draftMemory()
+  const store = new SnapshotStore(dir, () => ['a'], 'me')
   await capture(store, 'orphan', 10)
   await store.publish(manifest('s1'))
   await store.sweepUnfinished()
@@ -74,7 +74,7 @@ test('what a killed daemon left unfinished goes: its own drafts at once, memory 
 })
 
 test('the least recently used memory goes first, what is in use stays, files remain', async () => {
-  const store = new SnapshotStore(dir, ['a'], 'me')
+  const store = new SnapshotStore(dir, () => ['a'], 'me')
   for (const id of ['s1', 's2', 's3']) {
     await store.publish(manifest(id))
     await capture(store, id, 100)
@@ -89,7 +89,7 @@ test('the least recently used memory goes first, what is in use stays, files rem
 })
 
 test('an id that could leave the folder is no snapshot', async () => {
-  const store = new SnapshotStore(dir, ['a'], 'me')
+  const store = new SnapshotStore(dir, () => ['a'], 'me')
   await expect(store.manifest('../etc')).rejects.toMatchObject({ kind: 'notFound' })
   await expect(store.publish(manifest('../x'))).rejects.toThrow('no snapshot id')
 })

@@ -66,7 +66,7 @@ export interface MemoryDraft {
 export class SnapshotStore {
   readonly #dir: string
   readonly #draftDir: string
-  readonly #hostClasses: readonly string[]
+  readonly #hostClasses: () => readonly string[]
   readonly #manifests = new Map<string, SnapshotManifest>()
   /** By the folder of the memory, as the times of last use. */
   readonly #memories = new Map<string, SnapshotMemory>()
@@ -77,7 +77,7 @@ export class SnapshotStore {
    * @param hostClasses those of this host's engines: memory of others is not its business
    * @param owner names this daemon among those that share `dir`: drafts of that name are its own
    */
-  constructor(dir: string, hostClasses: readonly string[], owner: string) {
+  constructor(dir: string, hostClasses: () => readonly string[], owner: string) {
     this.#dir = dir
     this.#draftDir = join(dir, '.drafts', fileName(owner))
     this.#hostClasses = hostClasses
@@ -243,7 +243,7 @@ export class SnapshotStore {
    * or kernel before. @returns how many
    */
   async dropForgotten(nowMs = Date.now()): Promise<number> {
-    const own = new Set(this.#hostClasses.map(fileName))
+    const own = new Set(this.#hostClasses().map(fileName))
     let dropped = 0
     for (const path of this.#records().filter((record) => record.endsWith('/memory.json'))) {
       const root = dirname(path)
@@ -322,8 +322,9 @@ export class SnapshotStore {
   }
 
   #held(): Held[] {
+    const classes = this.#hostClasses()
     return this.ids().flatMap((id) =>
-      this.#hostClasses
+      classes
         .filter((hostClass) => existsSync(join(this.#memoryRoot(id, hostClass), 'memory.json')))
         .map((hostClass) => ({ id, hostClass })),
     )

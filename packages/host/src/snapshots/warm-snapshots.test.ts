@@ -29,7 +29,7 @@ let store: SnapshotStore
 beforeEach(async () => {
   dir = mkdtempSync(join(tmpdir(), 'warm-'))
   captures = []
-  store = new SnapshotStore(dir, ['gvisor-class', 'container-class'], 'test')
+  store = new SnapshotStore(dir, () => ['gvisor-class', 'container-class'], 'test')
   await store.publish(manifest)
 })
 afterEach(() => rmSync(dir, { recursive: true }))
@@ -83,7 +83,7 @@ test('what is started again and again is not what was used longest ago', async (
 test('memory that another instance has dropped is made again', async () => {
   const snapshots = warm()
   const before = await snapshots.ready('s')
-  await new SnapshotStore(dir, ['container-class'], 'other').dropMemory('s', 'container-class')
+  await new SnapshotStore(dir, () => ['container-class'], 'other').dropMemory('s', 'container-class')
   snapshots.vanished('s', before.engine)
   expect(existsSync((await snapshots.ready('s')).memoryDir!)).toBe(true)
   expect(captures).toEqual(['container', 'container'])

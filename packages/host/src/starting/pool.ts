@@ -122,10 +122,11 @@ export class Pool {
   async close(keep: boolean): Promise<void> {
     this.#closed = true
     await this.#filling
-    if (!keep) await this.#drain()
+    if (!keep) await this.drain()
   }
 
-  async #drain(): Promise<void> {
+  /** Gives everything back; what is asked for afterwards is pooled again. */
+  async drain(): Promise<void> {
     const cells = [...this.#shelves.values()].flatMap((shelf) => shelf.cells.splice(0))
     this.#shelves.clear()
     await Promise.all(cells.map((cell) => cell.release()))

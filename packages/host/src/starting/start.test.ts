@@ -118,6 +118,7 @@ function cellParts(): CellParts {
       release: () => {},
     },
     uppers: {
+      assertRoom: () => {},
       take: (capMib) => ({ id: 'u', path: dir, capMib }),
       clone: async (base, capMib) => ({ ...base, id: 'copy', capMib }),
       snapshot: async (upper) => upper,

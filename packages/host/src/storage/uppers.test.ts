@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, 
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { bindMount, umount2 } from '../linux/mount.ts'
+import { bindMount, umount2, unmountIfMounted } from '../linux/mount.ts'
 import { mountsUnder } from '../linux/mount-table.ts'
 import { leftovers } from './leak-check.ts'
 import { UpperStore } from './uppers.ts'
@@ -215,3 +215,59 @@ test('a copy that cannot be finished leaves nothing', async () => {
   const left = readdirSync(store.mountPoint).filter((name) => !before.includes(name))
   expect(left).toEqual([])
 })
+
+/** A disk of 600 MiB of its own below `use`. */
+async function onSmallDisk(use: (disk: string) => Promise<void>): Promise<void> {
+  const [image, disk] = [join(dir, 'disk.ext4'), join(dir, 'disk')]
+  mkdirSync(disk)
+  execFileSync('truncate', ['--size', '600M', image])
+  execFileSync('mkfs.ext4', ['-q', '-F', '-m', '0', image])
+  execFileSync('mount', ['-o', 'loop', image, disk])
+  try {
+    await use(disk)
+  } finally {
+    for (const path of [join(dir, 'held-too'), join(dir, 'small'), disk]) unmountIfMounted(path)
+    rmSync(image)
+  }
+}
+
+test('a store whose disk was full takes uppers again once there is room and nobody holds it', async () => {
+  await onSmallDisk(async (disk) => {
+    const small = {
+      file: join(disk, 'uppers.btrfs'),
+      mountPoint: join(dir, 'small'),
+      sizeMib: 2048,
+      readyCount: 2,
+    }
+    const [held, ballast] = [join(dir, 'held-too'), join(disk, 'ballast')]
+    let full = await UpperStore.open(small)
+    const upper = full.take(512)
+    writeFileSync(join(upper.path, 'upper', 'before'), 'kept')
+    await full.sync(upper)
+    full.assertRoom()
+    expect(fill(ballast, 1024)).toBe('No space left')
+    expect(() => full.assertRoom()).toThrow('make room on its disk')
+    const commit = async (): Promise<boolean> => {
+      fill(join(upper.path, 'upper', 'much'), 64)
+      await full.sync(upper).catch(() => {})
+      return full.isWritable()
+    }
+    await expect.poll(commit, { timeout: 60_000 }).toBe(false)
+    for (const attempt of [() => full.take(16), () => full.assertRoom()])
+      expect(attempt).toThrow(expect.objectContaining({ code: 'ENOSPC' }))
+    expect(await full.reopen()).toBe(false)
+    rmSync(ballast)
+    mkdirSync(held)
+    bindMount(upper.path, held)
+    expect(await full.reopen()).toBe(false)
+    // So does the next daemon, which adopts who holds it.
+    full = await UpperStore.open(small)
+    expect(full.isWritable()).toBe(false)
+    umount2(held)
+    // A process that is just making itself a mount namespace holds it for a moment.
+    await expect.poll(() => full.reopen(), { timeout: 20_000, interval: 200 }).toBe(true)
+    expect(readFileSync(join(upper.path, 'upper', 'before'), 'utf8')).toBe('kept')
+    full.assertRoom()
+    expect(fill(join(full.take(64).path, 'upper', 'file'), 16)).toBeUndefined()
+  })
+}, 90_000)

@@ -5,46 +5,34 @@
  * theirs. What runs is written when the kernel likes, copies and what was `sync`ed are on the disk.
  */
 import { randomBytes } from 'node:crypto'
-import {
-  closeSync,
-  ftruncateSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  realpathSync,
-  renameSync,
-  rmSync,
-  statSync,
-} from 'node:fs'
+import { accessSync, constants, mkdirSync, readdirSync, statSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
-import { renameDurably, syncFileSystem } from '../linux/durable.ts'
+import { syncFileSystem } from '../linux/durable.ts'
 import { fileSystemOf } from '../linux/file-system.ts'
-import { SystemError } from '../linux/libc.ts'
-import { attachLoopDevice, type LoopDevice } from '../linux/loop-device.ts'
-import { MS_NOATIME, MS_NODEV, mount, umount2 } from '../linux/mount.ts'
-import { mountTable } from '../linux/mount-table.ts'
+import { errorCode, SystemError } from '../linux/libc.ts'
+import { umount2 } from '../linux/mount.ts'
 import { run } from '../linux/process.ts'
 import {
   createSubvolume,
   createSubvolumeInBackground,
   deleteSubvolumeInBackground,
-  enableQuota,
   limitSubvolume,
   quotaUsageBytes,
   snapshotSubvolumeInBackground,
   subvolumeId,
 } from './btrfs.ts'
+import { isMounted, mountFile, mountOrMake, type UpperFileOptions } from './upper-file.ts'
 
+const ENOSPC = 28
 const mebibyte = 1024 * 1024
+/** Nothing new is put on a disk with less: what runs still writes. */
+const reservedBytes = 256 * mebibyte
 const defaultReadyCount = 8
 const countTimeoutMs = 120_000
 /** A copy of an upper that holds this share of the cap is counted file by file: what was deleted since is no debt. */
 const countedShare = 0.25
 /** However full the original was, its copy can still write a little: else it could not even clean up. */
 const leastCapBytes = 4 * mebibyte
-/** Checksums and copies on overwrite buy nothing for data that does not outlive the machine. */
-const mountOptions = 'nodatacow,discard=async'
 
 /** The writable part of one sandbox: a directory with a hard size cap, ids stored as the guest sees them. */
 export interface Upper {
@@ -56,13 +44,7 @@ export interface Upper {
   readonly inheritedBytes?: number
 }
 
-export interface UpperStoreOptions {
-  /** The sparse file, e.g. stateDir/uppers.btrfs. Made if missing. */
-  file: string
-  /** e.g. runDir/uppers. */
-  mountPoint: string
-  /** Size of the file when it is made, at least 256; it takes only the space that uppers use. */
-  sizeMib: number
+export interface UpperStoreOptions extends UpperFileOptions {
   /** How many to have ready; default 8. */
   readyCount?: number
 }
@@ -92,11 +74,14 @@ export class UpperStore {
       mkdirSync(options.mountPoint, { recursive: true, mode: 0o700 })
       await mountOrMake(options)
     }
-    return new UpperStore(options)
+    const store = new UpperStore(options)
+    if (!store.isWritable()) await store.reopen()
+    return store
   }
 
   /** A new, empty upper. Throws SystemError (ENOSPC: the store or its disk is full). */
   take(capMib: number): Upper {
+    this.#assertWritable()
     const ready = this.#ready.shift()
     const id = ready ?? newId()
     const path = join(this.mountPoint, id)
@@ -202,6 +187,48 @@ export class UpperStore {
     return Math.min(fileSystemOf(this.mountPoint).availableBytes, below)
   }
 
+  /**
+   * Before anything is put on the store. The file is sparse: where the disk below it is full the kernel gives the file
+   * system up, and every sandbox of this machine loses its disk.
+   * @throws SystemError ENOSPC with what is to be done
+   */
+  assertRoom(): void {
+    this.#assertWritable()
+    if (this.availableBytes() < reservedBytes) throw noSpace(this.#file, 'make room on its disk')
+  }
+
+  /** False once the kernel has given the file system up: what runs on it can read, and no more. */
+  isWritable(): boolean {
+    try {
+      accessSync(this.mountPoint, constants.W_OK)
+      return fileSystemOf(this.mountPoint).type === 'btrfs'
+    } catch (error) {
+      if (errorCode(error) !== 'EROFS') throw error
+      return false
+    }
+  }
+
+  #assertWritable(): void {
+    if (this.isWritable()) return
+    throw noSpace(this.#file, 'its disk was full; it takes new ones when those that run have ended')
+  }
+
+  /**
+   * Mounts a store anew that the kernel has given up; what was not on the disk is lost, as after a loss of power. Nothing
+   * may run on it. @returns whether it takes writes again: not while anybody still holds it, or its disk is full
+   */
+  async reopen(): Promise<boolean> {
+    await this.#deletions
+    await this.#refill
+    if (this.isWritable()) return true
+    if (fileSystemOf(dirname(this.#file)).availableBytes < reservedBytes) return false
+    this.#ready.length = 0
+    if (isMounted(this.mountPoint)) umount2(this.mountPoint)
+    mountFile(this.#file, this.mountPoint)
+    this.#startRefill()
+    return this.isWritable()
+  }
+
   /** Ids of all uppers that were taken, by this store or one before. */
   list(): string[] {
     return readdirSync(this.mountPoint).filter(
@@ -268,6 +295,8 @@ export class UpperStore {
   }
 }
 
+const noSpace = (file: string, what: string): SystemError => new SystemError(ENOSPC, 'write', file, what)
+
 /** What the files of a directory take, each once. */
 async function occupiedBytes(path: string): Promise<number> {
   const { stdout } = await run('du', ['-s', '--block-size=1', path], { timeoutMs: countTimeoutMs })
@@ -284,69 +313,4 @@ function newId(): string {
 function makeDirectories(path: string): void {
   mkdirSync(join(path, 'upper'), { mode: 0o755 })
   mkdirSync(join(path, 'work'), { mode: 0o700 })
-}
-
-function isMounted(mountPoint: string): boolean {
-  return mountTable().some((entry) => entry.target === mountPoint && entry.fileSystem === 'btrfs')
-}
-
-async function mountOrMake(options: UpperStoreOptions): Promise<void> {
-  const { file, mountPoint } = options
-  if (statSync(file, { throwIfNoEntry: false })) {
-    try {
-      return mountFile(file, mountPoint)
-    } catch (error) {
-      if (!isDamage(error)) throw error
-      renameSync(file, `${file}.damaged`)
-    }
-  }
-  const unfinished = `${file}.new`
-  rmSync(unfinished, { force: true })
-  mkdirSync(dirname(file), { recursive: true })
-  const fd = openSync(unfinished, 'wx', 0o600)
-  ftruncateSync(fd, options.sizeMib * mebibyte)
-  closeSync(fd)
-  await run('mkfs.btrfs', ['--quiet', '--metadata', 'single', '--data', 'single', unfinished])
-  mountFile(unfinished, mountPoint)
-  enableQuota(mountPoint)
-  await renameDurably(unfinished, file)
-}
-
-function mountFile(file: string, mountPoint: string): void {
-  const device = loopDeviceOf(file) ?? attachLoopDevice(file, { directIo: true })
-  try {
-    mount(device.path, mountPoint, 'btrfs', MS_NOATIME | MS_NODEV, mountOptions)
-  } finally {
-    closeSync(device.fd)
-  }
-}
-
-/**
- * The device that a file system of this file still lives on: unmounted here, but held by sandboxes. A second device
- * on the same file would destroy it.
- */
-function loopDeviceOf(file: string): LoopDevice | undefined {
-  const real = realpathSync(file)
-  for (const name of readdirSync('/sys/block').filter((block) => block.startsWith('loop'))) {
-    if (backingFile(name) !== real) continue
-    const path = `/dev/${name}`
-    const fd = openSync(path, 'r+')
-    // Open it cannot be detached any more; before, it may have been, and be another file's by now.
-    if (backingFile(name) === real) return { path, fd }
-    closeSync(fd)
-  }
-  return undefined
-}
-
-function backingFile(device: string): string | undefined {
-  try {
-    return readFileSync(`/sys/block/${device}/loop/backing_file`, 'utf8').trimEnd()
-  } catch {
-    return undefined
-  }
-}
-
-/** EINVAL (no btrfs), EIO and EUCLEAN (a broken one). */
-function isDamage(error: unknown): boolean {
-  return error instanceof SystemError && [-22, -5, -117].includes(error.errno)
 }

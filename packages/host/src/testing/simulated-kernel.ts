@@ -93,6 +93,7 @@ export function partsOver(kernel: Kernel, dir: string, step: Step): CellParts {
       },
     },
     uppers: {
+      assertRoom: () => {},
       take(capMib) {
         const id = `u${kernel.nextUpper++}`
         kernel.uppers.add(id)
