@@ -4,8 +4,8 @@ import { createApiKey, createTeam, registerTemplate } from '@sandbox/api/operato
 import { writeDurably } from '@sandbox/host/linux/durable'
 import type { Team } from '@sandbox/store/schema'
 import { openStore, type Store } from '@sandbox/store/store'
-import { keyPath } from './commands/env.ts'
 import { type Config, ConfigError } from './config.ts'
+import { keyPath } from './operator-files.ts'
 
 /**
  * The store of this configuration: PostgreSQL where a URL is given, else SQLite in the state directory.

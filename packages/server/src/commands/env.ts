@@ -1,13 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { type Config, ConfigError } from '../config.ts'
-
-/** Where the set-up leaves the operator's own API key; readable by root alone. */
-export const keyPath = (config: Pick<Config, 'stateDir'>): string => join(config.stateDir, 'api-key')
-
-/** The bundle that holds the machine's CAs and the local one. */
-export const bundlePath = (config: Pick<Config, 'stateDir'>): string =>
-  join(config.stateDir, 'tls', 'bundle.pem')
+import { bundlePath, keyPath } from '../operator-files.ts'
 
 /**
  * What a client needs in its environment.

@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { type Config, ConfigError } from '../config.ts'
-import { keyPath } from './env.ts'
+import { keyPath } from '../operator-files.ts'
 
 const ANSWERS_WITHIN_MS = 10_000
 
