@@ -14,7 +14,7 @@ function engineNamed(name: EngineName, { usable = true }: { usable?: boolean } =
 }
 
 const opened = async (engines: Engine[], preferred?: EngineName): Promise<Engines> =>
-  new Engines(await probeEach(engines), preferred)
+  new Engines(await probeEach(engines, preferred === undefined), preferred)
 
 test('the strongest usable one serves, and one that a template asks for', async () => {
   const engines = await opened([

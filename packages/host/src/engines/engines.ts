@@ -109,23 +109,22 @@ export class Engines {
   }
 }
 
-/** Boots something in each, one after the other. */
-export async function probeEach(engines: readonly Engine[]): Promise<ProbedEngine[]> {
+/**
+ * Boots something in each, one after the other. A probe that throws must not keep the others from serving.
+ * @param again makes one that fails once more: a fault that passes, as of a machine that is busy while it comes up, must
+ * not choose a weaker wall until the next start
+ */
+export async function probeEach(engines: readonly Engine[], again = false): Promise<ProbedEngine[]> {
   const probed: ProbedEngine[] = []
-  for (const engine of engines) probed.push(await probeOne(engine))
+  for (const engine of engines) {
+    const first = await probeOne(engine)
+    const isSettled = !again || first.report.usable || first.hasNoRoom
+    probed.push(isSettled ? first : await probeOne(engine))
+  }
   return probed
 }
 
-/**
- * A probe that throws must not keep the others from serving. One that fails is made once more: a fault that passes, as of
- * a machine that is busy while it comes up, must not choose a weaker wall until the next start.
- */
 async function probeOne(engine: Engine): Promise<ProbedEngine> {
-  const first = await probedOnce(engine)
-  return first.report.usable || first.hasNoRoom ? first : await probedOnce(engine)
-}
-
-async function probedOnce(engine: Engine): Promise<ProbedEngine> {
   try {
     return { engine, report: await engine.probe() }
   } catch (error) {
