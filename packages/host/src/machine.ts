@@ -75,7 +75,11 @@ async function openParts(
   cgroups.prepare()
   const spareUidBase = slotUidBase(naming, options.maxSandboxes)
   const installed = await openEngines({ runDir, layers, uppers, cgroups, spareUidBase })
-  const engines = new Engines(await probeEach(installed, options.isolation === undefined), options.isolation, options.mayServeNothing)
+  const engines = new Engines(
+    await probeEach(installed, options.isolation === undefined),
+    options.isolation,
+    options.mayServeNothing,
+  )
   const network = new NetworkSlots({ ...naming, mbitPerSlot: options.sandboxMbit })
   const upstreams =
     options.dnsUpstreams.length > 0 ? options.dnsUpstreams.map(upstreamOf) : machineResolvers()
