@@ -32,12 +32,6 @@ export interface NewSnapshot {
   readonly tag: string
 }
 
-export interface InsertedSnapshot {
-  readonly templateId: string
-  /** What the tag pointed at before. */
-  readonly replaced: TemplateBuild | undefined
-}
-
 export interface SnapshotRemoval {
   /** Set to remove the template with all of its builds. */
   readonly templateId?: string
@@ -103,24 +97,11 @@ export class SnapshotRepository {
     this.#changes = changes
   }
 
-  /** Writes everything of a snapshot in one step; from then on it is not a loose one. */
-  async insert({ template, alias, build, tag }: NewSnapshot): Promise<InsertedSnapshot> {
+  /** Writes everything of a snapshot in one step; from then on it is not a loose one. Answers the id of its template. */
+  async insert({ template, alias, build, tag }: NewSnapshot): Promise<string> {
     const { id: buildId, createdAt } = build
-    const inserted = await this.#db.transaction().execute(async (transaction) => {
+    const id = await this.#db.transaction().execute(async (transaction) => {
       const templateId = await insertTemplate(transaction, template, alias)
-      // Holds up others that move tags of the template: each of them is told what it has replaced.
-      await transaction
-        .updateTable('templates')
-        .set({ updatedAt: createdAt })
-        .where('id', '=', templateId)
-        .execute()
-      const replaced = await transaction
-        .selectFrom('templateTags')
-        .innerJoin('templateBuilds', 'templateBuilds.id', 'templateTags.buildId')
-        .selectAll('templateBuilds')
-        .where('templateTags.templateId', '=', templateId)
-        .where('templateTags.tag', '=', tag)
-        .executeTakeFirst()
       await transaction
         .insertInto('templateBuilds')
         .values({ ...build, templateId })
@@ -137,10 +118,10 @@ export class SnapshotRepository {
         .deleteFrom('looseSnapshots')
         .where('snapshotId', '=', build.snapshotId ?? '')
         .execute()
-      return { templateId, replaced }
+      return templateId
     })
     await this.#changes.announce()
-    return inserted
+    return id
   }
 
   /** Removes builds, or their whole template, and notes in the same step what hosts must delete now. */
@@ -161,6 +142,28 @@ export class SnapshotRepository {
       }
     })
     await this.#changes.announce()
+  }
+
+  /** Snapshots of a team that no tag leads to and no sandbox was created from. */
+  async listUnreachable(teamId: string, limit: number): Promise<TemplateBuild[]> {
+    return this.#db
+      .selectFrom('templateBuilds')
+      .innerJoin('templates', 'templates.id', 'templateBuilds.templateId')
+      .selectAll('templateBuilds')
+      .where('templates.teamId', '=', teamId)
+      .where('templateBuilds.sourceSandboxId', 'is not', null)
+      .where(({ not, exists, selectFrom }) =>
+        not(exists(selectFrom('templateTags').select('tag').whereRef('buildId', '=', 'templateBuilds.id'))),
+      )
+      .where(({ not, exists, selectFrom }) =>
+        not(
+          exists(
+            selectFrom('sandboxes').select('sandboxes.id').whereRef('buildId', '=', 'templateBuilds.id'),
+          ),
+        ),
+      )
+      .limit(limit)
+      .execute()
   }
 
   /** How many a team has; one with several tags is one. */

@@ -55,7 +55,8 @@ export function answerFrameworkError(error: FastifyError, reply: FastifyReply): 
 export function answerErrors(app: ApiApp): void {
   app.setErrorHandler((error, request, reply) => {
     const answer = answerOf(error)
-    if (answer.body.code >= 500) request.log.error({ err: error }, 'request failed')
+    if (answer.body.code === 503) request.log.warn({ err: error }, 'request refused')
+    else if (answer.body.code >= 500) request.log.error({ err: error }, 'request failed')
     request.failure = answer.body.message
     return send(reply, answer)
   })

@@ -191,6 +191,25 @@ describe.each(databaseKinds)('captures on %s', (_name, start) => {
       expect(test.host.snapshots.size).toBe(1)
     })
 
+    it('what a tag pointed at before goes once its last sandbox is gone, and counts until then', async () => {
+      test = await test.restart({ limits: { maxSandboxes: 20, maxHours: 1, maxSnapshots: 2 } })
+      const id = await createSandbox()
+      await snapshot(id, { name: 'state' })
+      const user = (await create('state')).json<{ sandboxID: string }>().sandboxID
+      expect((await snapshot(id, { name: 'state' })).status).toBe(201)
+      expect(test.host.snapshots.size).toBe(2)
+      expect((await snapshot(id, { name: 'state' })).status).toBe(429)
+      await test.request('DELETE', `/sandboxes/${user}`)
+      expect((await snapshot(id, { name: 'state' })).status).toBe(201)
+      expect(test.host.snapshots.size).toBe(1)
+      await test.request('POST', '/templates/tags', { target: 'state', tags: ['old'] })
+      await snapshot(id, { name: 'state' })
+      expect(test.host.snapshots.size).toBe(2)
+      await test.request('DELETE', '/templates/tags', { name: 'state', tags: ['old'] })
+      expect((await snapshot(id)).status).toBe(201)
+      expect(test.host.snapshots.size).toBe(2)
+    })
+
     it('deletes one tag and leaves the others', async () => {
       const id = await createSandbox()
       for (const tag of ['a', 'b']) await snapshot(id, { name: `state:${tag}` })

@@ -2,7 +2,7 @@ import { ApiError } from '@sandbox/contract/errors'
 import { newTemplateId, newUuid } from '@sandbox/contract/ids'
 import type { SnapshotInfo } from '@sandbox/contract/rest/snapshots'
 import type { SandboxRow, Team, Template, TemplateBuild } from '@sandbox/store/schema'
-import type { InsertedSnapshot, Snapshot } from '@sandbox/store/snapshots'
+import type { Snapshot } from '@sandbox/store/snapshots'
 import type { Store } from '@sandbox/store/store'
 import type { Logger } from 'pino'
 import type { SandboxLogs } from '../observing/sandbox-logs.ts'
@@ -26,6 +26,8 @@ export interface SnapshotQuery {
   readonly after?: { readonly createdAt: number; readonly buildId: string } | undefined
 }
 
+/** Unreachable snapshots that go at once. */
+const MAX_CLEANED = 100
 /** Builds that one deletion looks at. */
 const MAX_BUILDS = 10_000
 
@@ -49,6 +51,8 @@ export class Snapshots {
   readonly #parts: SnapshotParts
   /** By team: those being made, which the store does not count yet. */
   readonly #making = new Map<string, number>()
+  /** By team: the last cleaning under way. */
+  readonly #cleaning = new Map<string, Promise<void>>()
 
   constructor(parts: SnapshotParts) {
     this.#parts = parts
@@ -75,18 +79,17 @@ export class Snapshots {
     const { row, host } = await captures.capture(team, sandboxId, order)
     const template = newTemplate(team.id)
     const build = buildOf(row, template.id, snapshotId, host.id)
-    let inserted: InsertedSnapshot
+    let templateId: string
     try {
-      inserted = await store.snapshots.insert({ template, build, ...target })
+      templateId = await store.snapshots.insert({ template, build, ...target })
     } catch (error) {
       await captures.discard(host, snapshotId)
       throw error
     }
     await store.sync()
-    const { templateId, replaced } = inserted
     logger.info({ sandboxId, teamId: team.id, templateId, snapshotId, memory }, 'snapshot created')
     logs.append(sandboxId, team.id, 'info', 'Snapshot created', { snapshotID: `${templateId}:${target.tag}` })
-    if (replaced) await this.#deleteReplaced(replaced)
+    await this.#deleteUnreachable(team.id)
     return snapshotInfo({ templateId, slug: team.slug, alias: target.alias, tag: target.tag })
   }
 
@@ -137,7 +140,11 @@ export class Snapshots {
   /** @throws ApiError 429 when the team has as many as it may, those being made included */
   async #counted<T>(team: Team, make: () => Promise<T>): Promise<T> {
     const { store, maxSnapshots } = this.#parts
-    const kept = await store.snapshots.count(team.id)
+    let kept = await store.snapshots.count(team.id)
+    if (kept >= maxSnapshots) {
+      await this.#deleteUnreachable(team.id)
+      kept = await store.snapshots.count(team.id)
+    }
     const making = this.#making.get(team.id) ?? 0
     if (kept + making >= maxSnapshots) {
       throw new ApiError(
@@ -167,14 +174,24 @@ export class Snapshots {
     return byId?.teamId === team.id ? byId : templates.findByAlias(team.id, name)
   }
 
-  /** The snapshot that a tag pointed at before, once nothing was created from it. */
-  async #deleteReplaced(build: TemplateBuild): Promise<void> {
-    const { store } = this.#parts
-    if (build.sourceSandboxId === null) return
-    const tags = await store.templateBuilds.listTags(build.templateId)
-    if (tags.some(({ buildId }) => buildId === build.id) || (await store.sandboxes.usesBuilds([build.id])))
-      return
-    await this.#remove([build])
+  /**
+   * Deletes what tags pointed at before, once no sandbox is left that was created from it. Never rejects: what stays
+   * is tried again with the next snapshot.
+   */
+  async #deleteUnreachable(teamId: string): Promise<void> {
+    const cleaning = (this.#cleaning.get(teamId) ?? Promise.resolve()).then(() => this.#clean(teamId))
+    this.#cleaning.set(teamId, cleaning)
+    await cleaning
+    if (this.#cleaning.get(teamId) === cleaning) this.#cleaning.delete(teamId)
+  }
+
+  async #clean(teamId: string): Promise<void> {
+    try {
+      const builds = await this.#parts.store.snapshots.listUnreachable(teamId, MAX_CLEANED)
+      if (builds.length > 0) await this.#remove(builds)
+    } catch (error) {
+      this.#parts.logger.error({ err: error, teamId }, 'replaced snapshots not deleted')
+    }
   }
 
   /** Of what was captured the snapshot goes too; what was built may be shared. */
