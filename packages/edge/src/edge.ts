@@ -5,7 +5,7 @@ import type { Directory } from '@sandbox/contract/gen/directory/directory_pb'
 import { type Logger, pino } from 'pino'
 import { forward } from './forward.ts'
 import { type ApiPlace, Handler } from './handler.ts'
-import { createPlainListener, createTlsListener, type Receiver } from './listeners.ts'
+import { type ConnectionTimes, createPlainListener, createTlsListener, type Receiver } from './listeners.ts'
 import { Routes } from './routes.ts'
 import { hostName } from './target.ts'
 import { tunnel } from './tunnel.ts'
@@ -30,6 +30,8 @@ export interface EdgeOptions {
   readonly http?: ListenAddress
   /** Requests and tunnels of one sandbox at once; more are answered 429. Absent: no bound. */
   readonly maxPerSandbox?: number
+  /** How long HTTP/2 connections may carry nothing. Absent: a minute before their first request, then 620 s. */
+  readonly connectionTimes?: ConnectionTimes
   readonly log?: Logger
 }
 
@@ -93,7 +95,9 @@ export async function createEdge(options: EdgeOptions): Promise<Edge> {
     upgrade: (exchange, upgrade) =>
       void handler.handle(exchange, (carried, to) => tunnel(carried, to, upgrade)),
   }
-  const tls = options.tls && new Listener(createTlsListener(receiver, options.tls), options.tls)
+  const tls =
+    options.tls &&
+    new Listener(createTlsListener(receiver, options.tls, options.connectionTimes), options.tls)
   const http = options.http && new Listener(createPlainListener(receiver), options.http)
   const watching = routes.watch()
   return {

@@ -9,6 +9,7 @@ import {
   createServer as createHttp2Server,
   type Http2Server,
   type IncomingHttpHeaders,
+  type ServerHttp2Session,
   type ServerHttp2Stream,
 } from 'node:http2'
 import { createServer as createHttpsServer } from 'node:https'
@@ -32,6 +33,10 @@ const CONNECTION_WINDOW_BYTES = 16 * 1024 * 1024
 const MAX_SESSION_MEMORY_MIB = 64
 const MAX_HEADER_BYTES = 64 * 1024
 const FLAG_END_STREAM = 0x1
+/** A connection has this long for its first request. */
+const FIRST_REQUEST_MS = 60_000
+/** Longer than load balancers in front keep connections, so that a reused one is never half closed. */
+const IDLE_MS = 620_000
 
 const HTTP1_OPTIONS: ServerOptions = {
   noDelay: true,
@@ -39,11 +44,10 @@ const HTTP1_OPTIONS: ServerOptions = {
   keepAlive: true,
   keepAliveInitialDelay: 60_000,
   maxHeaderSize: MAX_HEADER_BYTES,
-  headersTimeout: 60_000,
+  headersTimeout: FIRST_REQUEST_MS,
   // Uploads take as long as they take; the time-out of the head bounds idle senders.
   requestTimeout: 0,
-  // Longer than load balancers in front keep connections, so that a reused one is never half closed.
-  keepAliveTimeout: 620_000,
+  keepAliveTimeout: IDLE_MS,
   // Nobody needs HTTP/2 without TLS here: such an offer is answered in HTTP/1.1.
   shouldUpgradeCallback: (request) => request.headers.upgrade?.toLowerCase() !== 'h2c',
 }
@@ -120,7 +124,31 @@ function tunnelAnswerHeaders(incoming: IncomingMessage): string[] {
   return kept
 }
 
-function createHttp2Side(receiver: Receiver): Http2Server {
+/** How long connections of clients may carry nothing, in milliseconds. */
+export interface ConnectionTimes {
+  readonly firstRequestMs: number
+  readonly idleMs: number
+}
+
+/** Ends a session that carries nothing: Node lets them stand for ever, and each holds a descriptor of this process. */
+function limitIdleSession(session: ServerHttp2Session, { firstRequestMs, idleMs }: ConnectionTimes): void {
+  let open = 0
+  session.setTimeout(firstRequestMs)
+  session.on('timeout', () => {
+    if (open === 0) session.close()
+  })
+  session.on('stream', (stream: ServerHttp2Stream) => {
+    open++
+    session.setTimeout(idleMs)
+    // The time begins anew with the last frame of a stream, so one that was quiet for longer is not the end.
+    stream.once('close', () => {
+      open--
+      if (!session.destroyed) session.setTimeout(idleMs)
+    })
+  })
+}
+
+function createHttp2Side(receiver: Receiver, times: ConnectionTimes): Http2Server {
   const http2 = createHttp2Server({
     settings: {
       maxConcurrentStreams: MAX_CONCURRENT_STREAMS,
@@ -129,7 +157,10 @@ function createHttp2Side(receiver: Receiver): Http2Server {
     },
     maxSessionMemory: MAX_SESSION_MEMORY_MIB,
   })
-  http2.on('session', (session) => session.setLocalWindowSize(CONNECTION_WINDOW_BYTES))
+  http2.on('session', (session) => {
+    session.setLocalWindowSize(CONNECTION_WINDOW_BYTES)
+    limitIdleSession(session, times)
+  })
   http2.on(
     'stream',
     (stream: ServerHttp2Stream, _headers: IncomingHttpHeaders, flags: number, rawHeaders: string[]) =>
@@ -139,10 +170,14 @@ function createHttp2Side(receiver: Receiver): Http2Server {
 }
 
 /** The TLS listener: ALPN decides between HTTP/2 and HTTP/1.1. `key` and `cert` are PEM. */
-export function createTlsListener(receiver: Receiver, identity: { key: string; cert: string }) {
+export function createTlsListener(
+  receiver: Receiver,
+  identity: { key: string; cert: string },
+  times: ConnectionTimes = { firstRequestMs: FIRST_REQUEST_MS, idleMs: IDLE_MS },
+) {
   const server = createHttpsServer({ ...HTTP1_OPTIONS, ...identity, ALPNProtocols: ['h2', 'http/1.1'] })
   serveHttp1(server, receiver)
-  const http2 = createHttp2Side(receiver)
+  const http2 = createHttp2Side(receiver, times)
   // The server's own listener speaks HTTP/1.1 to every connection; only those that chose it may reach it.
   const [serveConnection] = server.listeners('secureConnection')
   server.removeAllListeners('secureConnection')

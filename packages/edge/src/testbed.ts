@@ -112,7 +112,7 @@ export class Testbed {
 
   static async start(
     api?: RequestListener,
-    options: Pick<EdgeOptions, 'maxPerSandbox'> = {},
+    options: Pick<EdgeOptions, 'maxPerSandbox' | 'connectionTimes'> = {},
   ): Promise<Testbed> {
     const bed = new Testbed()
     const dir = await mkdtemp(join(tmpdir(), 'edge-'))
