@@ -1,17 +1,12 @@
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Sandbox } from 'e2b'
-import { afterAll, beforeAll, describe, expect, inject, it } from 'vitest'
-import { loadConfig } from '../../packages/server/src/config.ts'
-import { clientsVenv } from '../../packages/server/src/setup/python-clients.ts'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { type Outcome, python, runClientProgram } from './harness/client-program.ts'
 import { type Script, startModelServer } from './harness/model-server.ts'
 import { readPng } from './harness/png.ts'
 
-const root = join(import.meta.dirname, '../..')
-const python = join(clientsVenv(loadConfig()), 'bin', 'python')
 const results = mkdtempSync(join(tmpdir(), 'e2b-examples-'))
 
 /** Sandboxes that other tests left; the examples have to add none. */
@@ -24,27 +19,9 @@ async function listSandboxes(): Promise<string[]> {
   return ids.sort()
 }
 
-interface Outcome {
-  status: number | null
-  output: string
-}
-
-/** Runs an example as a user does, as a client of the tests' server. */
-async function runExample(name: string, args: string[] = [], env: NodeJS.ProcessEnv = {}): Promise<Outcome> {
-  const program = name.endsWith('.py') ? python : process.execPath
-  const child = spawn(program, [join('examples', name), ...args], {
-    cwd: root,
-    env: { ...process.env, ...inject('clientEnv'), ...env, PYTHONDONTWRITEBYTECODE: '1' },
-  })
-  let output = ''
-  for (const stream of [child.stdout, child.stderr]) {
-    stream.on('data', (chunk: Buffer) => {
-      output += chunk.toString()
-    })
-  }
-  const [status] = (await once(child, 'close')) as [number | null]
-  return { status, output }
-}
+/** Runs an example as a user does. */
+const runExample = (name: string, args: string[] = [], env: NodeJS.ProcessEnv = {}): Promise<Outcome> =>
+  runClientProgram(name.endsWith('.py') ? python : process.execPath, [join('examples', name), ...args], env)
 
 interface ModelOutcome extends Outcome {
   /** The user's question, as the model got it. */
@@ -75,6 +52,15 @@ beforeAll(async () => {
 afterAll(async () => {
   rmSync(results, { recursive: true, force: true })
   expect(await listSandboxes()).toEqual(before)
+})
+
+it('the quickstart runs and saves its chart', async () => {
+  const chart = join(results, 'chart.png')
+  const { status, output } = await runExample('quickstart.py', [chart])
+  expect(status, output).toBe(0)
+  expect(output).toContain('hello from the sandbox')
+  expect(output).toContain('ZeroDivisionError: division by zero')
+  expect(readFileSync(chart).subarray(1, 4).toString()).toBe('PNG')
 })
 
 describe.concurrent("a model's code in a sandbox", () => {
@@ -168,7 +154,7 @@ describe.concurrent.each(['.py', '.ts'])('small examples, %s', (ending) => {
   const spelled = (name: string): string => (ending === '.py' ? name.replace('-', '_') : name) + ending
 
   it('carries files up and down', async () => {
-    const { status, output } = await runExample(spelled('files'), [join(root, 'LICENSE')])
+    const { status, output } = await runExample(spelled('files'), ['LICENSE'])
     expect(status, output).toBe(0)
     expect(output).toMatch(/\/home\/user\/upload\.gz: \d+ bytes/)
     expect(output).toContain('LICENSE: compressed in the sandbox, unchanged after the trip')
