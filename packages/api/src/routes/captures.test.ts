@@ -210,6 +210,22 @@ describe.each(databaseKinds)('captures on %s', (_name, start) => {
       expect(test.host.snapshots.size).toBe(2)
     })
 
+    it('starts from the new snapshot where the tag moves on in the moment of a create', async () => {
+      const id = await createSandbox()
+      await snapshot(id, { name: 'state' })
+      let starts = 0
+      test.host.beforeStart = async ({ snapshotId }) => {
+        starts += 1
+        if (starts === 1) await snapshot(id, { name: 'state' })
+        if (!test.host.snapshots.has(snapshotId)) throw new ConnectError('no such snapshot', Code.NotFound)
+      }
+      expect((await create('state', { metadata: { a: 'b' } })).status).toBe(201)
+      expect(starts).toBe(2)
+      test.host.snapshots.clear()
+      expect((await create('state')).json()).toMatchObject({ error_code: 'sandbox_no_compatible_node' })
+      expect(starts).toBe(3)
+    })
+
     it('deletes one tag and leaves the others', async () => {
       const id = await createSandbox()
       for (const tag of ['a', 'b']) await snapshot(id, { name: `state:${tag}` })

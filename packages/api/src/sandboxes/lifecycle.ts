@@ -10,7 +10,7 @@ import type { SandboxTokens } from '../auth/tokens.ts'
 import type { SandboxLogs } from '../observing/sandbox-logs.ts'
 import type { Features, HostEndpoint } from '../options.ts'
 import type { ResolvedTemplate, TemplateResolver } from '../templates/resolver.ts'
-import type { Answers } from './answers.ts'
+import type { AnswerFacts, Answers } from './answers.ts'
 import { type Entries, factsOf, runningFromRow, sandboxNotFound, sandboxTransitioning } from './entries.ts'
 import type { Idempotency } from './idempotency.ts'
 import type { Launcher } from './launching.ts'
@@ -59,22 +59,20 @@ export class Lifecycle {
    * 409 and 422 of the idempotency key; nothing runs then
    */
   async create(team: Team, body: NewSandboxV2 & { timeout: number }, key?: string): Promise<Sandbox> {
-    const { answers, entries, features, idempotency, launcher, templates } = this.#parts
+    const { answers, entries, features, idempotency, launcher } = this.#parts
     const { maxHours, maxSandboxes } = entries.limitsOf(team)
     checkTimeout(body.timeout, maxHours)
     const settings = readSettings(body, features)
     const sandboxId = newSandboxId()
-    const start = async () => {
-      const template = await templates.resolve(team, body.templateID)
-      const row = this.#newRow(team, sandboxId, body, settings, template)
-      return launcher.launch(row, {
+    const launch = (template: ResolvedTemplate) =>
+      launcher.launch(this.#newRow(team, sandboxId, body, settings, template), {
         limit: maxSandboxes,
         key,
         how: 'created',
         hostId: template.hostId,
         isolation: template.isolation,
       })
-    }
+    const start = () => this.#launchNewest(team, body.templateID, launch)
     const facts =
       key === undefined
         ? await start()
@@ -192,6 +190,24 @@ export class Lifecycle {
     }
     await store.sandboxes.delete(sandbox.id)
     running.remove(sandbox.id, sandbox)
+  }
+
+  /** The build that a tag points at may be replaced, and its snapshot deleted, just before it is started. */
+  async #launchNewest(
+    team: Team,
+    templateId: string,
+    launch: (template: ResolvedTemplate) => Promise<AnswerFacts>,
+  ): Promise<AnswerFacts> {
+    const { templates } = this.#parts
+    const template = await templates.resolve(team, templateId)
+    try {
+      return await launch(template)
+    } catch (error) {
+      if (!(error instanceof ApiError) || error.kind !== 'noCompatibleNode') throw error
+      const newest = await templates.resolve(team, templateId)
+      if (newest.buildId === template.buildId) throw error
+      return launch(newest)
+    }
   }
 
   #resume(
