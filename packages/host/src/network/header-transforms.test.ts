@@ -30,6 +30,10 @@ beforeAll(async () => {
       },
     },
     (incoming, answer) => {
+      if (incoming.headers['x-answer']) {
+        incoming.socket.end(Buffer.from(String(incoming.headers['x-answer']), 'base64'))
+        return
+      }
       answer.setHeader('seen', JSON.stringify(incoming.rawHeaders))
       incoming.pipe(answer)
     },
@@ -108,6 +112,35 @@ test('a server without a valid certificate is not spoken to', async () => {
   realName = name
   expect((await send('GET', {})).status).toBe(200)
 })
+
+test.each([
+  'HTTP/1.1 099 Low\r\nContent-Length: 0\r\n\r\n',
+  'HTTP/1.1 200 O\x01K\r\nContent-Length: 0\r\n\r\n',
+  'HTTP/1.1 200 OK\r\nTrailer: x\r\nContent-Length: 0\r\n\r\n',
+])('an answer that cannot be passed on is none: %j', async (answer) => {
+  const { status } = await send('GET', { 'x-answer': Buffer.from(answer, 'latin1').toString('base64') })
+  expect(status).toBe(502)
+  expect((await send('GET', {})).status).toBe(200)
+})
+
+test.each(['Connection: close\r\n', 'Connection: Upgrade\r\nUpgrade: echo\r\n'])(
+  'a request that cannot be passed on is refused (%j)',
+  async (lines) => {
+    const { port } = front.address() as AddressInfo
+    const socket = connectTls({ host: '127.0.0.1', port, servername: name, ca: authority.certPem })
+    await once(socket, 'secureConnect')
+    socket.on('error', () => {})
+    socket.write(`GET / HTTP/1.1\r\nHost: ${name}\r\nTrailer: x\r\n${lines}\r\n`)
+    let text = ''
+    socket.on('data', (chunk) => {
+      text += chunk
+    })
+    await once(socket, 'close')
+    if (lines.includes('close')) expect(text).toMatch(/^HTTP\/1.1 502 /)
+    expect((await send('GET', {})).status).toBe(200)
+  },
+  5_000,
+)
 
 test('an upgraded connection carries bytes both ways', async () => {
   const socket = connectTls({

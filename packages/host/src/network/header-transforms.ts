@@ -4,8 +4,10 @@
  */
 import {
   Agent,
+  type ClientRequest,
   createServer,
   type IncomingMessage,
+  type RequestOptions,
   request,
   type Server,
   type ServerResponse,
@@ -22,6 +24,7 @@ import { splice } from './splice.ts'
 const handshakeTimeoutMs = 10_000
 const http1 = 'http/1.1'
 const http2 = 'h2'
+const noAnswer = 'The server does not answer, or not with a valid certificate.\n'
 
 export interface Transformed {
   /** Server name that the client asked for. */
@@ -116,19 +119,22 @@ export class HeaderTransforms {
       answer.writeHead(421).end('This connection is for another host.\n')
       return
     }
-    const outgoing = request({
-      ...target(incoming),
-      agent: route.agent,
-      headers: withHeadersSet(incoming.rawHeaders, route.headers),
-    })
-    outgoing.on('response', (response) => {
-      answer.writeHead(response.statusCode ?? 502, response.statusMessage, withoutHops(response.rawHeaders))
-      pipeline(response, answer).catch(() => answer.destroy())
-    })
-    outgoing.on('error', () => {
+    const fail = (): void => {
       if (answer.headersSent) answer.destroy()
-      else answer.writeHead(502).end('The server does not answer, or not with a valid certificate.\n')
+      // All of the head said anew: one that could not be sent has left traces.
+      else answer.writeHead(502, 'Bad Gateway', { 'Content-Length': noAnswer.length }).end(noAnswer)
+    }
+    const headers = withHeadersSet(incoming.rawHeaders, route.headers)
+    const outgoing = begun({ ...target(incoming), agent: route.agent, headers })
+    if (!outgoing) {
+      fail()
+      return
+    }
+    outgoing.on('response', (response) => {
+      if (passedHead(response, answer)) pipeline(response, answer).catch(() => answer.destroy())
+      else outgoing.destroy(new Error('the head of the answer cannot be passed on'))
     })
+    outgoing.on('error', fail)
     answer.on('close', () => outgoing.destroy())
     pipeline(incoming, outgoing).catch(() => outgoing.destroy())
   }
@@ -140,7 +146,11 @@ export class HeaderTransforms {
       return
     }
     const headers = [...withHeadersSet(incoming.rawHeaders, route.headers), 'Connection', 'Upgrade']
-    const outgoing = request({ ...target(incoming), agent: route.agent, headers })
+    const outgoing = begun({ ...target(incoming), agent: route.agent, headers })
+    if (!outgoing) {
+      socket.destroy()
+      return
+    }
     outgoing.on('upgrade', (response, server, serverHead) => {
       const lines = [
         `HTTP/1.1 101 ${response.statusMessage ?? ''}`,
@@ -175,6 +185,25 @@ class ServerAgent extends Agent {
       // The stream is not looked at beside an error.
       (error: Error) => done(error, new Duplex()),
     )
+  }
+}
+
+/** What Node's parser lets through Node may refuse to send: undefined then, as a throw would end this process. */
+function begun(options: RequestOptions): ClientRequest | undefined {
+  try {
+    return request(options)
+  } catch {
+    return undefined
+  }
+}
+
+/** False where Node refuses to send such a head on. */
+function passedHead(response: IncomingMessage, answer: ServerResponse): boolean {
+  try {
+    answer.writeHead(response.statusCode ?? 502, response.statusMessage, withoutHops(response.rawHeaders))
+    return true
+  } catch {
+    return false
   }
 }
 
