@@ -129,6 +129,7 @@ test('what a proxy passes on never reaches the paths of the host', async () => {
 test('metrics measure this machine', async () => {
   const answer = await fetch(`${agent.baseUrl}/metrics`, { headers: withToken })
   const metrics = (await answer.json()) as Record<string, number>
+  expect(answer.headers.get('cache-control')).toBe('no-store')
   expect(Object.keys(metrics).sort()).toEqual([
     'cpu_count',
     'cpu_used_pct',

@@ -41,6 +41,7 @@ const LONGEST_TIMER_MS = 2 ** 31 - 1
 const RPC_MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
 
 const EVENTS_PORT = 80
+const NOT_STORED = { 'Cache-Control': 'no-store' }
 /** Lines that wait when the sandbox is captured are worth this much of a delay. */
 const LAST_LINES_WITHIN_MS = 250
 const EVENT_LEVELS: Readonly<Record<string, LogLevel>> = {
@@ -128,15 +129,15 @@ function httpRoutes(
       sendEmpty(response, 204)
     }
   return new Map<string, Route>([
-    ['GET /health', ({ response }) => sendEmpty(response, 204, { 'Cache-Control': 'no-store' })],
+    ['GET /health', ({ response }) => sendEmpty(response, 204, NOT_STORED)],
     [
       'GET /metrics',
       ({ response }) => {
         state.memoryFile.refresh()
-        sendJson(response, 200, metrics.read())
+        sendJson(response, 200, metrics.read(), NOT_STORED)
       },
     ],
-    ['GET /envs', ({ response }) => sendJson(response, 200, state.env)],
+    ['GET /envs', ({ response }) => sendJson(response, 200, state.env, NOT_STORED)],
     [
       'POST /init',
       async (exchange) => {

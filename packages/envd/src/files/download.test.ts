@@ -23,7 +23,10 @@ async function download(path: string, headers: Record<string, string> = {}): Pro
   return answer
 }
 
-async function ask(name: string, headers: Record<string, string>): Promise<[number, string, string | undefined]> {
+async function ask(
+  name: string,
+  headers: Record<string, string>,
+): Promise<[number, string, string | undefined]> {
   const answer = await download(join(agent.home, name), headers)
   return [answer.statusCode!, (await buffer(answer)).toString(), answer.headers['content-range']]
 }

@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Code, type ConnectError } from '@connectrpc/connect'
@@ -44,6 +45,26 @@ test('Stat shows the file as Go writes it', async () => {
   })
   expect(Math.abs(Number(entry?.modifiedTime?.seconds) - Date.now() / 1000)).toBeLessThan(60)
   expect(await codeOf(agent.files.stat({ path: join(dir, 'none') }))).toBe(Code.NotFound)
+})
+
+test('times are exact, also before 1970, and the root has a name', async () => {
+  const path = join(agent.home, 'dated')
+  writeFileSync(path, '')
+  const timeOf = async (date: string): Promise<string> => {
+    execFileSync('touch', ['-d', date, path])
+    const { entry } = await agent.files.stat({ path })
+    return `${entry?.modifiedTime?.seconds}.${entry?.modifiedTime?.nanos}`
+  }
+  expect(await timeOf('@1700000000.123456789')).toBe('1700000000.123456789')
+  expect(await timeOf('@-2.250000000')).toBe('-3.750000000')
+  expect(await timeOf('@0')).toBe('undefined.undefined')
+  expect((await agent.files.stat({ path: '/' })).entry).toMatchObject({ name: '/', path: '/' })
+})
+
+test('a path below the home directory is shown without a slash at its end', async () => {
+  const shown = async (path: string) => (await agent.files.stat({ path }, actingAs('user'))).entry?.path
+  expect(await shown('~/')).toBe(agent.home)
+  expect(await shown('~')).toBe(agent.home)
 })
 
 test('a directory never has size 0, also where the file system counts none', async () => {

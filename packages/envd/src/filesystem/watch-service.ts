@@ -194,7 +194,10 @@ function requireWatchable(directory: string, request: WatchRequest): void {
   } catch (error) {
     throw new ConnectError(`error statting path ${directory}: ${errorText(error)}`, Code.Internal)
   }
-  if (!info) throw new ConnectError(`path ${directory} not found`, Code.NotFound)
+  if (!info) {
+    const reason = `stat ${directory}: no such file or directory`
+    throw new ConnectError(`path ${directory} not found: ${reason}`, Code.NotFound)
+  }
   if (!info.isDirectory()) {
     throw new ConnectError(`path ${directory} not a directory`, Code.InvalidArgument)
   }

@@ -49,9 +49,18 @@ export function sendEmpty(
   response.end()
 }
 
-export function sendJson(response: NodeServerResponse, status: number, body: unknown): void {
+export function sendJson(
+  response: NodeServerResponse,
+  status: number,
+  body: unknown,
+  headers: Readonly<Record<string, string>> = {},
+): void {
   const bytes = Buffer.from(`${JSON.stringify(body)}\n`)
-  setHead(response, status, { 'Content-Type': 'application/json', 'Content-Length': bytes.length })
+  setHead(response, status, {
+    ...headers,
+    'Content-Type': 'application/json',
+    'Content-Length': bytes.length,
+  })
   response.end(bytes)
 }
 

@@ -20,7 +20,7 @@ function expandHome(path: string, user: User): string {
     const reason = 'cannot expand user-specific home dir'
     throw new Error(`failed to expand path '${path}' for user '${user.name}': ${reason}`)
   }
-  return join(user.home, path.slice(1))
+  return resolve(join(user.home, path.slice(1)))
 }
 
 /**
