@@ -1,9 +1,10 @@
-import { existsSync, mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pino } from 'pino'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { StepCache } from '../builds/step-cache.ts'
+import { mount, umount2 } from '../linux/mount.ts'
 import { LayerStore } from '../storage/layers.ts'
 import { plainConfig } from '../testing/plain-template.ts'
 import { collectImages } from './image-collector.ts'
@@ -177,4 +178,26 @@ describe('snapshots of templates', () => {
     await collectImages({ ...own, neededSnapshots })
     expect([asked, own.snapshots.ids(), layers(own)]).toEqual([2, ['tagged'], ['a']])
   })
+})
+
+test('a full disk keeps nothing from being collected, and nothing that is needed is', async () => {
+  const own = open('own', 'ab')
+  own.references.replace(own.ownDigests())
+  const references = join(dir, 'references')
+  cpSync(references, `${references}.before`, { recursive: true })
+  mount('tmpfs', references, 'tmpfs', 0, 'size=64k')
+  try {
+    cpSync(`${references}.before`, references, { recursive: true })
+    expect(() => writeFileSync(join(references, 'filler'), Buffer.alloc(2 ** 20))).toThrow('ENOSPC')
+    // Not yet on the disk that it needs the third, no more that it needs the second.
+    const now = { ...own, ownDigests: () => new Set(['a', 'c'].map(digestOf)) }
+    for (const letter of 'abcd') plant(letter, 2 * HOUR_MS)
+    await collectImages(now)
+    expect(own.layers.list().map(({ digest }) => digest[0])).toEqual(['a', 'b', 'c'])
+    rmSync(join(references, 'filler'))
+    await collectImages(now)
+    expect(own.layers.list().map(({ digest }) => digest[0])).toEqual(['a', 'c'])
+  } finally {
+    umount2(references)
+  }
 })

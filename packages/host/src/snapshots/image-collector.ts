@@ -73,7 +73,12 @@ export async function collectImages(parts: CollectorParts): Promise<void> {
     const memories = await snapshots.dropForgotten()
     await steps.dropForgotten()
     const needed = async (): Promise<Set<string>> =>
-      new Set([...references.ofAll(), ...(await snapshots.layerDigests()), ...(await steps.layerDigests())])
+      new Set([
+        ...references.ofAll(),
+        ...parts.ownDigests(),
+        ...(await snapshots.layerDigests()),
+        ...(await steps.layerDigests()),
+      ])
     const gone = await layers.collectGarbage(needed)
     if (gone.length + memories + manifests.length > 0) {
       log.info({ event: 'images.collected', layers: gone, memories, snapshots: manifests })
@@ -89,8 +94,9 @@ async function dropSnapshots(parts: CollectorParts): Promise<string[]> {
   if (!neededSnapshots) return []
   const needed = async (): Promise<Set<string>> => {
     const { published, own } = await neededSnapshots()
-    references.replace(ownDigests(), new Set([...own, ...startedFrom()]))
-    return new Set([...published, ...(references.snapshotsOfAll() ?? snapshots.ids())])
+    const mine = new Set([...own, ...startedFrom()])
+    references.replace(ownDigests(), mine)
+    return new Set([...published, ...mine, ...(references.snapshotsOfAll() ?? snapshots.ids())])
   }
   const gone = await snapshots.dropUnneeded(needed)
   for (const id of gone) await onSnapshotGone(id)

@@ -11,6 +11,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
+import { isShortage } from '../linux/shortage.ts'
 
 /**
  * Which layers and snapshots of templates each instance needs that shares a folder of images: what its sandboxes run on,
@@ -57,15 +58,22 @@ export class LayerReferences {
   }
 
   /**
-   * Needs exactly these from now on.
+   * Needs exactly these from now on; on a full disk it goes on to name those from before, since what is collected makes
+   * room there.
    * @param snapshots those needed until now where it is not known
    * @returns layers that it needs no more
    */
   replace(digests: ReadonlySet<string>, snapshots = this.#snapshots): string[] {
     const dropped = [...this.#digests].filter((digest) => !digests.has(digest))
-    if (!isSame(digests, this.#digests) || !isSame(snapshots, this.#snapshots))
+    if (isSame(digests, this.#digests) && isSame(snapshots, this.#snapshots)) return dropped
+    try {
       this.#write(digests, snapshots)
-    return dropped
+      return dropped
+    } catch (error) {
+      if (!isShortage(error)) throw error
+      rmSync(`${this.#path}.new`, { force: true })
+      return []
+    }
   }
 
   /** Layers that all instances need. @throws when one cannot be read: then nothing may be collected */
