@@ -17,8 +17,8 @@ import {
   recordLimits,
 } from './firecracker-limits.ts'
 import { traitsOf } from './firecracker-version.ts'
+import { kvmFault } from './kvm.ts'
 import type { MachinePlan, Monitor, MonitorCommand, MonitorSupport, RunningMachine } from './monitor.ts'
-import { canOpenKvm } from './monitor-devices.ts'
 
 /** Counts up when devices change in a way that older memory does not fit. */
 const LAYOUT = 2
@@ -76,11 +76,8 @@ export class FirecrackerMonitor implements Monitor {
       return broken(`the jailer at ${jailerPath} is ${jailer ?? 'not there'}, not ${version}`)
     if (isDynamic(firecrackerPath))
       return broken(`${firecrackerPath} is not static: the jailer cannot jail it`)
-    if (!canOpenKvm())
-      return broken(
-        'there is no /dev/kvm',
-        'load kvm_intel or kvm_amd, or turn virtualisation on in the firmware',
-      )
+    const fault = kvmFault()
+    if (fault) return broken(fault.detail, fault.remedy)
     const detail = 'Firecracker under its jailer'
     return { usable: true, version: `Firecracker ${version}`, detail, remedy: '', isFast: true }
   }

@@ -1,4 +1,4 @@
-import { chmodSync, closeSync, existsSync, mkdirSync, openSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { checked, libcFunction } from '../../linux/libc.ts'
 import { MS_NOEXEC, MS_NOSUID, mount } from '../../linux/mount.ts'
@@ -33,14 +33,4 @@ export function prepareMonitorDevices(directory: string): { from: string; to: st
     chmodSync(node, OPEN_TO_ALL)
   }
   return binds
-}
-
-/** Whether this machine has a KVM that opens, which does not say that it can run a guest. */
-export function canOpenKvm(): boolean {
-  try {
-    closeSync(openSync('/dev/kvm', 'r+'))
-    return true
-  } catch {
-    return false
-  }
 }

@@ -13,9 +13,10 @@ import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { run } from '../../linux/process.ts'
 import type { Slot } from '../../slots/slots.ts'
+import { kvmFault } from './kvm.ts'
 import { copyGuestMemory } from './memory-file.ts'
 import type { MachinePlan, Monitor, MonitorCommand, MonitorSupport, RunningMachine } from './monitor.ts'
-import { canOpenKvm, prepareMonitorDevices } from './monitor-devices.ts'
+import { prepareMonitorDevices } from './monitor-devices.ts'
 import { QEMU_LAYOUT, QEMU_MAX_DRIVES, qemuCommand, qemuFiles, SEEN_AT } from './qemu-command.ts'
 import { isGone, Qmp } from './qmp.ts'
 
@@ -80,10 +81,8 @@ export class QemuMonitor implements Monitor {
       return { usable: false, version: '', detail: `${path} cannot be run`, remedy, isFast }
     }
     const version = `QEMU ${this.#version}`
-    if (isFast && !canOpenKvm()) {
-      const remedy = 'load kvm_intel or kvm_amd, or turn virtualisation on in the firmware'
-      return { usable: false, version, detail: 'there is no /dev/kvm', remedy, isFast }
-    }
+    const fault = isFast ? kvmFault() : undefined
+    if (fault) return { usable: false, version, ...fault, isFast }
     return { usable: true, version, detail: how, remedy: '', isFast }
   }
 
