@@ -124,7 +124,7 @@ describe('logs and metrics', () => {
     expect(shown.pauseMode).toBe(undefined)
     const again = await Sandbox.connect(sandbox.sandboxId, { timeoutMs: 60_000 })
     expect((await again.commands.run('pgrep -c python3')).stdout.trim()).toBe('1')
-    expect(await messagesOf(sandbox.sandboxId, '?search=Sandbox')).toEqual([
+    expect(await messagesOf(sandbox.sandboxId, '?direction=forward&search=Sandbox')).toEqual([
       'Sandbox created',
       'Sandbox paused',
       'Sandbox resumed',

@@ -28,6 +28,13 @@ export interface CompletedKey {
   readonly answer: string
 }
 
+const LISTED = [
+  ...(['id', 'teamId', 'templateId', 'alias', 'state', 'agentUnresponsive', 'startedAt', 'endAt'] as const),
+  ...(['cpuCount', 'memoryMib', 'diskMib', 'envdVersion', 'metadata', 'config'] as const),
+] as const
+/** What lists show of a sandbox. */
+export type ListedRow = Pick<SandboxRow, (typeof LISTED)[number]>
+
 export class SandboxRepository {
   readonly #db: StoreDb
   readonly #metadataSyntax: 'sqlite' | 'postgres'
@@ -102,12 +109,12 @@ export class SandboxRepository {
       .execute()
   }
 
-  async list(filter: SandboxFilter, page: SandboxPage): Promise<SandboxRow[]> {
+  async list(filter: SandboxFilter, page: SandboxPage): Promise<ListedRow[]> {
     const { after, order } = page
     const direction = order === 'asc' ? '>' : '<'
     let query = this.#db
       .selectFrom('sandboxes')
-      .selectAll()
+      .select(LISTED)
       .where((builder) => this.#matches(builder, filter))
     if (after) {
       query = query.where(({ eb, and, or }) =>

@@ -71,6 +71,18 @@ describe.each(databaseKinds)('input that no client sends, on %s', (_name, start)
     expect(found.json<{ sandboxID: string }[]>().map(({ sandboxID }) => sandboxID)).toEqual([made.sandboxID])
   })
 
+  it('bounds what is kept of a sandbox', async () => {
+    const create = (body: object) => test.request('POST', '/v2/sandboxes', { templateID: 'base', ...body })
+    const kib = (count: number) => 'ä'.repeat(count * 512)
+    expect((await create({ metadata: { '': kib(256) } })).status).toBe(201)
+    expect((await create({ metadata: { a: kib(256) } })).json()).toEqual({
+      code: 400,
+      message: 'metadata must be at most 262144 bytes together',
+    })
+    expect((await create({ envVars: { a: kib(512), b: kib(512) } })).status).toBe(400)
+    expect((await create({ network: { httpsPorts: Array(1001).fill(443) } })).status).toBe(400)
+  })
+
   it('refuses a body that is nested without end', async () => {
     const depth = 100_000
     const deep = `${'['.repeat(depth)}"\\ud800"${']'.repeat(depth)}`

@@ -1,5 +1,6 @@
 import { publicNetworkConfig } from '@sandbox/contract/rest/network-rules'
 import type { ListedSandbox, Sandbox, SandboxDetail } from '@sandbox/contract/rest/sandboxes'
+import type { ListedRow } from '@sandbox/store/sandboxes'
 import type { SandboxRow } from '@sandbox/store/schema'
 import type { SandboxTokens } from '../auth/tokens.ts'
 import type { SandboxSettings } from './new-sandbox.ts'
@@ -16,7 +17,8 @@ export interface AnswerFacts {
   readonly isPrivate: boolean
 }
 
-export const settingsOf = (row: SandboxRow): SandboxSettings => JSON.parse(row.config) as SandboxSettings
+export const settingsOf = (row: Pick<SandboxRow, 'config'>): SandboxSettings =>
+  JSON.parse(row.config) as SandboxSettings
 
 /** Turns rows into the bodies of the REST API. */
 export class Answers {
@@ -41,7 +43,7 @@ export class Answers {
     }
   }
 
-  listed(row: SandboxRow): ListedSandbox {
+  listed(row: ListedRow): ListedSandbox {
     const { volumeMounts } = settingsOf(row)
     return {
       templateID: row.templateId,

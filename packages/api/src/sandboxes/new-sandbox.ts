@@ -19,6 +19,11 @@ export interface SandboxSettings {
 /** Begins the name of a secret or token in the value of a header. */
 const PLACEHOLDER = `\${e2b.`
 
+/** Of names and values. A page of a list has the metadata of a hundred sandboxes. */
+const MAX_METADATA_BYTES = 256 * 1024
+/** Linux gives no program more than 2 MiB of arguments and environment. */
+const MAX_ENV_BYTES = 1024 * 1024
+
 const refuse = (message: string): never => {
   throw new ApiError('badRequest', message)
 }
@@ -68,8 +73,11 @@ function checkVolumeMounts(mounts: readonly { name: string; path: string }[]): v
 }
 
 /** PostgreSQL cannot hold NUL in text, and a process cannot in its environment. */
-function checkStrings(name: string, map: Readonly<Record<string, string>>): void {
+function checkStrings(name: string, map: Readonly<Record<string, string>>, maxBytes: number): void {
+  let bytes = 0
   for (const [key, value] of Object.entries(map)) {
+    bytes += Buffer.byteLength(key) + Buffer.byteLength(value)
+    if (bytes > maxBytes) refuse(`${name} must be at most ${maxBytes} bytes together`)
     if (key.includes('\0') || value.includes('\0')) refuse(`${name} must not contain NUL characters`)
     if (name === 'envVars' && (key === '' || key.includes('='))) refuse(`'${key}' is not a name of an envVar`)
   }
@@ -80,8 +88,8 @@ function checkStrings(name: string, map: Readonly<Record<string, string>>): void
  * @throws ApiError 400 invalid, 403 a feature that is off
  */
 export function readSettings(body: NewSandboxV2, features: Features): SandboxSettings {
-  checkStrings('metadata', body.metadata ?? {})
-  checkStrings('envVars', body.envVars ?? {})
+  checkStrings('metadata', body.metadata ?? {}, MAX_METADATA_BYTES)
+  checkStrings('envVars', body.envVars ?? {}, MAX_ENV_BYTES)
   checkVolumeMounts(body.volumeMounts ?? [])
   if (body.network) checkNetwork(body.network, features)
   const autoPause = body.autoPause ?? false

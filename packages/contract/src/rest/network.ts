@@ -35,7 +35,7 @@ export const SandboxNetworkConfig = Type.Object({
   ...egressFields,
   allowPublicTraffic: Type.Optional(Type.Union([Type.Boolean(), Type.Null()])),
   maskRequestHost: Type.Optional(Type.String()),
-  httpsPorts: Type.Optional(Type.Array(Type.Integer({ minimum: 1, maximum: 65535 }))),
+  httpsPorts: Type.Optional(Type.Array(Type.Integer({ minimum: 1, maximum: 65535 }), { maxItems: 1000 })),
 })
 export type SandboxNetworkConfig = Static<typeof SandboxNetworkConfig>
 
