@@ -1,7 +1,7 @@
 /** What probes of engines have in common: a slot that no sandbox has, and what they answer. */
-import { copyFileSync, mkdirSync, rmSync } from 'node:fs'
+import { copyFileSync, mkdirSync, rmSync, statSync } from 'node:fs'
 import { constants } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import type { CgroupRoot } from '../linux/cgroup-root.ts'
 import { releaseUserNamespace } from '../linux/idmap.ts'
 import type { Slot } from '../slots/slots.ts'
@@ -63,7 +63,7 @@ export async function inProbeSlot(
     })
   } catch (error) {
     if (lacksRoom(error)) throw error
-    return unusable(version, message(error), 'needs root, user namespaces and idmapped mounts (Linux 5.19)')
+    return unusable(version, message(error), remedyOf(runDir))
   } finally {
     await cgroup.remove()
     await releaseUserNamespace(probe.uidBase)
@@ -72,6 +72,20 @@ export async function inProbeSlot(
     await probe.give(upper)
   }
 }
+
+function remedyOf(runDir: string): string {
+  const closed = closedDirectory(runDir)
+  if (closed) return `chmod o+x ${closed}: sandboxes are nobody on this machine and must pass it`
+  return 'needs root, user namespaces and idmapped mounts (Linux 5.19)'
+}
+
+/** The topmost directory on the way to a path, itself included, that others may not pass; undefined: there is none. */
+export function closedDirectory(path: string): string | undefined {
+  const above = path === dirname(path) ? undefined : closedDirectory(dirname(path))
+  return above ?? ((statSync(path).mode & OTHERS_MAY_PASS) === 0 ? path : undefined)
+}
+
+const OTHERS_MAY_PASS = 0o001
 
 export const probeSlot = (
   index: number,

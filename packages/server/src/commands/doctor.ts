@@ -49,6 +49,7 @@ function installedFindings(config: Config): Finding[] {
 }
 
 const NAME_WIDTH = 32
+const SERVING = 'engine of sandboxes'
 
 const criuWay = (kind: 'cow' | 'stock'): string =>
   kind === 'cow' ? 'memory is mapped copy-on-write' : 'memory is copied at each start'
@@ -57,7 +58,12 @@ const criuWay = (kind: 'cow' | 'stock'): string =>
 async function engineFindings(config: Config): Promise<Finding[]> {
   const runtime = readRuntime(config)
   if (!runtime || process.getuid?.() !== 0) return []
-  const reports = await probeEngines(config, runtime)
+  let reports: EngineReports
+  try {
+    reports = await probeEngines(config, runtime)
+  } catch (error) {
+    return [untried((error as Error).message)]
+  }
   const found = reports.map(
     ({ name, report }): Finding => ({
       kind: 'engine',
@@ -68,9 +74,36 @@ async function engineFindings(config: Config): Promise<Finding[]> {
       remedy: report.remedy,
     }),
   )
+  found.unshift(servingEngine(config.isolation, reports))
   const guestKernel = await checkGuestKernel(config)
   if (guestKernel) found.push({ ...guestKernel, kind: 'engine' })
   return [...found, ...(await notInstalled(config, new Set(reports.map(({ name }) => name))))]
+}
+
+type EngineReports = Awaited<ReturnType<typeof probeEngines>>
+
+const untried = (reason: string): Finding => ({
+  kind: 'engine',
+  name: SERVING,
+  ok: false,
+  required: true,
+  detail: `could not be tried: ${reason}`,
+  remedy: 'Make room on the disk of the state directory, if that is why, and try again.',
+})
+
+/** The engine of sandboxes whose template asks for none. @param reports of those that are installed, strongest first */
+export function servingEngine(isolation: Config['isolation'], reports: EngineReports): Finding {
+  const wanted = reports.filter(({ name }) => isolation === 'auto' || name === isolation)
+  const serving = wanted.find(({ report }) => report.usable)
+  const remedies = wanted.map(({ report }) => report.remedy).filter(Boolean)
+  return {
+    kind: 'engine',
+    name: SERVING,
+    ok: serving !== undefined,
+    required: true,
+    detail: serving ? `${serving.name} (isolation: ${isolation})` : `none boots (isolation: ${isolation})`,
+    remedy: remedies.join('; ') || `npm run engine -- list`,
+  }
 }
 
 /** What could be had here for an engine that is not there yet. */

@@ -1,3 +1,4 @@
+import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Engine, EngineReport } from '@sandbox/host/engines/engine'
 import { probeEach } from '@sandbox/host/engines/engines'
@@ -34,26 +35,23 @@ export async function probeEngines(
   runtime: Runtime,
 ): Promise<{ name: string; report: EngineReport }[]> {
   const runDir = `${config.runDir}-probe`
-  prepareRunDir(runDir)
-  const layers = new LayerStore({
-    layersDir: join(config.imagesDir, 'layers'),
-    mountsDir: join(runDir, 'layers'),
-  })
+  const file = join(config.stateDir, 'probe.btrfs')
   const cgroups = new CgroupRoot({ instance: PROBE_INSTANCE })
-  cgroups.prepare()
-  const uppers = await UpperStore.open({
-    file: join(config.stateDir, 'probe.btrfs'),
-    mountPoint: join(runDir, 'uppers'),
-    sizeMib: MIB_PER_GIB,
-  })
+  let uppers: UpperStore | undefined
   try {
+    prepareRunDir(runDir)
+    const layersDir = join(config.imagesDir, 'layers')
+    const layers = new LayerStore({ layersDir, mountsDir: join(runDir, 'layers') })
+    cgroups.prepare()
+    uppers = await UpperStore.open({ file, mountPoint: join(runDir, 'uppers'), sizeMib: MIB_PER_GIB })
     const spareUidBase = config.uidBase - 65_536
     const parts = { runDir, layers, uppers, cgroups, spareUidBase }
     const probed = await probeEach(await openInstalledEngines(config, runtime, parts))
     return probed.map(({ engine, report }) => ({ name: engine.name, report }))
   } finally {
-    await uppers.close()
+    await uppers?.close()
     await cgroups.remove()
     removeRunDir(runDir)
+    rmSync(file, { force: true })
   }
 }
