@@ -56,6 +56,12 @@ def test_code_keeps_state_and_reports_errors():
         assert frame.results[0].data == {"a": [1, 2]}
 
 
+def test_any_text_is_output():
+    with CodeSandbox.create() as sandbox:
+        execution = sandbox.run_code("print('a\\x85b\\u2028c\\u2029d', chr(0xd800))")
+        assert "".join(execution.logs.stdout) == "a\x85b\u2028c\u2029d \ufffd\n"
+
+
 def test_a_wrong_key_and_an_unknown_template_are_refused():
     with pytest.raises(AuthenticationException):
         Sandbox.create("base", api_key="e2b_" + "0" * 40)

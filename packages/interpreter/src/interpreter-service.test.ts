@@ -50,6 +50,29 @@ describe('the stream of an execution', () => {
     expect(String(error?.traceback)).not.toContain('\u001b')
   })
 
+  test('text that ends lines elsewhere, or is no text, is one line that every client can read', async () => {
+    const code = String.raw`print("a\u0085b\u2028c\u2029d\ud800e\\ud800"); raise ValueError("f\udcff")`
+    const answer = await sandbox.post('/execute', { code })
+    const body = await answer.text()
+    expect(body).not.toMatch(/[\u0085\u2028\u2029]/)
+    const lines = body.trimEnd().split('\n').map(parseLine)
+    expect(one(lines, 'stdout')?.text).toBe('a\u0085b\u2028c\u2029d\ufffde\\ud800\n')
+    expect(one(lines, 'error')).toMatchObject({ name: 'ValueError', value: 'f\ufffd' })
+  })
+
+  test.each(['python', 'javascript', 'bash'])(
+    'half a character in code of %s is not met with silence',
+    async (language) => {
+      const lines = await sandbox.execute('"\ud800"', { language })
+      expect(lines.map(({ type }) => type)).toEqual([
+        'number_of_executions',
+        expect.stringMatching(/error|result|stdout/),
+        ...(language === 'bash' ? ['error'] : []),
+        'end_of_execution',
+      ])
+    },
+  )
+
   test('silence is broken by keepalives', async () => {
     const lines = await sandbox.execute('import time; time.sleep(1.3)')
     expect(lines.filter((line) => line.type === 'keepalive').length).toBeGreaterThanOrEqual(2)
@@ -254,6 +277,21 @@ describe('variables and copies', () => {
     expect(await read('OWN')).toBe('kept')
     expect(textOf(await sandbox.execute('"p" in globals() or "arg" in globals()'))).toBe('False')
   })
+
+  test.each(['python', 'javascript', 'bash'])(
+    'those that cannot be do not keep others away: %s',
+    async (language) => {
+      const env_vars = { '': 'e', 'A=B': 'e', NUL: 'x\0y', HALF: '\ud800', LAST: 'here' }
+      const read = {
+        python: 'import os; print(os.getenv("LAST"))',
+        javascript: 'console.log(process.env.LAST)',
+      }
+      const code = read[language as keyof typeof read] ?? 'echo ${LAST-None}'
+      const lines = await sandbox.execute(code, { language, env_vars })
+      expect(one(lines, 'stdout')?.text).toBe('here\n')
+      expect(one(await sandbox.execute(code, { language }), 'stdout')?.text).toMatch(/^(None|undefined)\n$/)
+    },
+  )
 
   test('a new start of the sandbox brings its variables and its own random numbers', async () => {
     const code = 'import random, numpy\n(random.random(), numpy.random.rand())'

@@ -63,6 +63,13 @@ def test_categories_keep_their_names(axes):
     assert chart["elements"][0]["points"][2] == ("c", 3.0)
 
 
+def test_gaps_are_no_text(axes):
+    axes.plot([1, None, 3])
+    axes.plot(numpy.ma.masked_equal([4, 5, 6], 5))
+    values = [[y for _, y in line["points"]] for line in chart_of(axes)["elements"]]
+    assert numpy.array_equal(values, [[1, numpy.nan, 3], [4, numpy.nan, 6]], equal_nan=True)
+
+
 def test_scatter(axes):
     axes.scatter([1, 2], [3, 4], label="dots")
     axes.grid(True)

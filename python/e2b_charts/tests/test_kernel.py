@@ -75,3 +75,12 @@ answer(len(shown))
 """
     assert run(code) == 2
     assert (tmp_path / "a.png").exists()
+
+
+def test_halves_of_characters_do_not_cost_the_message():
+    code = """
+import json
+from e2b_charts.kernel.packing import pack
+answer([json.loads(pack({"text": text})) for text in ("\\ud800", "whole")])
+"""
+    assert run(code) == [{"text": "\ud800"}, {"text": "whole"}]

@@ -39,7 +39,7 @@ final class Settings {
     if (wanted.get("runEnv") instanceof Map<?, ?> own) {
       saved.clear();
       own.forEach((name, value) -> {
-        saved.put((String) name, System.getProperty((String) name));
+        if (!((String) name).isEmpty()) saved.put((String) name, System.getProperty((String) name));
         set((String) name, (String) value);
       });
     }

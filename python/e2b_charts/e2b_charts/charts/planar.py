@@ -1,5 +1,6 @@
 """Charts of points: lines and scatters, with the scales and ticks of both axes."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -93,13 +94,15 @@ class ScatterChart(PointChart):
 
 
 def coordinate(value: Any) -> Coordinate:
-    """A number, or text: the ISO form of a date (seconds for numpy's), the name of a category."""
+    """A number, NaN for a gap, or text: the ISO form of a date (seconds for numpy's), the name of a category."""
     if isinstance(value, str):
         return str(value)
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, numpy.datetime64):
         return str(value.astype("datetime64[s]"))
+    if value is None or value is numpy.ma.masked:
+        return math.nan
     try:
         return float(value)
     except (TypeError, ValueError):
