@@ -1,4 +1,4 @@
-/** Cells of JavaScript, TypeScript and Bash, from the service down to the template's kernels. */
+/** Cells of JavaScript and TypeScript, from the service down to the template's kernels. */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -60,6 +60,13 @@ describe('a cell of JavaScript', () => {
     expect(String(error?.traceback).split('\n').length).toBe(3)
     const wrong = one(await run('\nlet x y'), 'error')
     expect(wrong).toMatchObject({ name: 'SyntaxError', traceback: expect.stringContaining(':2:7\nlet x y') })
+  })
+
+  test('prints and keeps errors with the frames of the cell alone', async () => {
+    const lines = await run('function fail() { return new Error("no") }\nconsole.log(fail()); fail()')
+    const [printed, result] = [one(lines, 'stdout')?.text, one(lines, 'result')?.text]
+    expect(String(printed)).toMatch(/^Error: no\n +at fail \(cell-\d+\.js:1:26\)\n +at cell-\d+\.js:2:13\n$/)
+    expect(String(result)).toMatch(/^Error: no\n +at fail \(cell-\d+\.js:1:26\)\n +at cell-\d+\.js:2:22$/)
   })
 
   test('shows rich results', async () => {
@@ -180,71 +187,4 @@ test('TypeScript: types, enums, generic calls', async () => {
   const code =
     'enum E { A, B }\nfunction id<T>(x: T): T { return x }\nconst m: string = id<string>("x"); m + E.B'
   expect(await value(code, { language: 'ts' })).toBe('x1')
-})
-
-test('Bash: a variable of one execution leaves none behind, and an own one as it was', async () => {
-  const bash = async (code: string, fields = {}): Promise<unknown> =>
-    one(await sandbox.execute(code, { language: 'bash', ...fields }), 'stdout')?.text
-  await bash('OWN=kept')
-  expect(await bash('echo "$OWN $NEW"', { env_vars: { OWN: 'once', NEW: "it's" } })).toBe("once it's\n")
-  expect(await bash('echo "$OWN ${NEW-gone}"')).toBe('kept gone\n')
-  expect(await bash('env | grep -c ^OWN=')).toBe('0\n')
-})
-
-describe('a cell of Bash', () => {
-  const bash = (code: string): Promise<Line[]> => sandbox.execute(code, { language: 'bash' })
-  const printed = (lines: Line[]): string =>
-    lines.map((line) => (line.type === 'stdout' ? line.text : '')).join('')
-
-  test('prints in order what its programs write, line by line as they do', async () => {
-    const start = Date.now()
-    const lines = await bash('echo "ü 😀"; ls /nope; seq 1 100000 | tail -n 1; (sleep 0.2; echo late)')
-    expect(printed(lines)).toMatch(/^ü 😀\nls: .*\n100000\nlate\n$/)
-    expect(lines.filter(({ type }) => type === 'stdout').length).toBeGreaterThan(1)
-    expect(printed(await bash('seq 1 200000')).length).toBe(1_288_895)
-    expect(Date.now() - start).toBeLessThan(5000)
-  })
-
-  test.each([
-    ['false', '1'],
-    ['no-such-program', '127'],
-    ['if true; then', '2'],
-    ['exit 3', '3'],
-    ['kill -9 $$', '-9'],
-  ])('that fails tells its status: %s', async (code, status) => {
-    expect(one(await bash(code), 'error')).toMatchObject({
-      name: 'ExitStatus',
-      value: status,
-      traceback: expect.stringContaining(status),
-    })
-    expect(printed(await bash('echo on'))).toBe('on\n')
-  })
-
-  test('keeps directory, variables, functions and aliases, and cannot disturb the kernel', async () => {
-    await bash('cd /tmp; A=1; declare -A m=([k]=v); f() { echo "f $1"; }; alias z="echo aliased"; PS1=prompt')
-    expect(
-      printed(await bash('pwd; echo $A ${m[k]}; f x; z; read line; break 2>/dev/null; echo "a!b"')),
-    ).toBe('/tmp\n1 v\nf x\naliased\na!b\n')
-    await bash('cd ~')
-  })
-
-  test.each([
-    ['a program', 'sleep 100'],
-    ['a loop', 'while true; do :; done'],
-    ['a program that ignores interrupts', "trap '' INT; sleep 100"],
-  ])('%s is interrupted when the client leaves', async (_name, code) => {
-    const left = new AbortController()
-    await sandbox.post('/execute', { code, language: 'bash' }, left.signal)
-    await delay(200)
-    left.abort()
-    const start = Date.now()
-    expect(printed(await bash('echo free'))).toBe('free\n')
-    expect(Date.now() - start).toBeLessThan(1200)
-  })
-
-  test('shows rich results', async () => {
-    expect(one(await bash('echo "<b>x</b>" | displayHTML'), 'result')).toMatchObject({ html: '<b>x</b>\n' })
-    const image = 'echo iVBORw0KGgoAAAANSUhEUg== | base64 -d | display'
-    expect(one(await bash(image), 'result')).toMatchObject({ png: 'iVBORw0KGgoAAAANSUhEUg==' })
-  })
 })

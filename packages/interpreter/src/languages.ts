@@ -51,7 +51,7 @@ def assign(values, saved=None):
         try:
             if saved is not None: saved[key] = os.environ.get(key)
             os.environ[key] = value
-        except (ValueError, UnicodeError): pass
+        except (OSError, ValueError): pass
 assign(p.get('env'))
 if p.get('runEnv'):
     saved = {}
@@ -112,8 +112,11 @@ const scripted = (kernelName: string): Language => ({
 })
 
 const shellQuote = (value: string): string => `'${value.replaceAll("'", "'\\''")}'`
+/** Without what no variable of a process can be: other names, NUL, half a character. */
 const shellNames = (variables: Record<string, string> | undefined): [string, string][] =>
-  Object.entries(variables ?? {}).filter(([name]) => /^[A-Za-z_][A-Za-z0-9_]*$/.test(name))
+  Object.entries(variables ?? {})
+    .filter(([name]) => /^[A-Za-z_][A-Za-z0-9_]*$/.test(name))
+    .map(([name, value]) => [name, value.replaceAll('\0', '').toWellFormed()])
 const assignShell = ([name, value]: [string, string]): string => `export ${name}=${shellQuote(value)}`
 /** Keeps whether there was a value, which, and whether programs saw it. */
 const saveShell = ([name]: [string, string]): string =>
@@ -123,9 +126,16 @@ const restoreShell = (name: string): string =>
   ` [[ $__e2b_kind_${name} == *x* ]] || export -n ${name}; else unset ${name}; fi;` +
   ` unset __e2b_value_${name} __e2b_kind_${name}`
 
-const rQuote = (value: string): string => JSON.stringify(value)
+/** In the shell it is a comment: our own kernel keeps it for the shell that follows when this one ends. */
+const rememberShell = (cwd: string | undefined, env: Record<string, string> | undefined): string[] =>
+  cwd === undefined && env === undefined
+    ? []
+    : [`#e2b.prepare ${JSON.stringify({ cwd, env: Object.fromEntries(shellNames(env)) })}`]
+
+/** R's texts hold neither NUL nor half a character. */
+const rQuote = (value: string): string => JSON.stringify(value.replaceAll('\0', '').toWellFormed())
 const assignR = ([name, value]: [string, string]): string =>
-  `do.call(Sys.setenv, setNames(list(${rQuote(value)}), ${rQuote(name)}))`
+  `try(do.call(Sys.setenv, setNames(list(${rQuote(value)}), ${rQuote(name)})), silent = TRUE)`
 /** The generator's whole state: a seed alone is 32 bits, and R would make it of time and process id. */
 const RESEED_R =
   'local({ f <- file("/dev/urandom", "rb"); on.exit(close(f)); set.seed(readBin(f, "integer", 1, 2, FALSE));' +
@@ -163,6 +173,7 @@ const languages: Readonly<Record<string, Language>> = {
     kernelName: 'bash',
     prepare: ({ cwd, env, runEnv, reseed }) =>
       [
+        ...rememberShell(cwd, env),
         ...(cwd === undefined ? [] : [`cd ${shellQuote(cwd)}`]),
         ...shellNames(env).map(assignShell),
         ...shellNames(runEnv).map(saveShell),

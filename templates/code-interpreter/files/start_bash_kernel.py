@@ -5,9 +5,11 @@ output, an end that is never found after `PS1=x`, and a `read` that waits for ev
 descriptor of its own how a cell ended. Programs still write to a terminal, so that their output comes line by line.
 """
 
+import asyncio
 import base64
 import codecs
 import fcntl
+import json
 import os
 import pty
 import selectors
@@ -22,18 +24,20 @@ import tty
 from ipykernel.kernelapp import IPKernelApp
 from ipykernel.kernelbase import Kernel
 
-SHELL = ["/bin/bash", "--noediting", "-i"]
+SHELL = ["/bin/bash", "--noediting"]
 FIRST_REPORT_DESCRIPTOR = 200
 CHUNK_BYTES = 64 * 1024
 MAX_TEXT = 64 * 1024
+# No kernel holds more of what was written to a terminal and is not read.
+TERMINAL_BYTES = 256 * 1024
 BATCH_SECONDS = 0.02
 START_SECONDS = 20
 # What an interrupt does when the one before was not enough: this long after the request.
 FORWARD_SECONDS, KILL_PROGRAMS_SECONDS, KILL_SHELL_SECONDS = 0.1, 0.5, 0.8
 
 SETTINGS = r"""
-PS1= PS2= PROMPT_COMMAND=; unset HISTFILE TMOUT; set +o history +H; shopt -u checkwinsize
-__e2b_show() { printf 'D %s %s\n' "$1" "$(base64 -w 0)" >&REPORT; }
+PS1= PS2= PROMPT_COMMAND=; unset HISTFILE TMOUT; set +o history +H; history -c; shopt -u checkwinsize
+__e2b_show() { builtin printf 'D %s %s\n' "$1" "$(base64 -w 0)" >&REPORT; }
 display() {
   local file; file=$(mktemp); cat > "$file"
   __e2b_show "$(file --brief --mime-type "$file")" < "$file"; rm -f "$file"
@@ -41,19 +45,21 @@ display() {
 displayHTML() { __e2b_show text/html; }
 displayJS() { __e2b_show application/javascript; }
 """
+# Silent code that begins so names, as JSON, directory and variables of the sandbox.
+PREPARE = "#e2b.prepare "
 
 
 class Shell:
     """One process of Bash. `events` yields what happens until the cell that was sent is over."""
 
-    def __init__(self):
+    def __init__(self, options):
         self.output, terminal = pty.openpty()
         tty.setraw(terminal)
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         self.reports, written = os.pipe()
         report = fcntl.fcntl(written, fcntl.F_DUPFD, FIRST_REPORT_DESCRIPTOR)
         self.process = subprocess.Popen(
-            SHELL, stdin=subprocess.PIPE, stdout=terminal, stderr=terminal, pass_fds=(report,)
+            [*SHELL, *options, "-i"], stdin=subprocess.PIPE, stdout=terminal, stderr=terminal, pass_fds=(report,)
         )
         for descriptor in (terminal, written, report):
             os.close(descriptor)
@@ -66,8 +72,8 @@ class Shell:
     def send(self, code):
         """The last line is read also when an interrupt ends the others."""
         cell = shlex.quote(code.replace("\0", ""))
-        run = f"eval {cell} </dev/null; printf 'S %s\\n' \"$?\" >&{self.report}; PS1= PS2="
-        lines = f"{run}\nprintf 'E\\n' >&{self.report}\n"
+        run = f"builtin eval {cell} </dev/null; builtin printf 'S %s\\n' \"$?\" >&{self.report}; PS1= PS2="
+        lines = f"{run}\nbuiltin printf 'E\\n' >&{self.report}\n"
         try:
             self.process.stdin.write(lines.encode("utf-8", "replace"))
             self.process.stdin.flush()
@@ -75,10 +81,19 @@ class Shell:
             pass  # Its end is seen by who waits for events.
 
     def read_output(self):
+        """The next piece, which is empty for the beginning of a character. None when nothing waits, or will come."""
         try:
             return self.decoder.decode(os.read(self.output, CHUNK_BYTES))
-        except (BlockingIOError, OSError):
-            return ""
+        except OSError:
+            return None
+
+    def rest_of_output(self):
+        """What programs have written until now; no more, because one in the background may never stop."""
+        for _ in range(TERMINAL_BYTES // CHUNK_BYTES):
+            text = self.read_output()
+            if text is None:
+                return
+            yield text
 
     def read_reports(self):
         try:
@@ -111,7 +126,10 @@ class Shell:
                 pass
 
     def close(self):
-        self.process.stdin.close()
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass  # It ended before it read all.
         self.process.kill()
         self.process.wait()
         for descriptor in (self.output, self.reports):
@@ -130,16 +148,55 @@ class BashKernel(Kernel):
         self._wakeups, self._wake = os.pipe()
         os.set_blocking(self._wakeups, False)
         self._text, self._sent_at, self._is_silent = [], 0.0, True
+        self._late = ""
         self._start_shell()
 
     def _start_shell(self):
-        self._shell = Shell()
+        """A start-up file of the user's that ends the shell, or waits for what nobody types, is left out."""
         self._is_silent = True
-        self._shell.send(SETTINGS.replace("REPORT", str(self._shell.report)))
-        self._wait_for_end(time.monotonic() + START_SECONDS)
+        for options in ([], ["--norc"]):
+            self._shell = Shell(options)
+            self._shell.send(SETTINGS.replace("REPORT", str(self._shell.report)))
+            status, _ = self._wait_for_end(time.monotonic() + START_SECONDS)
+            if status is not None:
+                return
+            self._shell.close()
+        raise RuntimeError("Bash does not start")
 
     def do_execute(self, code, silent, *_, **__):
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._shell.output)
         self._is_silent = silent
+        if silent:
+            self._remember(code)
+        else:
+            self._print(self._late)
+            self._late = ""
+        try:
+            return self._run(code)
+        finally:
+            loop.add_reader(self._shell.output, self._read_late, loop)
+
+    def _remember(self, code):
+        """What the sandbox gives to a shell it gives to the one that follows when that ends."""
+        if not code.startswith(PREPARE):
+            return
+        wanted = json.loads(code[len(PREPARE) :].partition("\n")[0])
+        os.environ.update(wanted.get("env") or {})
+        try:
+            os.chdir(wanted.get("cwd") or ".")
+        except OSError:
+            pass  # It is gone; code still runs.
+
+    def _read_late(self, loop):
+        """Programs in the background do not wait for the next cell, which shows the end of what they print."""
+        text = self._shell.read_output()
+        if text is None:
+            loop.remove_reader(self._shell.output)
+        else:
+            self._late = (self._late + text)[-MAX_TEXT:]
+
+    def _run(self, code):
         while self._read_wakeup():
             pass
         woken_by = (signal.SIGINT, signal.SIGCHLD)
@@ -167,7 +224,7 @@ class BashKernel(Kernel):
         return {"status": "error", "execution_count": count, **error}
 
     def _wait_for_end(self, until):
-        """Answers with the status and whether the cell was interrupted."""
+        """Answers with the status, None when there is none at that time, and whether the cell was interrupted."""
         shell, status, asked_at, is_over = self._shell, 130, None, False
         steps = [
             (FORWARD_SECONDS, lambda: shell.signal({shell.process.pid} | shell.programs(), signal.SIGINT)),
@@ -192,10 +249,13 @@ class BashKernel(Kernel):
                     asked_at = asked_at or time.monotonic()
                 while asked_at and steps and time.monotonic() >= asked_at + steps[0][0]:
                     steps.pop(0)[1]()
-                if not is_over and (shell.process.poll() is not None or (until and time.monotonic() > until)):
+                has_ended = shell.process.poll() is not None
+                if not is_over and until and (has_ended or time.monotonic() > until):
+                    return None, False
+                if not is_over and has_ended:
                     return self._restart_shell(), asked_at is not None
                 self._flush_when_due()
-        while text := shell.read_output():
+        for text in shell.rest_of_output():
             self._print(text)
         self._flush()
         return status, asked_at is not None
@@ -208,7 +268,7 @@ class BashKernel(Kernel):
 
     def _restart_shell(self):
         """Answers with the status of the shell that ended."""
-        while text := self._shell.read_output():
+        for text in self._shell.rest_of_output():
             self._print(text)
         self._print("Restarting Bash\n")
         self._flush()
