@@ -16,6 +16,7 @@ import { openSslEntropy } from './openssl.ts'
 import { OutputPipes } from './output-pipes.ts'
 import type { OutputSources } from './output-sources.ts'
 import { installRandom } from './random.ts'
+import { endStacksAtCells } from './stack-traces.ts'
 import { NoInputError, refuseInput } from './standard-input.ts'
 import { describeSyntaxError, describeThrown, type ErrorContent } from './thrown.ts'
 import { MessageCodec, type WireMessage } from './wire-message.ts'
@@ -76,6 +77,7 @@ export class Kernel {
   }
 
   #installGlobals(): void {
+    endStacksAtCells()
     installRandom()
     installModuleGlobals()
     refuseInput()
