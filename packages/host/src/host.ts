@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import type { ConnectRouter } from '@connectrpc/connect'
 import { Host as HostService } from '@sandbox/contract/gen/host/host_pb'
 import { randomName } from '@sandbox/contract/ids'
+import type { Logger } from 'pino'
 import { Builder } from './builds/builder.ts'
 import { StepCache } from './builds/step-cache.ts'
 import { Admission, readMachineMemory } from './cells/admission.ts'
@@ -32,6 +33,7 @@ import { Foreground } from './starting/foreground.ts'
 import { Pool } from './starting/pool.ts'
 import { openPooled, Starter } from './starting/start.ts'
 import type { LayerStore } from './storage/layers.ts'
+import type { UpperStore } from './storage/uppers.ts'
 
 /** One machine that runs sandboxes, composed. Nothing in the kernel is touched before `start`. */
 export interface Host {
@@ -119,6 +121,8 @@ export async function createHost(options: HostOptions, openEngines: OpenEngines)
     log,
   })
   let upkeep: NodeJS.Timeout | undefined
+  const recount = oneAtATime(() => recountFiles(sandboxes, uppers, log))
+  const tend = oneAtATime(() => runUpkeep({ options, pool, store, kept, snapshots, journal, machine }))
   return {
     routes: (router) =>
       router.service(
@@ -133,10 +137,10 @@ export async function createHost(options: HostOptions, openEngines: OpenEngines)
       const adopt = (entry: JournalEntry, cell: Cell): Promise<void> =>
         adoptInto(sandboxes, pool, entry, cell)
       const swept = await sweepAtStart({ cells, kept, adopt, log }, content)
-      upkeep = setInterval(
-        () => runUpkeep({ options, pool, store, kept, snapshots, journal, machine }),
-        UPKEEP_EVERY_MS,
-      )
+      upkeep = setInterval(() => {
+        tend()
+        recount()
+      }, UPKEEP_EVERY_MS)
       upkeep.unref()
       await store.sweepUnfinished()
       await listener.start()
@@ -204,6 +208,30 @@ async function runUpkeep(parts: UpkeepParts): Promise<void> {
     if (removed.length > 0) options.log.info({ event: 'host.upkeep', uppersRemoved: removed.length })
   } catch (error) {
     options.log.error({ event: 'host.upkeep', err: error })
+  }
+}
+
+/** What is asked for while it runs is left out. */
+function oneAtATime(work: () => Promise<void>): () => void {
+  let isRunning = false
+  return () => {
+    if (isRunning) return
+    isRunning = true
+    void work().finally(() => {
+      isRunning = false
+    })
+  }
+}
+
+/** A sandbox that has deleted what it inherited gets the room. One after the other: each reads a whole tree. */
+async function recountFiles(sandboxes: Sandboxes, uppers: UpperStore, log: Logger): Promise<void> {
+  for (const [sandboxId, cell] of sandboxes.cells()) {
+    try {
+      const bytes = await uppers.recount(cell.upper)
+      if (bytes > 0) log.info({ event: 'sandbox.recounted', sandboxId, bytes })
+    } catch (error) {
+      log.warn({ event: 'sandbox.recounted', sandboxId, err: error })
+    }
   }
 }
 

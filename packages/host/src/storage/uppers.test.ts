@@ -156,6 +156,21 @@ test('what was deleted before a clone is made is not counted, round after round'
   await store.settled()
 })
 
+test('what a clone deletes of its inheritance comes back to it while it runs, up to its cap', async () => {
+  const base = store.take(64)
+  fill(join(base.path, 'upper', 'file'), 48)
+  const clone = await store.clone(await store.snapshot(base), 64)
+  expect(await store.recount(clone)).toBe(0)
+  rmSync(join(clone.path, 'upper', 'file'))
+  expect(fill(join(clone.path, 'upper', 'own'), 40)).toBe('Disk quota exceeded')
+  rmSync(join(clone.path, 'upper', 'own'))
+  await store.sync(clone)
+  expect(await store.recount(clone)).toBeGreaterThan(40 * 2 ** 20)
+  expect(store.usageBytes(clone)).toBeLessThan(20 * 2 ** 20)
+  expect(fill(join(clone.path, 'upper', 'own'), 40)).toBeUndefined()
+  expect(fill(join(clone.path, 'upper', 'more'), 40)).toBe('Disk quota exceeded')
+})
+
 test('a store opened again finds the uppers of the one before and sweeps what nobody knows', async () => {
   const [kept, lost] = [store.take(16), store.take(16)]
   writeFileSync(join(kept.path, 'upper', 'file'), 'kept')

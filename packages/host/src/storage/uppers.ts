@@ -31,6 +31,8 @@ const defaultReadyCount = 8
 const countTimeoutMs = 120_000
 /** A copy of an upper that holds this share of the cap is counted file by file: what was deleted since is no debt. */
 const countedShare = 0.25
+/** One in use is counted when it holds this share. */
+const recountedShare = 0.75
 /** However full the original was, its copy can still write a little: else it could not even clean up. */
 const leastCapBytes = 4 * mebibyte
 
@@ -60,6 +62,8 @@ export class UpperStore {
   #deletions: Promise<void> = Promise.resolve()
   #failedDeletions = new Set<string>()
   readonly #unrecorded = new Set<string>()
+  /** By id, what is left of it where a recount has found less than there was at first. */
+  readonly #inherited = new Map<string, number>()
 
   private constructor(options: UpperStoreOptions) {
     this.mountPoint = options.mountPoint
@@ -103,6 +107,7 @@ export class UpperStore {
   /** Deletes an upper in the background. Idempotent. */
   release(upper: Pick<Upper, 'path'>): void {
     this.#unrecorded.delete(basename(upper.path))
+    this.#inherited.delete(basename(upper.path))
     this.#deletions = this.#deletions.then(() => this.#delete(upper.path))
   }
 
@@ -135,6 +140,24 @@ export class UpperStore {
       limitSubvolume(path, Math.max(leastCapBytes, capMib * mebibyte - inheritedBytes))
       return { id, path, capMib, inheritedBytes }
     })
+  }
+
+  /**
+   * Gives an upper in use that comes near its cap the room back of what it inherited and has deleted since, which the
+   * kernel charges to the original. What it may write of its own never exceeds the cap. @returns bytes given back
+   */
+  async recount(upper: Upper): Promise<number> {
+    const before = this.#inheritedBytes(upper)
+    const capBytes = upper.capMib * mebibyte
+    if (before === 0 || !this.has(upper)) return 0
+    if (this.usageBytes(upper) < capBytes * recountedShare) return 0
+    const held = await occupiedBytes(upper.path, { inUse: true })
+    if (!this.has(upper)) return 0
+    const inherited = Math.min(before, Math.max(0, held - this.#ownBytes(upper.path)))
+    if (before - inherited < mebibyte) return 0
+    limitSubvolume(upper.path, Math.max(leastCapBytes, capBytes - inherited))
+    this.#inherited.set(basename(upper.path), inherited)
+    return before - inherited
   }
 
   has({ path }: Pick<Upper, 'path'>): boolean {
@@ -171,7 +194,11 @@ export class UpperStore {
 
   /** Bytes the upper holds, as of the last commit: up to half a minute old. */
   usageBytes(upper: Pick<Upper, 'path' | 'inheritedBytes'>): number {
-    return this.#ownBytes(upper.path) + (upper.inheritedBytes ?? 0)
+    return this.#ownBytes(upper.path) + this.#inheritedBytes(upper)
+  }
+
+  #inheritedBytes({ path, inheritedBytes = 0 }: Pick<Upper, 'path' | 'inheritedBytes'>): number {
+    return this.#inherited.get(basename(path)) ?? inheritedBytes
   }
 
   #ownBytes(path: string): number {
@@ -297,9 +324,11 @@ export class UpperStore {
 
 const noSpace = (file: string, what: string): SystemError => new SystemError(ENOSPC, 'write', file, what)
 
-/** What the files of a directory take, each once. */
-async function occupiedBytes(path: string): Promise<number> {
-  const { stdout } = await run('du', ['-s', '--block-size=1', path], { timeoutMs: countTimeoutMs })
+/** What the files of a directory take, each once. @param inUse files may go while they are counted */
+async function occupiedBytes(path: string, { inUse = false } = {}): Promise<number> {
+  const script = inUse ? 'du "$@" 2>/dev/null || true' : 'exec du "$@"'
+  const command = ['-c', script, 'sh', '-s', '--block-size=1', path]
+  const { stdout } = await run('sh', command, { timeoutMs: countTimeoutMs })
   return Number.parseInt(stdout, 10)
 }
 
