@@ -132,6 +132,15 @@ test('memory that cannot be restored here is refused, its files are not', () => 
   expect(open(machineWith('old')).ready(unnamed, true, layers).memoryDir).toBeDefined()
 })
 
+test('of two under one name one is refused, and the other is whole', async () => {
+  const kept = open()
+  const outcomes = await Promise.allSettled(['one', 'two'].map((of) => publish(kept, 's1', of)))
+  expect(outcomes.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected'])
+  const [known] = kept.paused()
+  expect(open().paused()).toEqual([known])
+  expect(existsSync(join(kept.memoryDir('s1'), 'pages-1.img'))).toBe(true)
+})
+
 test('one whose name cannot be moved away is deleted where it lies', async () => {
   const kept = open()
   await publish(kept, 's1', 'one')

@@ -161,12 +161,11 @@ export class KeptSnapshots {
     const text = `${JSON.stringify(snapshot, null, 2)}\n`
     await writeFile(join(draft.root, 'manifest.json'), text, { flag: 'wx', mode: 0o600 })
     await syncTree(draft.root)
-    const root = join(this.#dir, snapshot.id)
     try {
-      await renameDurably(draft.root, root)
+      await renameDurably(draft.root, join(this.#dir, snapshot.id))
     } catch (error) {
-      // The caller goes on without it: the next daemon must not find it either.
-      if (existsSync(root)) await this.#remove(snapshot.id)
+      // Renamed but not synced: the caller goes on without it, so the next daemon must not find it either.
+      if (!existsSync(draft.root)) await this.#remove(snapshot.id)
       throw error
     }
     this.#known.set(snapshot.id, snapshot)
