@@ -52,6 +52,7 @@ describe.each(Object.entries(LANGUAGES))('%s', (language, { hello, read, cwd }) 
 it.each([
   ['r', 'x <- 2; x * 3', '[1] 6'],
   ['java', 'int x = 2; x * 3', '6'],
+  ['java', String.raw`"say \"hi\"\n\tü"`, 'say "hi"\n\tü'],
   ['javascript', 'const x = 2; x * 3', '6'],
   ['typescript', 'const x: number = 2; x * 3', '6'],
 ])('the last value of %s is the text of the cell', async (language, code, text) => {
@@ -111,6 +112,35 @@ it('what R last printed is seen when its process is killed', async () => {
   const code = 'cat("last words\n"); tools::pskill(Sys.getpid(), 9); Sys.sleep(5)'
   const { error, logs } = await sandbox.runCode(code, { language: 'r' })
   expect([error?.name, logs.stdout.join('')]).toEqual(['ContextRestarting', 'last words\n'])
+})
+
+it('charts have the characters of Chinese, Japanese and Korean', async () => {
+  const code =
+    'import matplotlib.pyplot as plt; plt.plot([1, 2]); plt.title("中文 日本語 한국어"); plt.show()'
+  const { error, logs, results } = await sandbox.runCode(code)
+  expect(error).toBeUndefined()
+  expect(logs.stderr).toEqual([])
+  expect(results[0]?.png).toBeTruthy()
+})
+
+it('pictures are Base64 and nothing else', async () => {
+  const codes = { python: 'import matplotlib.pyplot as plt; plt.plot([1]); plt.show()', r: 'plot(1)' }
+  for (const [language, code] of Object.entries(codes)) {
+    expect((await sandbox.runCode(code, { language })).results[0]?.png).toMatch(/^[A-Za-z0-9+/]+=*$/)
+  }
+})
+
+it.each(['r', 'java'])('variables that cannot be do not keep others of %s away', async (language) => {
+  const code = language === 'r' ? 'Sys.getenv("LAST", "none")' : 'System.getProperty("LAST", "none")'
+  const envs = { NUL: 'x\0y', '': 'e', 'A=B': 'e', LAST: 'here' }
+  expect((await sandbox.runCode(code, { language, envs })).text).toMatch(/here/)
+  expect((await sandbox.runCode(code, { language })).text).toMatch(/none/)
+})
+
+it('any text is output that the clients can read', async () => {
+  const ends = String.fromCodePoint(0x85, 0x2028, 0x2029)
+  const code = `print("a${ends}b", chr(0xd800))`
+  expect((await sandbox.runCode(code)).logs.stdout.join('')).toBe(`a${ends}b \ufffd\n`)
 })
 
 it('R draws each of its plots, and tells of the code alone', async () => {

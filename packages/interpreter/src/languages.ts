@@ -144,7 +144,7 @@ const RESEED_R =
   ' assign(".Random.seed", s, globalenv()) })'
 const RESTORE_R =
   'local({ s <- getOption("e2b.saved"); options(e2b.saved = NULL); for (n in names(s))' +
-  ' if (is.na(s[[n]])) Sys.unsetenv(n) else do.call(Sys.setenv, setNames(list(s[[n]]), n)) })'
+  ' try(if (is.na(s[[n]])) Sys.unsetenv(n) else do.call(Sys.setenv, setNames(list(s[[n]]), n)), silent = TRUE) })'
 
 function prepareR({ cwd, env, runEnv, reseed }: Preparation): string {
   const names = Object.keys(runEnv ?? {}).map(rQuote)

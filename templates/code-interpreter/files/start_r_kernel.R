@@ -126,6 +126,10 @@ local({
       type <- "execute_result"
       content$execution_count <- kernel$executor$execution_count
     }
+    # Pictures are Base64 without ends of lines, as those of other kernels: who passes them on need not take them off.
+    for (form in names(Filter(is.raw, content$data))) {
+      content$data[[form]] <- gsub("\n", "", jsonlite::base64_enc(content$data[[form]]), fixed = TRUE)
+    }
     # Clients get it as one text.
     if (!is.null(content$traceback)) {
       content$traceback <- list(sub("Traceback:\n\n", "Traceback:\n", paste(content$traceback, collapse = "\n")))

@@ -5,11 +5,13 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.Set;
 import java.util.function.LongSupplier;
 import java.util.regex.Pattern;
 import java.util.stream.Collectors;
 import jdk.jshell.Diag;
 import jdk.jshell.EvalException;
+import jdk.jshell.ExpressionSnippet;
 import jdk.jshell.JShell;
 import jdk.jshell.JShellException;
 import jdk.jshell.Snippet;
@@ -27,6 +29,9 @@ final class Cells {
           "java.io.*", "java.math.*", "java.net.*", "java.nio.file.*", "java.time.*", "java.util.*",
           "java.util.concurrent.*", "java.util.function.*", "java.util.regex.*", "java.util.stream.*", "e2b.Display");
   private static final Pattern GENERATOR = Pattern.compile("(java\\.util\\.|java\\.security\\.)?(Secure)?Random");
+  private static final Pattern LITERAL = Pattern.compile("\".*\"|'.*'", Pattern.DOTALL);
+  private static final Set<String> TEXT_TYPES =
+      Set.of("String", "char", "Character", "Object", "CharSequence", "Comparable<String>", "Serializable");
   private static final int MAX_SNIPPETS = 100_000;
 
   private final JShell shell =
@@ -86,9 +91,22 @@ final class Cells {
       boolean isExpression =
           event.snippet().kind() == Snippet.Kind.EXPRESSION
               || event.snippet().subKind() == Snippet.SubKind.TEMP_VAR_EXPRESSION_SUBKIND;
-      outcome = isExpression && event.value() != null ? new Outcome(event.value(), null) : NOTHING;
+      outcome = isExpression && event.value() != null ? new Outcome(textOf(event), null) : NOTHING;
     }
     return outcome;
+  }
+
+  /** The shell gives texts and characters as they are written in code; here they are what they hold. */
+  private static String textOf(SnippetEvent event) {
+    String value = event.value();
+    Snippet snippet = event.snippet();
+    String type = snippet instanceof VarSnippet made ? made.typeName() : ((ExpressionSnippet) snippet).typeName();
+    if (!TEXT_TYPES.contains(type) || !LITERAL.matcher(value).matches()) return value;
+    try {
+      return value.substring(1, value.length() - 1).translateEscapes();
+    } catch (IllegalArgumentException noLiteral) {
+      return value;
+    }
   }
 
   private Outcome rejected(Snippet snippet) {
