@@ -112,7 +112,7 @@ export async function createHost(options: HostOptions, openEngines: OpenEngines)
   const gauge = new MachineGauge([options.stateDir, imagesDir, uppers.mountPoint])
   const status = (): MachineStatus => machineStatus({ options, engines, store, admission, gauge })
 
-  const metrics = new Metrics({ cells: () => sandboxes.cells(), uppers })
+  const metrics = new Metrics({ cells: () => sandboxes.cells(), uppers, log })
   const relay = new LogRelay()
   const listener = new EventListener({
     ...machine.eventsEndpoint,

@@ -1,3 +1,4 @@
+import type { Logger } from 'pino'
 import type { Cell } from '../cells/cells.ts'
 import type { UpperSource } from '../cells/parts.ts'
 
@@ -19,6 +20,7 @@ export interface SandboxUsage {
 export interface MetricsParts {
   cells: () => Iterable<readonly [sandboxId: string, cell: Cell]>
   uppers: Pick<UpperSource, 'usageBytes'>
+  log: Pick<Logger, 'warn'>
 }
 
 interface CpuReading {
@@ -33,6 +35,7 @@ const SHORTEST_SPAN_MS = 500
 export class Metrics {
   readonly #parts: MetricsParts
   readonly #readings = new WeakMap<Cell, CpuReading>()
+  readonly #memoryKills = new WeakMap<Cell, number>()
 
   constructor(parts: MetricsParts) {
     this.#parts = parts
@@ -49,7 +52,8 @@ export class Metrics {
 
   async #usage(sandboxId: string, cell: Cell): Promise<SandboxUsage> {
     const { cpuCount, memoryMib, diskMib } = cell.limits
-    const { cpuUsec, memoryBytes, memoryCacheBytes } = await cell.usage()
+    const { cpuUsec, memoryBytes, memoryCacheBytes, oomKills } = await cell.usage()
+    this.#tellKills(sandboxId, cell, oomKills)
     return {
       sandboxId,
       atMs: Date.now(),
@@ -61,6 +65,14 @@ export class Metrics {
       diskUsedBytes: this.#parts.uppers.usageBytes(cell.upper),
       diskTotalBytes: diskMib * 2 ** 20,
     }
+  }
+
+  /** Processes that were ended for the memory of their sandbox, which lives on: nobody else tells of them. */
+  #tellKills(sandboxId: string, cell: Cell, kills: number): void {
+    const before = this.#memoryKills.get(cell) ?? 0
+    this.#memoryKills.set(cell, kills)
+    if (kills > before)
+      this.#parts.log.warn({ event: 'sandbox.memoryKills', sandboxId, kills: kills - before })
   }
 
   #cpuUsedPct(cell: Cell, cpuUsec: number): number {
