@@ -1,10 +1,22 @@
 import { execFileSync } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { bindMount, umount2, unmountIfMounted } from '../linux/mount.ts'
+import { attachLoopDevice } from '../linux/loop-device.ts'
+import { bindMount, mount, umount2, unmountIfMounted } from '../linux/mount.ts'
 import { mountsUnder } from '../linux/mount-table.ts'
+import { run } from '../linux/process.ts'
 import { leftovers } from './leak-check.ts'
 import { UpperStore } from './uppers.ts'
 
@@ -235,9 +247,12 @@ test('a copy that cannot be finished leaves nothing', async () => {
 async function onSmallDisk(use: (disk: string) => Promise<void>): Promise<void> {
   const [image, disk] = [join(dir, 'disk.ext4'), join(dir, 'disk')]
   mkdirSync(disk)
-  execFileSync('truncate', ['--size', '600M', image])
-  execFileSync('mkfs.ext4', ['-q', '-F', '-m', '0', image])
-  execFileSync('mount', ['-o', 'loop', image, disk])
+  writeFileSync(image, '')
+  truncateSync(image, 600 * 2 ** 20)
+  await run('mkfs.ext4', ['-q', '-F', '-m', '0', image])
+  const device = attachLoopDevice(image)
+  mount(device.path, disk, 'ext4')
+  closeSync(device.fd)
   try {
     await use(disk)
   } finally {
