@@ -1,8 +1,9 @@
-import { type CommandExitError, Sandbox } from 'e2b'
+import { type CommandExitError, NotEnoughSpaceError, Sandbox } from 'e2b'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 
 /** The whole disk of a template is written, as fast as this machine's disk is. */
 const FILL_WITHIN_MS = 180_000
+const UPLOAD_BYTES = 8 * 2 ** 20
 
 /** The outcome of a command that may fail. */
 async function attempt(
@@ -60,6 +61,8 @@ describe('limits', () => {
       const fill = 'dd if=/dev/zero of=/home/user/big bs=1M count=1000000 2>&1'
       const full = await attempt(sandbox, fill, 'user', FILL_WITHIN_MS)
       expect(full.stdout + full.stderr).toMatch(/No space left|Disk quota exceeded/)
+      const upload = sandbox.files.write('/home/user/more', new Blob([new Uint8Array(UPLOAD_BYTES)]))
+      await expect(upload).rejects.toThrow(NotEnoughSpaceError)
       await attempt(sandbox, 'rm -f /home/user/big; sync')
       expect((await attempt(sandbox, 'echo back > /home/user/small && cat /home/user/small')).stdout).toBe(
         'back\n',

@@ -1,4 +1,5 @@
 import { getSystemErrorMessage } from 'node:util'
+import { errorCode } from './paths.ts'
 
 /** Words of the C library where libuv has others: clients and the programs in a sandbox know these. */
 const WORDS: Readonly<Record<string, string>> = {
@@ -18,7 +19,8 @@ const WORDS: Readonly<Record<string, string>> = {
 /** A failed call of Node as clients are told it, `lstat /x: no such file or directory`; other errors by their message. */
 export function errorText(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
-  const { code, errno, syscall, path, dest }: NodeJS.ErrnoException & { dest?: string } = error
+  const { errno, syscall, path, dest }: NodeJS.ErrnoException & { dest?: string } = error
+  const code = errorCode(error)
   // Node itself refuses a path with a NUL byte, in words about its own arguments.
   if (code === 'ERR_INVALID_ARG_VALUE') return 'invalid argument'
   if (!/^E[A-Z0-9]+$/.test(code ?? '') || errno === undefined || errno >= 0) return error.message

@@ -1,4 +1,5 @@
 import { chownSync, mkdirSync, statSync } from 'node:fs'
+import { constants } from 'node:os'
 import { dirname, isAbsolute, join, resolve } from 'node:path'
 import type { User } from './users.ts'
 
@@ -45,8 +46,11 @@ export function ensureDirectory(directory: string, user: User): void {
 
 /** The errno name of an error of Node or of a kernel call, or undefined. */
 export function errorCode(error: unknown): string | undefined {
-  if (!(error instanceof Error) || !('code' in error)) return undefined
-  return typeof error.code === 'string' ? error.code : undefined
+  if (!(error instanceof Error)) return undefined
+  const { code, errno }: NodeJS.ErrnoException = error
+  if (typeof code !== 'string') return undefined
+  // Node has no name of its own for what a full quota answers.
+  return errno === -constants.errno.EDQUOT ? 'EDQUOT' : code
 }
 
 /** True for the ways in which a disk or a quota says that it is full. */

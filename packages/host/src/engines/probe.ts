@@ -1,9 +1,9 @@
 /** What probes of engines have in common: a slot that no sandbox has, and what they answer. */
 import { copyFileSync, mkdirSync, rmSync, statSync } from 'node:fs'
-import { constants } from 'node:os'
 import { dirname, join } from 'node:path'
 import type { CgroupRoot } from '../linux/cgroup-root.ts'
 import { releaseUserNamespace } from '../linux/idmap.ts'
+import { errorCode } from '../linux/libc.ts'
 import type { Slot } from '../slots/slots.ts'
 import type { Upper } from '../storage/uppers.ts'
 import type { EngineReport, EngineStart, Limits } from './engine.ts'
@@ -113,10 +113,9 @@ export const message = (error: unknown): string => (error instanceof Error ? err
 /** Whether something failed since a disk is full, also where a program said so. */
 export function lacksRoom(error: unknown): boolean {
   if (!(error instanceof Error)) return false
-  if ('errno' in error && NO_ROOM.has(Math.abs(Number(error.errno)))) return true
+  if (NO_ROOM.has(errorCode(error) ?? '')) return true
   return NO_ROOM_WORDS.test(error.message) || lacksRoom(error.cause)
 }
 
-/** By number: Node has no name for the second. */
-const NO_ROOM: ReadonlySet<number> = new Set([constants.errno.ENOSPC, constants.errno.EDQUOT])
+const NO_ROOM: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT'])
 const NO_ROOM_WORDS = /no space left on device|disk quota exceeded/i

@@ -2,6 +2,7 @@
  * The one place that loads libc. Every wrapper in this folder goes through `checked`, so a failed call is
  * always an `Error` with `code`, `errno`, `syscall` and, where there is one, `path`.
  */
+import { constants } from 'node:os'
 import { getSystemErrorName } from 'node:util'
 import koffi, { type KoffiFunc, type LibraryHandle } from 'koffi'
 
@@ -56,7 +57,7 @@ export class SystemError extends Error {
   readonly path: string | undefined
 
   constructor(errno: number, syscall: string, path?: string, detail?: string) {
-    const code = getSystemErrorName(-errno)
+    const code = nameOf(errno)
     super(`${code}: ${syscall}${path === undefined ? '' : ` '${path}'`}${detail ? `: ${detail}` : ''}`)
     this.name = 'SystemError'
     this.code = code
@@ -74,5 +75,12 @@ export function checked(result: number, syscall: string, path?: string): number 
 
 /** The errno name of anything thrown by this folder or by node:fs; undefined for other values. */
 export function errorCode(error: unknown): string | undefined {
-  return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined
+  if (!(error instanceof Error)) return undefined
+  const { code, errno }: NodeJS.ErrnoException = error
+  if (typeof code !== 'string') return undefined
+  // Node has no name of its own for some numbers, EDQUOT among them.
+  return code.startsWith('Unknown system error') ? nameOf(-(errno ?? 0)) : code
 }
+
+const nameOf = (errno: number): string =>
+  Object.entries(constants.errno).find(([, number]) => number === errno)?.[0] ?? getSystemErrorName(-errno)
