@@ -39,7 +39,8 @@ export function isMounted(mountPoint: string): boolean {
 }
 
 /**
- * Mounts the file, made with quotas if it is missing. One that cannot be mounted is set aside.
+ * Mounts the file, made with quotas if it is missing. One that cannot be mounted is set aside; while somebody holds it
+ * nothing is mounted, since what they hold is all that there is of it.
  * @throws SystemError what the kernel refuses for another reason
  */
 export async function mountOrMake(options: UpperFileOptions): Promise<void> {
@@ -49,6 +50,7 @@ export async function mountOrMake(options: UpperFileOptions): Promise<void> {
       return mountFile(file, mountPoint)
     } catch (error) {
       if (!isDamage(error)) throw error
+      if (isHeld(file)) return
       renameSync(file, `${file}.damaged`)
     }
   }
@@ -64,7 +66,10 @@ export async function mountOrMake(options: UpperFileOptions): Promise<void> {
   await renameDurably(unfinished, file)
 }
 
-/** @throws SystemError; a file that somebody holds and that takes no writes any more is mounted to be read */
+/**
+ * A file that somebody holds and that takes no writes any more is mounted to be read.
+ * @throws SystemError; of such a file EIO, where the kernel cannot even read it any more
+ */
 export function mountFile(file: string, mountPoint: string): void {
   const held = loopDeviceOf(file)
   const device = held ?? attachLoopDevice(file, { directIo: true })
@@ -95,6 +100,13 @@ function loopDeviceOf(file: string): LoopDevice | undefined {
     closeSync(fd)
   }
   return undefined
+}
+
+/** Whether a file system of this file is alive, mounted anywhere or held by what runs on it. */
+export function isHeld(file: string): boolean {
+  const device = loopDeviceOf(file)
+  if (device) closeSync(device.fd)
+  return device !== undefined
 }
 
 function backingFile(device: string): string | undefined {

@@ -21,7 +21,7 @@ import {
   snapshotSubvolumeInBackground,
   subvolumeId,
 } from './btrfs.ts'
-import { isMounted, mountFile, mountOrMake, type UpperFileOptions } from './upper-file.ts'
+import { isHeld, isMounted, mountFile, mountOrMake, type UpperFileOptions } from './upper-file.ts'
 
 const ENOSPC = 28
 const mebibyte = 1024 * 1024
@@ -78,9 +78,7 @@ export class UpperStore {
       mkdirSync(options.mountPoint, { recursive: true, mode: 0o700 })
       await mountOrMake(options)
     }
-    const store = new UpperStore(options)
-    if (!store.isWritable()) await store.reopen()
-    return store
+    return new UpperStore(options)
   }
 
   /** A new, empty upper. Throws SystemError (ENOSPC: the store or its disk is full). */
@@ -251,7 +249,12 @@ export class UpperStore {
     if (fileSystemOf(dirname(this.#file)).availableBytes < reservedBytes) return false
     this.#ready.length = 0
     if (isMounted(this.mountPoint)) umount2(this.mountPoint)
-    mountFile(this.#file, this.mountPoint)
+    try {
+      mountFile(this.#file, this.mountPoint)
+    } catch (error) {
+      if (!isHeld(this.#file)) throw error
+      return false
+    }
     this.#startRefill()
     return this.isWritable()
   }
