@@ -18,7 +18,7 @@ export function describeMachine(): string {
   const [first] = cpus()
   const load = loadavg()[0]!.toFixed(1)
   return (
-    `${cpus().length} cores (${first?.model.trim()}), ${memoryGb} GB, ${system}, Linux ${release()}, ` +
+    `${cpus().length} cores (${first?.model.trim()}), ${memoryGb} GB, ${system}, Linux ${release().split('-')[0]}, ` +
     `Node ${process.versions.node}; load average at the start ${load}; ${new Date().toISOString().slice(0, 10)}`
   )
 }
