@@ -86,13 +86,14 @@ it('decorators run, those before the standard where the project says so', async 
 })
 
 it.each([
-  ['r', 'for (i in 1:3) { cat(i); system(paste("printf", i)) }'],
-  ['java', 'for (int i = 1; i < 4; i++) { System.out.print(i); sh("printf " + i); }'],
+  ['r', 'for (i in 1:99) { cat(i); system(paste("printf", i)) }'],
+  ['java', 'for (int i = 1; i < 100; i++) { System.out.print(i); sh("printf " + i); }'],
 ])('%s keeps the order of what it and programs print', async (language, code) => {
   const sh =
     'void sh(String line) throws Exception { new ProcessBuilder("sh", "-c", line).inheritIO().start().waitFor(); }'
   if (language === 'java') await sandbox.runCode(sh, { language })
-  expect((await sandbox.runCode(code, { language })).logs.stdout.join('')).toBe('112233')
+  const expected = Array.from({ length: 99 }, (_, index) => `${index + 1}`.repeat(2)).join('')
+  expect((await sandbox.runCode(code, { language })).logs.stdout.join('')).toBe(expected)
 })
 
 it('R shows what it prints while the code runs, however often it prints', async () => {

@@ -23,6 +23,7 @@ final class InheritedStream {
   private final byte[] mark = new byte[MARK_BYTES];
   private long written;
   private long seen;
+  private volatile boolean isPassing;
 
   /** What comes out of the descriptor `readEnd` goes to `sink`; `writeEnd` is the other end. */
   InheritedStream(int readEnd, int writeEnd, OutputStream sink) throws IOException {
@@ -57,12 +58,23 @@ final class InheritedStream {
     }
   }
 
+  /** Whether something was written that has not been passed on. */
+  boolean isBehind() {
+    try {
+      return isPassing || in.available() > 0;
+    } catch (IOException gone) {
+      return false;
+    }
+  }
+
   private void follow() {
     byte[] buffer = new byte[PIECE_BYTES];
     int kept = 0;
     try {
       for (int count; (count = in.read(buffer, kept, buffer.length - kept)) > 0; ) {
+        isPassing = true;
         kept = pass(buffer, kept + count);
+        isPassing = false;
       }
     } catch (IOException gone) {
       // The stream has ended.

@@ -19,17 +19,19 @@ import java.util.function.BiConsumer;
 final class Output {
   private static final int MAX_CHARACTERS = 64 * 1024;
   private static final int MAX_AGE_MS = 50;
+  private static final long SHORTEST_PROGRAM_NANOS = 200_000;
 
   private final BiConsumer<String, String> emit;
   private final StringBuilder text = new StringBuilder();
   private final List<InheritedStream> inherited = new ArrayList<>();
   private String name = "stdout";
+  private volatile long printedNanos = System.nanoTime();
 
   /** Takes over both streams. */
   Output(BiConsumer<String, String> emit) {
     this.emit = emit;
-    System.setOut(new PrintStream(new Stream("stdout"), true, StandardCharsets.UTF_8));
-    System.setErr(new PrintStream(new Stream("stderr"), true, StandardCharsets.UTF_8));
+    System.setOut(new PrintStream(new OwnStream("stdout"), true, StandardCharsets.UTF_8));
+    System.setErr(new PrintStream(new OwnStream("stderr"), true, StandardCharsets.UTF_8));
     ScheduledExecutorService clock =
         Executors.newSingleThreadScheduledExecutor(task -> {
           Thread thread = new Thread(task, "output");
@@ -69,7 +71,25 @@ final class Output {
     if (text.length() >= MAX_CHARACTERS) flush();
   }
 
-  private final class Stream extends OutputStream {
+  /**
+   * What the code itself prints comes after what programs have written before. Between two prints in quick succession no
+   * program can have run to its end.
+   */
+  private final class OwnStream extends Stream {
+    OwnStream(String stream) {
+      super(stream);
+    }
+
+    @Override
+    public void write(byte[] bytes, int offset, int length) {
+      boolean isLater = System.nanoTime() - printedNanos > SHORTEST_PROGRAM_NANOS;
+      for (InheritedStream each : inherited) if (isLater || each.isBehind()) each.drain();
+      super.write(bytes, offset, length);
+      printedNanos = System.nanoTime();
+    }
+  }
+
+  private class Stream extends OutputStream {
     private final String stream;
     private final CharsetDecoder decoder =
         StandardCharsets.UTF_8
