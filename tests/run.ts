@@ -26,6 +26,7 @@ const PYTHON_TEST_PACKAGES = [
   'matplotlib',
   'pillow',
   'ipython',
+  'jupyter_client',
   'orjson',
   'openai',
   'anthropic',

@@ -12,6 +12,8 @@ import { report } from './report.ts'
 /** The real host role of this machine, and what the cases do with it. */
 
 const LIVES_MS = 3_600_000
+/** Of starts whose emulated processor was shut down: that hits some boots, more of them on a slow machine. */
+const MOST_REPEATS = 3
 /** What Firecracker says of a guest's processor that met a triple fault, of today and before 1.14. */
 const SHUT_DOWN = ['Unexpected exit reason on vcpu run: Shutdown', 'Received KVM_EXIT_SHUTDOWN signal']
 /** Of the small internet that the network's cases make. */
@@ -118,12 +120,17 @@ export class HostUnderTest {
       ...(more.memory === undefined ? {} : { memory: more.memory }),
       consumeSnapshot: more.consumeSnapshot ?? false,
     }
-    const { sandbox } = await start().catch((error: unknown) => {
-      if (!this.#emulationFailed(sandboxId)) throw error
-      report('log', { text: `The emulated processor of ${sandboxId} was shut down as it booted. Once more` })
-      return start()
-    })
-    return { sandboxId, address: sandbox!.address }
+    for (let repeats = 0; ; repeats++) {
+      try {
+        const { sandbox } = await start()
+        return { sandboxId, address: sandbox!.address }
+      } catch (error) {
+        if (repeats === MOST_REPEATS || !this.#emulationFailed(sandboxId)) throw error
+        report('log', {
+          text: `The emulated processor of ${sandboxId} was shut down as it booted. Once more`,
+        })
+      }
+    }
   }
 
   /** Now and then a processor that is emulated twice meets a triple fault while a guest's kernel boots. */
