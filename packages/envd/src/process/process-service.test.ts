@@ -272,6 +272,20 @@ test('signals reach the process alone; others are unimplemented; unknown is not 
   expect(gone.code).toBe(Code.NotFound)
 })
 
+test('who was told that a process has been killed does not find it any more', async () => {
+  for (let round = 0; round < 20; round++) {
+    const script = `sleep 78 # ${round}`
+    const reader = collect(agent.processes.start(shell(script)))
+    const { pid } = await started(script)
+    await agent.processes.sendSignal({
+      process: { selector: { case: 'pid', value: pid } },
+      signal: Signal.SIGKILL,
+    })
+    expect(isRunning(pid)).toBe(false)
+    await reader
+  }
+})
+
 test('a background process that keeps the pipe does not delay the end', async () => {
   const startedMs = performance.now()
   const run = await collect(agent.processes.start(shell('sleep 20 & echo done')))

@@ -54,9 +54,9 @@ export function processService(parts: ProcessServiceParts): ServiceImpl<typeof P
       }
       return {}
     },
-    sendSignal(request) {
+    async sendSignal(request) {
       const process = findProcess(registry, request.process)
-      if (request.signal === Signal.SIGKILL) process.kill('SIGKILL')
+      if (request.signal === Signal.SIGKILL) await process.killed(KILL_WITHIN_MS)
       else if (request.signal === Signal.SIGTERM) process.kill('SIGTERM')
       else throw new ConnectError(`invalid signal: ${request.signal}`, Code.Unimplemented)
       return {}
@@ -68,6 +68,9 @@ export function processService(parts: ProcessServiceParts): ServiceImpl<typeof P
     },
   }
 }
+
+/** What is in a system call that cannot be interrupted ends later than its client hears. */
+const KILL_WITHIN_MS = 1_000
 
 async function* start(parts: ProcessServiceParts, request: StartRequest, context: HandlerContext) {
   const spec = launchSpec(parts, request, context)

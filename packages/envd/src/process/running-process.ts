@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises'
 import type { MessageInitShape } from '@bufbuild/protobuf'
 import { Code, ConnectError } from '@connectrpc/connect'
 import type { ProcessEventSchema } from '@sandbox/contract/gen/process/process_pb'
@@ -90,6 +91,15 @@ export class RunningProcess {
     this.#killed = true
     if (this.#exit) this.#awaitSilence()
     else this.#launched.child.kill(signal)
+  }
+
+  /** Ends it, and resolves when it is gone, so that who asks next does not find it; after `withinMs` at the latest. */
+  async killed(withinMs: number): Promise<void> {
+    this.kill('SIGKILL')
+    const late = new AbortController()
+    const timeout = delay(withinMs, undefined, { signal: late.signal }).catch(() => {})
+    await Promise.race([this.#launched.child.exited, timeout])
+    late.abort()
   }
 
   /** Resolves when the pipe has taken the bytes. @throws Error when stdin is closed, off, or a terminal */
