@@ -14,7 +14,7 @@ import { report } from './report.ts'
 
 const LOG_PATH = '/run/host.log'
 const LOG_BYTES = 12_000
-const CASE_LIMIT_MS = 300_000
+const CASE_LIMIT_MS = 900_000
 
 function readFacts(): MachineFacts {
   const encoded = /e2b\.options=(\S+)/.exec(readFileSync('/proc/cmdline', 'utf8'))?.[1] ?? ''
