@@ -8,14 +8,14 @@ const PART = 'clones'
 const DRAWS_MS = 4_000
 
 /**
- * Draws from the kernel over and over, with the clock's time before each: the clock of a machine jumps when the agent sets
- * it, which is when it has given the kernel a seed as well.
+ * Draws from the kernel over and over, with the clocks' times before each: the clock of a machine jumps when the agent
+ * sets it, which is when it has given the kernel a seed as well. The monotonic one dates the kernel's own words.
  */
 const DRAWING = `
 import os, time
 with open('/dev/shm/draws', 'w', buffering=1) as out:
     while True:
-        out.write(f'{time.time()} {os.urandom(8).hex()}\\n')
+        out.write(f'{time.time()} {time.monotonic()} {os.urandom(8).hex()}\\n')
         time.sleep(0.002)
 `
 const DRAWING_IN_NODE = `
@@ -23,14 +23,26 @@ const { readSync, openSync, appendFileSync } = require('node:fs')
 const source = openSync('/dev/urandom')
 setInterval(() => {
   const bytes = Buffer.alloc(8)
-  const atSec = Date.now() / 1000
+  const times = Date.now() / 1000 + ' ' + Number(process.hrtime.bigint()) / 1e9
   readSync(source, bytes)
-  appendFileSync('/dev/shm/node-draws', atSec + ' ' + bytes.toString('hex') + '\\n')
+  appendFileSync('/dev/shm/node-draws', times + ' ' + bytes.toString('hex') + '\\n')
 }, 50)
+`
+
+/** Before it, on the monotonic clock, and as the kernel dates it, which leaves a message of its own with both. */
+const KERNEL_SAYS = `
+import re, subprocess, time
+with open('/dev/kmsg', 'w') as kernel:
+    kernel.write(f'monotonic {time.monotonic()}')
+said = subprocess.run(['dmesg'], capture_output=True, text=True).stdout
+dated, own = re.findall(r'\\[ *([0-9.]+)\\] monotonic ([0-9.]+)', said)[-1]
+heard = re.findall(r'\\[ *([0-9.]+)\\] .*crng reseeded due to virtual machine fork', said)
+print(float(heard[-1]) + float(own) - float(dated) if heard else '')
 `
 
 interface Draw {
   atSec: number
+  monotonicSec: number
   bytes: string
 }
 
@@ -38,32 +50,59 @@ async function drawsOf(host: HostUnderTest, { address }: Running, name: string):
   const text = await host.output(address, `cat /dev/shm/${name}`)
   const lines = text.split('\n').filter((line) => / [0-9a-f]{16}$/.test(line))
   return lines.map((line) => {
-    const [at, bytes] = line.split(' ')
-    return { atSec: Number(at), bytes: bytes! }
+    const [at, monotonic, bytes] = line.split(' ')
+    return { atSec: Number(at), monotonicSec: Number(monotonic), bytes: bytes! }
   })
 }
 
-/** Draws since the clock was set in the clone. */
-function afterJump(draws: readonly Draw[], sinceSec: number): string[] {
-  return draws.filter(({ atSec }) => atSec > sinceSec).map(({ bytes }) => bytes)
+/** Draws of one clone between its first instruction and the seed of the agent: without those of before the capture. */
+function beforeSeed(draws: readonly Draw[], captured: readonly Draw[], seedSec: number): Draw[] {
+  const times = new Set(captured.map(({ atSec }) => atSec))
+  return draws.filter(({ atSec }) => atSec <= seedSec && !times.has(atSec))
 }
 
 /**
- * Draws of two clones from their first instruction on until the agent gave a seed: what both have at the same time was
- * drawn before the capture.
+ * @param heard when the kernels of both heard of it, on their monotonic clocks; without it they wait for the agent
+ * @throws AssertionError when both drew the same after their kernels, or their agents, had been told
  */
-function beforeJump(one: readonly Draw[], other: readonly Draw[], untilSec: number): [string[], string[]] {
-  const own = (draws: readonly Draw[], captured: readonly Draw[]): string[] => {
-    const times = new Set(captured.map(({ atSec }) => atSec))
-    return draws.filter(({ atSec }) => atSec <= untilSec && !times.has(atSec)).map(({ bytes }) => bytes)
-  }
-  return [own(one, other), own(other, one)]
+function compareDraws(
+  [one, other]: readonly [readonly Draw[], readonly Draw[]],
+  capturedSec: number,
+  heard: readonly [number, number] | undefined,
+): Record<string, number> {
+  const ofOne = new Map(one.map((draw) => [draw.bytes, draw]))
+  const [apart, otherApart] = [one, other].map((draws) => draws.filter(({ atSec }) => atSec > capturedSec))
+  assert.ok(apart!.length > 5 && otherApart!.length > 5, `${apart!.length}, ${otherApart!.length} draws`)
+  assert.deepEqual(
+    otherApart!.filter(({ bytes }) => ofOne.has(bytes)),
+    [],
+  )
+  const early = new Set(beforeSeed(one, other, capturedSec))
+  const twins = beforeSeed(other, one, capturedSec).flatMap((draw) => {
+    const twin = ofOne.get(draw.bytes)
+    return twin && early.has(twin) ? [[twin, draw] as const] : []
+  })
+  if (heard)
+    assert.deepEqual(
+      twins.filter((pair) => pair.some(({ monotonicSec }, index) => monotonicSec > heard[index]!)),
+      [],
+      `kernels heard at ${heard.join(' and ')}`,
+    )
+  const together = other.filter(({ bytes }) => ofOne.has(bytes)).length
+  return { together, apart: apart!.length, early: early.size, twins: twins.length }
 }
 
 /** Whether the guest's kernel has a driver for it and the monitor tells it of a restore. */
 const listensToVmGenId = async (host: HostUnderTest, { address }: Running): Promise<boolean> =>
   host.monitor === 'firecracker' &&
   (await host.output(address, 'ls -d /sys/bus/*/drivers/vmgenid 2>/dev/null; true')) !== ''
+
+/** When the kernel of a clone heard that it is one, on its monotonic clock. */
+async function heardSec(host: HostUnderTest, { address }: Running): Promise<number> {
+  const said = await host.python(address, KERNEL_SAYS)
+  assert.match(said, /^[0-9.]+$/)
+  return Number(said)
+}
 
 export const cloneCases: Case[] = [
   {
@@ -86,26 +125,15 @@ while [ ! -s /dev/shm/draws ] || [ ! -s /dev/shm/node-draws ]; do sleep 0.1; don
       const clones = await Promise.all([host.start('drawing'), host.start('drawing')])
       await new Promise((resolve) => setTimeout(resolve, DRAWS_MS))
       const listens = await listensToVmGenId(host, clones[0]!)
+      const [clone, otherClone] = clones
+      const heard = listens
+        ? ([await heardSec(host, clone!), await heardSec(host, otherClone!)] as const)
+        : undefined
       const facts: Record<string, unknown> = { listens }
       for (const name of ['draws', 'node-draws']) {
-        const [one, other] = await Promise.all(clones.map((clone) => drawsOf(host, clone, name)))
-        const before = new Set(one!.map(({ bytes }) => bytes))
-        const common = other!.filter(({ bytes }) => before.has(bytes))
-        const [first, second] = [one!, other!].map((draws) => afterJump(draws, capturedSec))
-        assert.ok(first!.length > 5 && second!.length > 5, `${first!.length}, ${second!.length} draws`)
-        assert.deepEqual(
-          second!.filter((bytes) => first!.includes(bytes)),
-          [],
-        )
-        const [early, otherEarly] = beforeJump(one!, other!, capturedSec)
-        const twins = early.filter((bytes) => otherEarly.includes(bytes)).length
-        facts[name] = { together: common.length, apart: first!.length, early: early.length, twins }
-        // One may be under way when the kernel hears of it.
-        if (listens) assert.ok(twins <= 1, `${twins} of ${early.length} were drawn by both after the restore`)
+        const draws = [await drawsOf(host, clone!, name), await drawsOf(host, otherClone!, name)] as const
+        facts[name] = compareDraws(draws, capturedSec, heard)
       }
-      const kernelSays = await host.output(clones[0]!.address, 'dmesg | grep -i -e fork -e vmgenid; true')
-      if (listens) assert.match(kernelSays, /crng reseeded due to virtual machine fork/)
-      facts.kernelSays = kernelSays
       const ids = await Promise.all(
         clones.map(({ address }) =>
           host.output(address, 'cat /etc/machine-id /proc/sys/kernel/random/boot_id; hostname'),

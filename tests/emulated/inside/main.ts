@@ -6,6 +6,7 @@ import { opening, selectCases } from './cases.ts'
 import { HostUnderTest } from './host-under-test.ts'
 import type { MachineFacts, Order } from './order.ts'
 import { report } from './report.ts'
+import { describeSandboxes } from './sandbox-processes.ts'
 
 /**
  * Runs in the emulated machine: opens the host role with the engine that is asked for, says that it is ready, and puts
@@ -53,6 +54,7 @@ async function runCases(cases: readonly Case[]): Promise<boolean> {
     } catch (error) {
       const reason = (error as Error).stack ?? String(error)
       report('failed', { part, name, ms: since(), error: reason })
+      report('log', { text: describeSandboxes() })
       brokenParts.add(part)
     }
   }

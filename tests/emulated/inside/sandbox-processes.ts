@@ -9,6 +9,8 @@ const CGROUPS = '/sys/fs/cgroup/e2b'
 const FIRST_ADDRESS = 2
 /** Below are people and services of the machine. */
 const FIRST_SANDBOX_UID = 0x5000_0000
+/** Of the functions of the kernel that a thread is in. */
+const STACK_DEPTH = 6
 
 export const slotOf = (address: string): number => Number(address.split('.').at(-1)) - FIRST_ADDRESS
 
@@ -19,6 +21,28 @@ export const cgroupFile = (address: string, name: string): string =>
 /** Names of slots in which something runs. */
 export const busySlots = (): string[] =>
   names(CGROUPS).filter((name) => readText(join(CGROUPS, name, 'cgroup.procs')).trim() !== '')
+
+/** What each sandbox waits for, and whether its limits hold it back: for who reads why a case has failed. */
+export function describeSandboxes(): string {
+  return busySlots()
+    .map((slot) => {
+      const file = (name: string): string => readText(join(CGROUPS, slot, name)).trim()
+      const counts = ['cpu.stat', 'memory.current', 'memory.events'].map(file).join(' ').replaceAll('\n', ' ')
+      const threads = file('cgroup.procs')
+        .split('\n')
+        .flatMap((pid) =>
+          names(`/proc/${pid}/task`).map((thread) => describeThread(`/proc/${pid}/task/${thread}`)),
+        )
+      return `slot ${slot}: ${counts}\n${threads.join('\n')}`
+    })
+    .join('\n')
+}
+
+function describeThread(directory: string): string {
+  const state = /^State:\s*(.*)$/m.exec(readText(`${directory}/status`))?.[1] ?? 'gone'
+  const stack = [...readText(`${directory}/stack`).matchAll(/^\[.*?\] (\S+?)\+/gm)].map(([, name]) => name)
+  return `  ${readText(`${directory}/comm`).trim()}: ${state}, in ${stack.slice(0, STACK_DEPTH).join(' < ')}`
+}
 
 /** Every thread is filtered, and nobody outside. @throws AssertionError when one is not */
 export function assertConfined(address: string): Record<string, unknown> {
