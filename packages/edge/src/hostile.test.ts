@@ -93,3 +93,23 @@ test('a body that ends with its connection is whole only when that ends in order
   ordered.server.close()
   broken.server.close()
 })
+
+test.each([
+  ['Host: a', 'Host: b'],
+  ['From: a', 'From: b'],
+])('a tunnel whose acceptance HTTP/2 forbids is broken off (%s, %s)', async (...doubled) => {
+  const acceptance = ['HTTP/1.1 101 Switching Protocols', 'Connection: Upgrade', 'Upgrade: websocket']
+  const { host, server } = await rawService('itunnel', `${[...acceptance, ...doubled].join('\r\n')}\r\n\r\n`)
+  const session = bed.http2()
+  await once(session, 'remoteSettings')
+  const stream = session.request({
+    ':method': 'CONNECT',
+    ':protocol': 'websocket',
+    ':path': '/',
+    ':authority': host,
+  })
+  await expect(readHttp2(stream)).rejects.toThrow()
+  const probe = await readHttp2(session.request({ ':path': '/', ':authority': publicHost(1, 'inone') }))
+  expect(probe.status).toBe(502)
+  server.close()
+})

@@ -48,6 +48,15 @@ function tunnelHeaders(exchange: Exchange, to: Destination, upgrade: Upgrade): s
   return headers
 }
 
+/** Undefined when the service's head cannot be expressed towards the client, or the client has just gone. */
+function accepted(upgrade: Upgrade, incoming: IncomingMessage): Duplex | undefined {
+  try {
+    return upgrade.accept(incoming)
+  } catch {
+    return undefined
+  }
+}
+
 /** Carries an upgrade to the service; when it agrees, bytes flow both ways until either side ends. */
 export function tunnel(exchange: Exchange, to: Destination, upgrade: Upgrade): Promise<Outcome> {
   const outgoing = openRequest(exchange, to, 'GET', tunnelHeaders(exchange, to, upgrade))
@@ -72,7 +81,12 @@ export function tunnel(exchange: Exchange, to: Destination, upgrade: Upgrade): P
       joined = true
       supervision.release()
       if (head.length > 0) service.unshift(head)
-      const client = upgrade.accept(incoming)
+      const client = accepted(upgrade, incoming)
+      if (!client) {
+        service.destroy()
+        exchange.reset()
+        return resolve({ kind: 'gone' })
+      }
       const release = to.upstream.track(() => {
         cut(client)
         cut(service)
