@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { createServer, type Socket } from 'node:net'
+import { type AddressInfo, createServer, type Socket } from 'node:net'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { plain, publicHost, readHttp2, Testbed } from './testbed.ts'
 
@@ -112,4 +112,22 @@ test.each([
   const probe = await readHttp2(session.request({ ':path': '/', ':authority': publicHost(1, 'inone') }))
   expect(probe.status).toBe(502)
   server.close()
+})
+
+test('a service that never answers a handshake is left when its sandbox ends', async () => {
+  const silent = createServer((socket) => socket.on('error', () => {}).resume())
+  silent.listen(0, '127.0.0.1')
+  await once(silent, 'listening')
+  const { port } = silent.address() as AddressInfo
+  bed.directory.routes.set('isilent', { address: '127.0.0.1', httpsPorts: [port] })
+  const dialled = once(silent, 'connection') as Promise<[Socket]>
+  const leaver = new AbortController()
+  const answer = plain(bed, publicHost(port, 'isilent'), { signal: leaver.signal })
+  const [socket] = await dialled
+  const closed = once(socket, 'close')
+  leaver.abort()
+  await expect(answer).rejects.toThrow()
+  bed.directory.kill('isilent')
+  await closed
+  silent.close()
 })

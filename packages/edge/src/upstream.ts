@@ -23,6 +23,8 @@ class DialAgent extends Agent {
   readonly #retryDelaysMs: readonly number[]
   readonly #tls: boolean
   readonly #ownPort: number | undefined
+  /** Connections whose handshake is under way: nobody else knows them yet. */
+  readonly #handshakes = new Set<Duplex>()
   #closed = false
 
   /** @param ownPort the port whose server keeps idle connections longer than the edge; undefined = all */
@@ -80,15 +82,27 @@ class DialAgent extends Agent {
   /** The service's certificate is its own affair: the path to it never leaves the host. */
   #secure(socket: Socket, dialled: Dialled & ((error: Error) => void)): void {
     const secured = connectTls({ socket, rejectUnauthorized: false, ALPNProtocols: ['http/1.1'] })
-    secured.once('error', dialled)
+    const timer = setTimeout(() => secured.destroy(new Error('the handshake timed out')), DIAL_TIMEOUT_MS)
+    const settled = (): void => {
+      clearTimeout(timer)
+      this.#handshakes.delete(secured)
+    }
+    this.#handshakes.add(secured)
+    const onError = (error: Error): void => {
+      settled()
+      dialled(error)
+    }
+    secured.once('error', onError)
     secured.once('secureConnect', () => {
-      secured.off('error', dialled)
+      settled()
+      secured.off('error', onError)
       dialled(null, secured)
     })
   }
 
   close(): void {
     this.#closed = true
+    for (const secured of this.#handshakes) secured.destroy(new Error('the sandbox is gone'))
     this.destroy()
   }
 }
