@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { type AddressInfo, createServer, type Socket } from 'node:net'
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { plain, publicHost, readHttp2, Testbed } from './testbed.ts'
 
@@ -130,4 +130,22 @@ test('a service that never answers a handshake is left when its sandbox ends', a
   bed.directory.kill('isilent')
   await closed
   silent.close()
+})
+
+test('a refused upgrade does not hold a connection that the client leaves half open', async () => {
+  const client = connect({ port: bed.httpPort, host: '127.0.0.1', allowHalfOpen: true })
+  const offer = [
+    'GET / HTTP/1.1',
+    `Host: ${publicHost(1, 'inone')}`,
+    'Connection: Upgrade',
+    'Upgrade: websocket',
+  ]
+  client.write(`${offer.join('\r\n')}\r\n\r\n`)
+  client.on('error', () => {})
+  expect(String((await once(client, 'data'))[0])).toMatch(/^HTTP\/1.1 502/)
+  await once(client, 'end')
+  // Only a connection that is closed on the other side too answers what is sent with a reset.
+  const writing = setInterval(() => client.write('x'), 100)
+  await new Promise((resolve) => client.once('close', resolve))
+  clearInterval(writing)
 })
