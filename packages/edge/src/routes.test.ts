@@ -126,3 +126,20 @@ test('an announcement overtakes the questions of all credentials', async () => {
   release()
   expect(await Promise.all(asked)).toEqual([undefined, undefined])
 })
+
+test('a sandbox that a late answer did not find keeps what runs to it', async () => {
+  let release = (): void => {}
+  directory.gate = new Promise((resolve) => {
+    release = resolve
+  })
+  const late = routes.find('ilate', 80)
+  await vi.waitFor(() => expect(directory.finds).toBe(1))
+  directory.gate = Promise.resolve()
+  directory.routes.set('ilate', { address: '192.0.2.4' })
+  directory.announce('ilate', true)
+  await new Promise((resolve) => setTimeout(resolve, 20))
+  const place = await routes.find('ilate', 80)
+  release()
+  expect((await late)?.route.address).toBe('192.0.2.4')
+  expect(place?.upstream.gone).toBe(false)
+})

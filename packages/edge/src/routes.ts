@@ -139,24 +139,28 @@ export class Routes {
     const question: Question = { answer: this.#fetch(request), stale: false }
     const ofSandbox = this.#questions.get(sandboxId) ?? new Map<string, Question>()
     this.#questions.set(sandboxId, ofSandbox.set(key, question))
-    const settle = (route?: Route): void => {
+    const settle = (): void => {
       if (ofSandbox.get(key) === question) ofSandbox.delete(key)
       if (ofSandbox.size === 0 && this.#questions.get(sandboxId) === ofSandbox)
         this.#questions.delete(sandboxId)
-      if (route && this.#live && !question.stale) this.#remember(route)
     }
-    question.answer.then(settle, () => settle())
+    question.answer.then((route) => {
+      settle()
+      if (!question.stale) this.#learn(sandboxId, route)
+    }, settle)
     return question
+  }
+
+  #learn(sandboxId: string, route: Route | undefined): void {
+    if (!route) this.#breakOff(sandboxId)
+    else if (this.#live) this.#remember(route)
   }
 
   async #fetch(request: Credentials & { sandboxId: string; port: number }): Promise<Route | undefined> {
     try {
       return await this.#directory.find(request, { signal: this.#stopped.signal })
     } catch (error) {
-      if (error instanceof ConnectError && error.code === Code.NotFound) {
-        this.#breakOff(request.sandboxId)
-        return undefined
-      }
+      if (error instanceof ConnectError && error.code === Code.NotFound) return undefined
       throw error
     }
   }
