@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process'
 import { join } from 'node:path'
 import { EventType } from '@sandbox/contract/gen/filesystem/filesystem_pb'
 
@@ -76,13 +76,15 @@ export class DirectoryWatch {
     if (this.#closed || this.#child) return
     const { recursive, directory, nativeDir } = this.#options
     const args = [...(recursive ? ['-r'] : []), directory]
-    const child = spawn(join(nativeDir, 'watch'), args, { stdio: ['pipe', 'pipe', 'ignore'], env: {} })
+    const options: SpawnOptions = { stdio: ['pipe', 'pipe', 'ignore'], env: {} }
+    const child = spawn(join(nativeDir, 'watch'), args, options)
     this.#child = child
     this.#buffered = Buffer.alloc(0)
-    child.stdout.on('data', (chunk: Buffer) => {
+    // It has no pipes when the agent has no descriptors left for them; the error that says so comes later.
+    child.stdout?.on('data', (chunk: Buffer) => {
       if (this.#child === child) this.#read(chunk)
     })
-    child.stdin.on('error', () => {})
+    child.stdin?.on('error', () => {})
     const lost = (error: Error): void => {
       if (this.#child === child) this.#fail(error)
     }

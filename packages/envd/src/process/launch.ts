@@ -84,8 +84,11 @@ function launcherArgs(spec: LaunchSpec): string[] {
  */
 export async function launch(spec: LaunchSpec, nativeDir: string): Promise<Launched> {
   requireNoNul(spec)
-  const ends = openEnds(spec)
-  const [statusRead, statusWrite] = openPipe()
+  const { ends, status } = openAllOrNone((noted) => ({
+    ends: openEnds(spec, noted),
+    status: noted(openPipe()),
+  }))
+  const [statusRead, statusWrite] = status
   const descriptors = [...ends.childSide, statusWrite]
   let child: Child
   try {
@@ -117,23 +120,42 @@ interface Ends {
   discard(): void
 }
 
-function openEnds(spec: LaunchSpec): Ends {
-  if (spec.terminal) return openTerminalEnds(spec.terminal)
-  return spec.logFile === undefined ? openPipeEnds(spec.stdin) : openLogEnds(spec.logFile)
+/** Takes what was opened into account, and gives it back. */
+type Noted = <Fds extends number | readonly number[]>(fds: Fds) => Fds
+
+/** When `open` fails, the descriptors that it has noted by then are closed. */
+function openAllOrNone<Result>(open: (noted: Noted) => Result): Result {
+  const opened: number[] = []
+  try {
+    return open((fds) => {
+      const list: readonly number[] = typeof fds === 'number' ? [fds] : fds
+      opened.push(...list)
+      return fds
+    })
+  } catch (error) {
+    opened.forEach(closeDescriptor)
+    throw error
+  }
 }
 
-function openLogEnds(logFile: string): Ends {
-  const log = openSync(logFile, 'w', 0o600)
-  return { childSide: [openSync('/dev/null', 'r'), log, log], ours: () => ({}), discard: () => {} }
+function openEnds(spec: LaunchSpec, noted: Noted): Ends {
+  if (spec.terminal) return openTerminalEnds(spec.terminal, noted)
+  return spec.logFile === undefined ? openPipeEnds(spec.stdin, noted) : openLogEnds(spec.logFile, noted)
 }
 
-function openPipeEnds(withStdin: boolean): Ends {
-  const stdin = withStdin ? openPipe() : undefined
-  const stdout = openPipe()
-  const stderr = openPipe()
+function openLogEnds(logFile: string, noted: Noted): Ends {
+  const log = noted(openSync(logFile, 'w', 0o600))
+  const none = noted(openSync('/dev/null', 'r'))
+  return { childSide: [none, log, log], ours: () => ({}), discard: () => {} }
+}
+
+function openPipeEnds(withStdin: boolean, noted: Noted): Ends {
+  const stdin = withStdin ? noted(openPipe()) : undefined
+  const stdout = noted(openPipe())
+  const stderr = noted(openPipe())
   const ourFds = [...(stdin ? [stdin[1]] : []), stdout[0], stderr[0]]
   return {
-    childSide: [stdin ? stdin[0] : openSync('/dev/null', 'r'), stdout[1], stderr[1]],
+    childSide: [stdin ? stdin[0] : noted(openSync('/dev/null', 'r')), stdout[1], stderr[1]],
     ours: () => ({
       ...(stdin ? { stdin: new Socket({ fd: stdin[1], readable: false, writable: true }) } : {}),
       stdout: new Socket({ fd: stdout[0], readable: true, writable: false }),
@@ -143,8 +165,9 @@ function openPipeEnds(withStdin: boolean): Ends {
   }
 }
 
-function openTerminalEnds(size: { cols: number; rows: number }): Ends {
+function openTerminalEnds(size: { cols: number; rows: number }, noted: Noted): Ends {
   const { master, slave } = openTerminal(size)
+  noted([master, slave])
   return {
     childSide: [slave, slave, slave],
     ours: () => ({ terminal: new ReadStream(master) }),

@@ -1,5 +1,6 @@
 import { readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
+import { errorCode } from './paths.ts'
 
 /** One line of /etc/passwd with the groups the user is in. */
 export interface User {
@@ -87,12 +88,14 @@ function stampOf(file: string): string {
   return info ? `${info.ino}:${info.size}:${info.mtimeNs}` : 'missing'
 }
 
+/** A file that is missing has none. @throws any other error: users that are there must not be taken for unknown */
 function rows(file: string): string[][] {
   let text: string
   try {
     text = readFileSync(file, 'utf8')
-  } catch {
-    return []
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') return []
+    throw error
   }
   return text.split('\n').map((line) => line.split(':'))
 }
