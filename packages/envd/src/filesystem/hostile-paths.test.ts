@@ -53,6 +53,15 @@ test('parents that exist keep their owner, also when the path leads back to them
   expect(statSync(kept).uid).toBe(0)
 })
 
+test('a link that leads nowhere is no directory', async () => {
+  const path = join(agent.home, 'dangling')
+  symlinkSync('nowhere', path)
+  for (const wanted of [path, join(path, 'below')]) {
+    const [code, text] = await failureOf(agent.files.makeDir({ path: wanted }, asUser))
+    expect([code, text]).toEqual([Code.Internal, expect.stringContaining('file exists')])
+  }
+})
+
 test('Remove takes a link and never what it leads to, with a slash behind its name too', async () => {
   const target = join(agent.home, 'target')
   const link = join(agent.home, 'link')

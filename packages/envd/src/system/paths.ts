@@ -37,8 +37,8 @@ export function ensureDirectory(directory: string, user: User): void {
   try {
     mkdirSync(directory, 0o755)
   } catch (error) {
-    // What the name leads to is there by now, for example `new/..` once `new` is.
-    if (errorCode(error) === 'EEXIST') return
+    // The directory is there by now, for example `new/..` once `new` is. A link that leads nowhere is in the way.
+    if (errorCode(error) === 'EEXIST' && statSync(directory, { throwIfNoEntry: false })?.isDirectory()) return
     throw error
   }
   chownSync(directory, user.uid, user.gid)
