@@ -29,15 +29,19 @@ export async function compose({ request, response }: Exchange, state: AgentState
   const temporary = `${destination}.e2b-compose.${newUuid()}.tmp`
   try {
     ensureDirectory(dirname(destination), user)
+  } catch (error) {
+    throw new HttpError(500, `error ensuring directories: ${errorText(error)}`)
+  }
+  try {
     await concatenate(sources, temporary)
     chownSync(temporary, user.uid, user.gid)
     renameSync(temporary, destination)
   } catch (error) {
-    rmSync(temporary, { force: true })
+    discard(temporary)
     if (isDiskFull(error)) throw new HttpError(507, 'not enough disk space available')
     throw new HttpError(500, `error composing: ${errorText(error)}`)
   }
-  for (const source of sources) rmSync(source, { force: true })
+  sources.forEach(discard)
   sendJson(response, 200, { path: destination, name: basename(destination), type: 'file' })
 }
 
@@ -64,6 +68,14 @@ function sourcePath(name: string, destination: string, user: User, state: AgentS
   }
   if (!info.isFile()) throw new HttpError(400, `source path is not a regular file: ${name}`)
   return path
+}
+
+function discard(path: string): void {
+  try {
+    rmSync(path, { force: true })
+  } catch {
+    // It stays: the result is there already, or the error that came first is told.
+  }
 }
 
 async function concatenate(sources: readonly string[], destination: string): Promise<void> {

@@ -1,8 +1,10 @@
 import { execFileSync } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
+import { once } from 'node:events'
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
-import { request } from 'node:http'
+import { type IncomingMessage, request } from 'node:http'
 import { join } from 'node:path'
+import { json } from 'node:stream/consumers'
 import { gunzipSync, gzipSync } from 'node:zlib'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { startTestAgent, type TestAgent } from '../testing/test-agent.ts'
@@ -126,6 +128,25 @@ test('an overwrite keeps the mode and replaces the metadata', async () => {
   expect((await raw(at('mode.sh'), 'x', { [`X-Metadata-${'k'.repeat(247)}`]: 'v' })).status).toBe(400)
 })
 
+test('of metadata headers with one name the first counts, and none outlives the next upload', async () => {
+  const send = async (headers: [string, string][]): Promise<unknown> => {
+    const outgoing = request(at('named'), {
+      method: 'POST',
+      headers: ['Host', 'envd', 'Content-Type', 'application/octet-stream', ...headers.flat()],
+    })
+    outgoing.end()
+    const [answer] = (await once(outgoing, 'response')) as [IncomingMessage]
+    return ((await json(answer)) as { metadata?: unknown }[])[0]?.metadata
+  }
+  const doubled: [string, string][] = [
+    ['X-Metadata-Key', 'first'],
+    ['x-metadata-key', 'second'],
+    ['X-Metadata-Constructor', 'who'],
+  ]
+  expect(await send(doubled)).toEqual({ key: 'first', constructor: 'who' })
+  expect(await send([])).toBeUndefined()
+})
+
 test('a full disk is 507 with the size that was announced', async () => {
   const [status, message] = await errorOf(await raw(at('/dev/full'), 'abc'))
   expect([status, message]).toEqual([507, 'attempted to write 3 bytes: not enough disk space available'])
@@ -201,6 +222,18 @@ test('compose joins and removes its sources', async () => {
   expect(existsSync(join(agent.home, 'p1'))).toBe(false)
   expect((await agent.post('/files/compose', body)).status).toBe(404)
   expect((await agent.post('/files/compose', { source_paths: [], destination: 'x' })).status).toBe(400)
+})
+
+test('compose is done when its sources cannot be removed, and says why it cannot be', async () => {
+  const done = await agent.post('/files/compose', {
+    source_paths: ['/proc/self/comm'],
+    destination: join(agent.home, 'comm'),
+  })
+  expect(done.status).toBe(200)
+  writeFileSync(join(agent.home, 'p3'), 'three')
+  const refused = { source_paths: ['p3'], destination: 'p3/below', username: 'user' }
+  const reason = `error ensuring directories: path is a file: ${join(agent.home, 'p3')}`
+  expect(await errorOf(await agent.post('/files/compose', refused))).toEqual([500, reason])
 })
 
 test('access to files: header, then signature, then expiry', async () => {

@@ -39,7 +39,7 @@ export async function upload(exchange: Exchange, state: AgentState): Promise<voi
   if (username === undefined && !state.defaultUser) throw new HttpError(400, 'username not provided')
   const encoding = uploadEncoding(header(request, 'content-encoding'))
   const user = fileUser(state, username)
-  const metadata = metadataOf(request.headers)
+  const metadata = metadataOf(request.rawHeaders)
   const contentType = header(request, 'content-type') ?? ''
   const mediaType = contentType.split(';')[0]?.trim().toLowerCase() ?? ''
   const body = await openBody(request, encoding)
@@ -67,12 +67,15 @@ async function writeAll(write: Upload, mediaType: string, contentType: string): 
   )
 }
 
-function metadataOf(headers: Exchange['request']['headers']): Record<string, string> {
-  const metadata: Record<string, string> = {}
-  for (const [name, value] of Object.entries(headers)) {
-    const key = name.toLowerCase().startsWith(METADATA_HEADER) ? name.slice(METADATA_HEADER.length) : ''
-    if (key && value !== undefined) metadata[key] = Array.isArray(value) ? (value[0] ?? '') : value
+/** Of several headers with one name the first counts. @param headers names and values in turn, as sent */
+function metadataOf(headers: readonly string[]): Record<string, string> {
+  const found = new Map<string, string>()
+  for (let at = 0; at + 1 < headers.length; at += 2) {
+    const name = headers[at]!.toLowerCase()
+    const key = name.startsWith(METADATA_HEADER) ? name.slice(METADATA_HEADER.length) : ''
+    if (key && !found.has(key)) found.set(key, headers[at + 1]!)
   }
+  const metadata = Object.fromEntries(found)
   try {
     validateMetadata(metadata)
   } catch (error) {

@@ -67,7 +67,8 @@ function isUtf8(bytes: Buffer): boolean {
 /** Makes `metadata` the whole metadata of an open file. @throws KernelError */
 export function replaceMetadata(fd: number, metadata: Readonly<Record<string, string>>): void {
   for (const name of listOpenFileAttributes(fd)) {
-    if (name.startsWith(PREFIX) && !(name.slice(PREFIX.length) in metadata)) removeAttribute(fd, name)
+    if (name.startsWith(PREFIX) && !Object.hasOwn(metadata, name.slice(PREFIX.length)))
+      removeAttribute(fd, name)
   }
   for (const [key, value] of Object.entries(metadata)) setAttribute(fd, PREFIX + key, value)
 }
