@@ -34,6 +34,7 @@ import { PortForwarder } from './services/port-forwarder.ts'
 import { startCommand } from './services/start-command.ts'
 import { ServiceSupervisor } from './services/supervisor.ts'
 import { AgentState } from './state.ts'
+import { errorText } from './system/error-text.ts'
 import { syncFiles } from './system/own-kernel.ts'
 
 const TIMEOUT_HEADER = 'connect-timeout-ms'
@@ -229,8 +230,7 @@ async function handle(
     }
     if (!(error instanceof HttpError))
       log({ event: 'request_failed', path: request.url, error: String(error) })
-    const status = error instanceof HttpError ? error.status : 500
-    sendError(response, status, error instanceof Error ? error.message : String(error))
+    sendError(response, error instanceof HttpError ? error.status : 500, errorText(error))
     request.resume()
   }
 }

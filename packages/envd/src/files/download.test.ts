@@ -2,7 +2,7 @@ import { once } from 'node:events'
 import { statSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
 import { get, type IncomingMessage } from 'node:http'
 import { join } from 'node:path'
-import { buffer } from 'node:stream/consumers'
+import { buffer, json } from 'node:stream/consumers'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { startTestAgent, type TestAgent } from '../testing/test-agent.ts'
 
@@ -38,7 +38,7 @@ test.each([
   ['ten', 'bytes= 1-1 ,', 206, '1', 'bytes 1-1/10'],
   ['ten', 'bytes=50-60,0-0', 206, '0', 'bytes 0-0/10'],
   ['ten', 'bytes=0-1,3-4', 200, '0123456789', undefined],
-  ['ten', 'bytes=20-', 416, 'unsatisfiable range\n', 'bytes */10'],
+  ['ten', 'bytes=20-', 416, 'invalid range: failed to overlap\n', 'bytes */10'],
   ['ten', 'bytes=5-2', 416, 'invalid range\n', undefined],
   ['ten', 'lines=1-2', 416, 'invalid range\n', undefined],
   ['empty', 'bytes=0-', 200, '', undefined],
@@ -84,6 +84,23 @@ test('a file of the kernel that is longer than what is read ahead comes whole', 
   const body = (await buffer(answer)).toString()
   expect(body.length).toBeGreaterThan(64 * 1024)
   expect(body.endsWith('\n')).toBe(true)
+})
+
+test.each([
+  ["it's*a{1}%.txt", "filename=it's*a{1}%.txt"],
+  ['two words "x"', 'filename="two words \\"x\\""'],
+  ["é 'a'.txt", "filename*=utf-8''%C3%A9%20%27a%27.txt"],
+])('the name %s is told as %s', async (name, parameter) => {
+  writeFileSync(join(agent.home, name), '')
+  const answer = await download(join(agent.home, name))
+  expect(answer.headers['content-disposition']).toBe(`inline; ${parameter}`)
+  answer.resume()
+})
+
+test.each(['identity', 'gzip'])('what cannot be read is told (%s)', async (encoding) => {
+  const answer = await download('/proc/self/mem', { 'Accept-Encoding': encoding })
+  expect([answer.statusCode, answer.headers['content-encoding']]).toEqual([500, undefined])
+  expect(await json(answer)).toEqual({ code: 500, message: 'read: input/output error' })
 })
 
 test('a device has no bytes to download', async () => {

@@ -6,7 +6,6 @@ import { requireTokenOrSignature } from '../http/access.ts'
 import { type Exchange, HttpError, header, sendEmpty, setHead } from '../http/exchange.ts'
 import type { AgentState } from '../state.ts'
 import { errorText } from '../system/error-text.ts'
-import { errorCode } from '../system/paths.ts'
 import { type ByteRange, parseRange } from './byte-range.ts'
 import { compressionPays } from './compression-pays.ts'
 import { checkConditions } from './conditions.ts'
@@ -34,7 +33,7 @@ export async function download(exchange: Exchange, state: AgentState): Promise<v
   response.setHeader('Vary', 'Accept-Encoding')
   const file = await openFile(path)
   try {
-    response.setHeader('Content-Disposition', `inline; filename=${dispositionName(basename(path))}`)
+    response.setHeader('Content-Disposition', `inline; ${dispositionName(basename(path))}`)
     const mustCompress = encoding === 'gzip' && !acceptsIdentity(accepted)
     const compresses = mustCompress || (encoding === 'gzip' && (await compressionPays(file, info.size)))
     if (compresses) await sendCompressed(exchange, file, path)
@@ -61,19 +60,30 @@ async function openFile(path: string): Promise<FileHandle> {
   try {
     return await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
   } catch (error) {
-    throw new HttpError(500, `error opening file '${path}': ${errorCode(error) ?? String(error)}`)
+    throw new HttpError(500, `error opening file '${path}': ${errorText(error)}`)
   }
 }
 
-/** A token as it is, anything else quoted, bytes outside ASCII in the extended form's place as `_`. */
+/** The parameter for a file name: a token as it is, other ASCII quoted, anything else in the extended form (RFC 8187). */
 function dispositionName(name: string): string {
-  if (/^[\w!#$&+.^`|~-]+$/.test(name)) return name
-  if (/^[\x20-\x7e]*$/.test(name)) return `"${name.replace(/["\\]/g, '\\$&')}"`
-  return `"${name.replace(/[^\x20-\x7e]/g, '_').replace(/["\\]/g, '\\$&')}"; filename*=utf-8''${encodeURIComponent(name)}`
+  if (/[^\t\x20-\x7e]/.test(name)) return `filename*=utf-8''${extendedValue(name)}`
+  if (/^[^\s()<>@,;:\\"/[\]?=]+$/.test(name)) return `filename=${name}`
+  return `filename="${name.replace(/["\\]/g, '\\$&')}"`
+}
+
+function extendedValue(text: string): string {
+  const encode = (byte: number): string => {
+    const character = String.fromCharCode(byte)
+    if (/[\w!#$&+.^`{|}~-]/.test(character)) return character
+    return `%${byte.toString(16).toUpperCase().padStart(2, '0')}`
+  }
+  return Array.from(Buffer.from(text), encode).join('')
 }
 
 async function sendCompressed({ response }: Exchange, file: FileHandle, path: string): Promise<void> {
   const { createGzip, constants: zlib } = await import('node:zlib')
+  // What cannot be read is told in an answer; once that has begun only the end of the connection could say so.
+  await readStart(file, 1)
   setHead(response, 200, {
     'Content-Encoding': 'gzip',
     'Content-Type': typeByExtension(path) ?? 'application/octet-stream',
@@ -114,8 +124,12 @@ function sendRefusal(
   size: number,
 ): void {
   if (reason === 'unsatisfiable') response.setHeader('Content-Range', `bytes */${size}`)
-  const text = Buffer.from(`${reason} range\n`)
-  setHead(response, 416, { 'Content-Type': 'text/plain; charset=utf-8', 'Content-Length': text.length })
+  const text = Buffer.from(reason === 'invalid' ? 'invalid range\n' : 'invalid range: failed to overlap\n')
+  setHead(response, 416, {
+    'Content-Type': 'text/plain; charset=utf-8',
+    'X-Content-Type-Options': 'nosniff',
+    'Content-Length': text.length,
+  })
   response.end(text)
 }
 
