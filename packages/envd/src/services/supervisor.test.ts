@@ -92,6 +92,19 @@ test('a new agent replaces what the one before left running', async () => {
   next.close()
 })
 
+test('a service whose pid cannot be written down is running, and is started once', async () => {
+  mkdirSync(join(rootDir, 'run/e2b/services/unwritten.pid'))
+  services([
+    { name: 'unwritten', cmd: ['/bin/sleep', '1000'] },
+    { name: 'later', cmd: ['/bin/sleep', '0.1'] },
+  ])
+  await supervisor.load()
+  const startsOf = (name: string): number =>
+    logged.filter(({ event, service }) => event === 'service_start' && service === name).length
+  await expect.poll(() => startsOf('later'), { timeout: 10_000 }).toBe(3)
+  expect(startsOf('unwritten')).toBe(1)
+})
+
 test('a wrong service file is logged and changes nothing', async () => {
   services([{ name: 'Bad Name', cmd: 'true' }])
   await supervisor.load()

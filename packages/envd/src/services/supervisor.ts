@@ -122,7 +122,11 @@ export class ServiceSupervisor {
   }
 
   #remember(name: string, pid: number): void {
-    writeFileSync(this.#pidFile(name), `${pid} ${startTimeOf(pid) ?? ''}`)
+    try {
+      writeFileSync(this.#pidFile(name), `${pid} ${startTimeOf(pid) ?? ''}`)
+    } catch {
+      // The disk is full: the service runs all the same, and must not be taken for one that does not.
+    }
   }
 
   #pidFile(name: string): string {
