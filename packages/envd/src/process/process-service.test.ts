@@ -1,13 +1,20 @@
+import { join } from 'node:path'
 import { create } from '@bufbuild/protobuf'
-import { Code, type ConnectError } from '@connectrpc/connect'
+import { Code, type ConnectError, createClient, createRouterTransport } from '@connectrpc/connect'
 import {
+  Process,
   type ProcessEvent,
   type ProcessEvent_EndEvent,
   Signal,
   StreamInputRequestSchema,
 } from '@sandbox/contract/gen/process/process_pb'
 import { afterAll, beforeAll, expect, test } from 'vitest'
+import { AgentLog } from '../logs/agent-log.ts'
+import { LogExporter } from '../logs/log-exporter.ts'
+import { AgentState } from '../state.ts'
 import { actingAs, startTestAgent, type TestAgent } from '../testing/test-agent.ts'
+import { processService } from './process-service.ts'
+import { ProcessRegistry } from './registry.ts'
 
 let agent: TestAgent
 
@@ -284,6 +291,35 @@ test('who was told that a process has been killed does not find it any more', as
     expect(isRunning(pid)).toBe(false)
     await reader
   }
+})
+
+test('input of every kind is activity, after which a port may be open', async () => {
+  const registry = new ProcessRegistry(
+    join(agent.rootDir, 'native'),
+    new AgentLog(new LogExporter({ port: 1 })),
+  )
+  const state = new AgentState({ rootDir: agent.rootDir, defaultUser: 'root' })
+  const service = processService({ state, registry, path: '/usr/bin:/bin' })
+  const processes = createClient(
+    Process,
+    createRouterTransport((router) => router.service(Process, service)),
+  )
+  const reader = collect(processes.start(shell('head -c 6')))
+  await expect.poll(() => registry.running.length).toBe(1)
+  let activities = 0
+  registry.onActivity = () => activities++
+  const selected = { selector: { case: 'pid' as const, value: registry.running[0]!.pid } }
+  const input = { input: { case: 'stdin' as const, value: Buffer.from('two') } }
+  await processes.sendInput({ process: selected, input })
+  expect(activities).toBe(1)
+  await processes.streamInput(
+    (async function* () {
+      yield create(StreamInputRequestSchema, { event: { case: 'start', value: { process: selected } } })
+      yield create(StreamInputRequestSchema, { event: { case: 'data', value: { input } } })
+    })(),
+  )
+  expect(activities).toBe(2)
+  expect((await reader).stdout).toBe('twotwo')
 })
 
 test('a background process that keeps the pipe does not delay the end', async () => {

@@ -41,15 +41,14 @@ export function processService(parts: ProcessServiceParts): ServiceImpl<typeof P
       return {}
     },
     async sendInput(request) {
-      await writeInput(findProcess(registry, request.process), request.input)
-      registry.onActivity()
+      await writeInput(registry, findProcess(registry, request.process), request.input)
       return {}
     },
     async streamInput(requests) {
       let process: RunningProcess | undefined
       for await (const { event } of requests) {
         if (event.case === 'start') process = findProcess(registry, event.value.process)
-        else if (event.case === 'data') await writeInput(required(process), event.value.input)
+        else if (event.case === 'data') await writeInput(registry, required(process), event.value.input)
         else if (event.case === undefined) throw new ConnectError('invalid event type', Code.Unimplemented)
       }
       return {}
@@ -178,19 +177,20 @@ function describe({ pid, request }: RunningProcess) {
   }
 }
 
-async function writeInput(process: RunningProcess, input: ProcessInput | undefined): Promise<void> {
-  const kind = input?.input.case
+async function writeInput(
+  registry: ProcessRegistry,
+  process: RunningProcess,
+  input: ProcessInput | undefined,
+): Promise<void> {
   if (!input?.input.case) throw new ConnectError('invalid input type', Code.Unimplemented)
+  const { case: kind, value } = input.input
   try {
-    if (input.input.case === 'pty') await process.writeTerminal(input.input.value)
-    else await process.writeStdin(input.input.value)
+    await (kind === 'pty' ? process.writeTerminal(value) : process.writeStdin(value))
   } catch (error) {
     const name = kind === 'pty' ? 'tty' : 'stdin'
-    throw new ConnectError(
-      `error writing to ${name}: ${error instanceof Error ? error.message : String(error)}`,
-      Code.Internal,
-    )
+    throw new ConnectError(`error writing to ${name}: ${errorText(error)}`, Code.Internal)
   }
+  registry.onActivity()
 }
 
 function attempt<T>(context: string | undefined, code: Code, action: () => T): T {

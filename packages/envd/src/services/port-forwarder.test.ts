@@ -50,16 +50,19 @@ test('tables name loopback and wildcard listeners', () => {
   expect([...wildcard]).toEqual([80])
 })
 
-test('a loopback listener is reachable from outside while it lives', async () => {
-  const forwarder = new PortForwarder(OUTSIDE, () => false)
-  open.push(forwarder)
-  const { server, port } = await listen('127.0.0.1')
-  forwarder.scan()
-  await expect.poll(() => echo(OUTSIDE, port)).toBe('ping')
-  await new Promise((resolve) => server.close(resolve))
-  forwarder.scan()
-  await expect.poll(() => echo(OUTSIDE, port)).toContain('ECONNREFUSED')
-})
+test.each(['127.0.0.1', '::ffff:127.0.0.1'])(
+  'a listener on %s is reachable from outside while it lives',
+  async (address) => {
+    const forwarder = new PortForwarder(OUTSIDE, () => false)
+    open.push(forwarder)
+    const { server, port } = await listen(address)
+    forwarder.scan()
+    await expect.poll(() => echo(OUTSIDE, port)).toBe('ping')
+    await new Promise((resolve) => server.close(resolve))
+    forwarder.scan()
+    await expect.poll(() => echo(OUTSIDE, port)).toContain('ECONNREFUSED')
+  },
+)
 
 test('attention finds a listener within the second scan', async () => {
   const forwarder = new PortForwarder(OUTSIDE, () => false)
