@@ -12,18 +12,22 @@ export class IdempotencyKeyRepository {
    * @returns undefined when it was free, else what holds it
    */
   async take(entry: Omit<IdempotencyKey, 'state' | 'answer'>): Promise<IdempotencyKey | undefined> {
-    const inserted = await this.#db
-      .insertInto('idempotencyKeys')
-      .values({ ...entry, state: 'in_progress', answer: null })
-      .onConflict((conflict) => conflict.columns(['teamId', 'key']).doNothing())
-      .executeTakeFirst()
-    if ((inserted.numInsertedOrUpdatedRows ?? 0n) > 0n) return undefined
-    return this.#db
-      .selectFrom('idempotencyKeys')
-      .selectAll()
-      .where('teamId', '=', entry.teamId)
-      .where('key', '=', entry.key)
-      .executeTakeFirst()
+    for (;;) {
+      const inserted = await this.#db
+        .insertInto('idempotencyKeys')
+        .values({ ...entry, state: 'in_progress', answer: null })
+        .onConflict((conflict) => conflict.columns(['teamId', 'key']).doNothing())
+        .executeTakeFirst()
+      if ((inserted.numInsertedOrUpdatedRows ?? 0n) > 0n) return undefined
+      const holder = await this.#db
+        .selectFrom('idempotencyKeys')
+        .selectAll()
+        .where('teamId', '=', entry.teamId)
+        .where('key', '=', entry.key)
+        .executeTakeFirst()
+      // Given back in between, it is nobody's: it has to be taken all the same.
+      if (holder) return holder
+    }
   }
 
   /** Gives a key back after a request of this owner that left nothing behind. */

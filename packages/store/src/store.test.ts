@@ -250,4 +250,22 @@ describe.each(databaseKinds)('the store on %s', (_name, start) => {
     await store.idempotencyKeys.release('t1', 'k', 'run')
     expect(await store.idempotencyKeys.take(entry)).toBeUndefined()
   })
+
+  it('has one holder of a key at a time, however often it is taken and given back', async () => {
+    const entry = { teamId: 't1', key: 'k', requestHash: 'h', owner: 'run', sandboxId: 'i1', createdAt: 1 }
+    let holders = 0
+    let most = 0
+    const takeAndGiveBack = async (): Promise<void> => {
+      for (let round = 0; round < 30; round += 1) {
+        if (await store.idempotencyKeys.take(entry)) continue
+        holders += 1
+        most = Math.max(most, holders)
+        await new Promise((resolve) => setImmediate(resolve))
+        holders -= 1
+        await store.idempotencyKeys.release('t1', 'k', 'run')
+      }
+    }
+    await Promise.all(Array.from({ length: 5 }, takeAndGiveBack))
+    expect(most).toBe(1)
+  })
 })

@@ -69,6 +69,17 @@ describe.each(databaseKinds)('Idempotency-Key on %s', (_name, start) => {
     expect((await createWith('k1')).status).toBe(201)
   })
 
+  it('does not say for ever that a failed start still runs whose key could not be given back', async () => {
+    const { idempotencyKeys } = test.store
+    const release = idempotencyKeys.release.bind(idempotencyKeys)
+    idempotencyKeys.release = () => Promise.reject(new Error('the database is away'))
+    test.host.capacity = 0
+    expect((await createWith('k1')).json()).toMatchObject({ error_code: 'sandbox_capacity_unavailable' })
+    idempotencyKeys.release = release
+    test.host.capacity = 10
+    expect((await createWith('k1')).json()).toMatchObject({ error_code: 'idempotency_outcome_unknown' })
+  })
+
   it('says that the outcome is unknown when the server was interrupted', async () => {
     const body = { templateID: 'base', timeout: 300 }
     const interrupted = { ...anyEntry('k1'), requestHash: hashBody(body), createdAt: Date.now() - 3_600_000 }

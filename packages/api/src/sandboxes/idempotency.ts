@@ -39,11 +39,15 @@ export class Idempotency {
   readonly #store: Store
   readonly #owner = newUuid()
   readonly #startTimeoutMs: number
+  readonly #logger: Logger
   readonly #timer: NodeJS.Timeout
+  /** Ids of the sandboxes that keyed requests of this run are starting. */
+  readonly #starting = new Set<string>()
 
   constructor(store: Store, startTimeoutMs: number, logger: Logger) {
     this.#store = store
     this.#startTimeoutMs = startTimeoutMs
+    this.#logger = logger
     this.#timer = setInterval(() => {
       store.idempotencyKeys
         .deleteOlderThan(Date.now() - KEPT_MS)
@@ -61,19 +65,37 @@ export class Idempotency {
     const requestHash = hashBody(request.body)
     const owner = this.#owner
     const taken = { teamId, key, requestHash, owner, sandboxId, createdAt: Date.now() }
-    const holder = await this.#store.idempotencyKeys.take(taken)
-    if (holder) return this.#repeat(holder, requestHash)
-    try {
-      return await start()
-    } catch (error) {
-      // A failed start leaves nothing behind, so the key is free for another try.
-      await this.#store.idempotencyKeys.release(teamId, key, owner)
-      throw error
-    }
+    let holder = await this.#store.idempotencyKeys.take(taken)
+    // It may have ended just after it was read.
+    if (holder && this.#isLeftOver(holder)) holder = await this.#store.idempotencyKeys.take(taken)
+    return holder ? this.#repeat(holder, requestHash) : this.#start(request, start)
   }
 
   close(): void {
     clearInterval(this.#timer)
+  }
+
+  async #start(
+    { teamId, key, sandboxId }: KeyedRequest,
+    start: () => Promise<AnswerFacts>,
+  ): Promise<AnswerFacts> {
+    this.#starting.add(sandboxId)
+    try {
+      return await start()
+    } catch (error) {
+      // A failed start leaves nothing behind, so the key is free for another try.
+      await this.#store.idempotencyKeys
+        .release(teamId, key, this.#owner)
+        .catch((failure) => this.#logger.error({ err: failure, teamId, key }, 'idempotency key not released'))
+      throw error
+    } finally {
+      this.#starting.delete(sandboxId)
+    }
+  }
+
+  /** Held by a request of this run that neither runs nor has an answer: it failed, and so did giving the key back. */
+  #isLeftOver({ answer, owner, sandboxId }: IdempotencyKey): boolean {
+    return answer === null && owner === this.#owner && !this.#starting.has(sandboxId)
   }
 
   #repeat(holder: IdempotencyKey, requestHash: string): AnswerFacts {
@@ -84,7 +106,8 @@ export class Idempotency {
       )
     }
     if (holder.answer !== null) return JSON.parse(holder.answer) as AnswerFacts
-    const mayStillRun = holder.owner === this.#owner || Date.now() - holder.createdAt < this.#startTimeoutMs
+    const isYoung = Date.now() - holder.createdAt < this.#startTimeoutMs
+    const mayStillRun = holder.owner === this.#owner ? !this.#isLeftOver(holder) : isYoung
     if (mayStillRun) {
       throw new ApiError(
         'idempotencyInProgress',
