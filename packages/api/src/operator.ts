@@ -185,6 +185,6 @@ export async function registerTemplate(
     updatedAt: now,
     finishedAt: now,
   })
-  await store.templateBuilds.assignTag({ templateId, tag: 'default', buildId, assignedAt: now })
+  await store.templateBuilds.assignTags([{ templateId, tag: 'default', buildId, assignedAt: now }])
   return { templateId, buildId }
 }

@@ -155,8 +155,15 @@ describe.each(databaseKinds)('the store on %s', (_name, start) => {
     await store.templates.addAlias('t1', 'mine', 'own', 1)
     await store.templateBuilds.insert(build('b1', 'own', 1))
     await store.templateBuilds.insert(build('b2', 'own', 2))
-    await store.templateBuilds.assignTag({ templateId: 'own', tag: 'default', buildId: 'b2', assignedAt: 1 })
-    await store.templateBuilds.assignTag({ templateId: 'own', tag: 'default', buildId: 'b1', assignedAt: 2 })
+    const assign = (buildId: string, assignedAt: number, tags = ['default', 'stable']) =>
+      store.templateBuilds.assignTags(tags.map((tag) => ({ templateId: 'own', tag, buildId, assignedAt })))
+    await assign('b2', 1)
+    await assign('b1', 2)
+    await expect(assign('unknown', 3)).rejects.toThrow()
+    const tagged = { templateId: 'own', buildId: 'b1', assignedAt: 2 }
+    expect(await store.templateBuilds.listTags('own')).toEqual(
+      ['default', 'stable'].map((tag) => ({ ...tagged, tag })),
+    )
     expect((await store.templateBuilds.findByTag('own', 'default'))?.id).toBe('b1')
     expect(await store.templateBuilds.listTaggedSnapshots()).toEqual(['snapshot-b1'])
     const [listed, ...others] = await store.templates.list({ teamId: 't1', limit: 10 })

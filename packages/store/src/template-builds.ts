@@ -67,15 +67,16 @@ export class TemplateBuildRepository {
       .executeTakeFirst()
   }
 
-  /** Points a tag at a build, moving it when it exists. */
-  async assignTag(tag: TemplateTag): Promise<void> {
+  /** Points different tags at builds, all or none, moving those that exist. */
+  async assignTags(tags: readonly TemplateTag[]): Promise<void> {
     await this.#db
       .insertInto('templateTags')
-      .values(tag)
+      .values([...tags])
       .onConflict((conflict) =>
-        conflict
-          .columns(['templateId', 'tag'])
-          .doUpdateSet({ buildId: tag.buildId, assignedAt: tag.assignedAt }),
+        conflict.columns(['templateId', 'tag']).doUpdateSet(({ ref }) => ({
+          buildId: ref('excluded.buildId'),
+          assignedAt: ref('excluded.assignedAt'),
+        })),
       )
       .execute()
     await this.#changes.announce()
@@ -101,13 +102,13 @@ export class TemplateBuildRepository {
     return rows.flatMap(({ snapshotId }) => snapshotId ?? [])
   }
 
-  async deleteTag(templateId: string, tag: string): Promise<boolean> {
-    const result = await this.#db
+  /** All that are there or none. */
+  async deleteTags(templateId: string, tags: readonly string[]): Promise<void> {
+    await this.#db
       .deleteFrom('templateTags')
       .where('templateId', '=', templateId)
-      .where('tag', '=', tag)
-      .executeTakeFirst()
+      .where('tag', 'in', [...tags])
+      .execute()
     await this.#changes.announce()
-    return result.numDeletedRows > 0n
   }
 }

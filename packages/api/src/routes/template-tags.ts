@@ -15,6 +15,8 @@ import { DEFAULT_TAG, parseTemplateName, type TemplateResolver, tagNotFound } fr
 import { errors, NoContent } from './responses.ts'
 
 const TAG = /^[a-z0-9_.-]{1,128}$/
+/** A tag that could be taken for a build is refused. */
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/
 
 export interface TemplateTagRouteParts {
   readonly store: Store
@@ -26,6 +28,7 @@ export function parseTag(text: string): string {
   const tag = text.trim().toLowerCase()
   if (!TAG.test(tag))
     throw new ApiError('badRequest', `Invalid tag '${text}': use a-z, 0-9, '.', '-' and '_'`)
+  if (UUID.test(tag)) throw new ApiError('badRequest', `Invalid tag '${text}': a tag cannot be a UUID`)
   return tag
 }
 
@@ -76,7 +79,7 @@ export function templateTagRoutes(app: ApiApp, { store, templates }: TemplateTag
       const build = await store.templateBuilds.findByTag(template.id, from)
       if (!build) throw tagNotFound(target, from)
       const assigned = { templateId: template.id, buildId: build.id, assignedAt: Date.now() }
-      for (const tag of tags) await store.templateBuilds.assignTag({ ...assigned, tag })
+      await store.templateBuilds.assignTags(tags.map((tag) => ({ ...assigned, tag })))
       return reply.code(201).send({ tags, buildID: build.id })
     },
   )
@@ -98,10 +101,7 @@ export function templateTagRoutes(app: ApiApp, { store, templates }: TemplateTag
       if (tags.includes(DEFAULT_TAG))
         throw new ApiError('badRequest', `Tag '${DEFAULT_TAG}' cannot be removed`)
       const template = await findOwn(teamOf(request), name)
-      const known = new Set((await store.templateBuilds.listTags(template.id)).map(({ tag }) => tag))
-      const missing = tags.find((tag) => !known.has(tag))
-      if (missing) throw tagNotFound(name, missing)
-      for (const tag of tags) await store.templateBuilds.deleteTag(template.id, tag)
+      await store.templateBuilds.deleteTags(template.id, tags)
       return reply.code(204).send(null)
     },
   )

@@ -132,7 +132,7 @@ export class Snapshots {
         `Cannot delete '${text}': there are sandboxes that were created from it`,
       )
     }
-    if (isPart && isShared) await store.templateBuilds.deleteTag(template.id, tagged.tag)
+    if (isPart && isShared) await store.templateBuilds.deleteTags(template.id, [tagged.tag])
     else await this.#remove(doomed, isPart ? undefined : template.id)
     logger.info({ teamId: team.id, templateId: template.id, builds: doomed.length }, 'template deleted')
   }
