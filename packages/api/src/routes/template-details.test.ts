@@ -46,7 +46,7 @@ it('shows a template of the team with its builds in pages, by id and by name', a
   const pages = [first, second].flatMap((page) => page.json<typeof whole>().builds)
   expect(pages).toEqual(whole.builds)
   expect((await get(`/templates/${templateId}`, stranger)).status).toBe(403)
-  expect((await get(`/templates/${test.templateId}`, stranger)).status).toBe(404)
+  expect((await get(`/templates/${test.templateId}`, stranger)).status).toBe(403)
   expect((await get('/templates/nothing')).json()).toMatchObject({ code: 404 })
 })
 
@@ -59,7 +59,7 @@ it('lets its owner alone publish it and take it back', async () => {
     templateID: templateId,
     public: true,
   })
-  expect((await patch(`/v2/templates/${templateId}`, { public: false }, stranger)).status).toBe(404)
+  expect((await patch(`/v2/templates/${templateId}`, { public: false }, stranger)).status).toBe(403)
   expect((await patch('/templates/mine', { public: false })).status).toBe(200)
   expect((await get('/templates/aliases/test%2Fmine', stranger)).status).toBe(403)
   expect((await patch(`/v2/templates/${templateId}`, { public: 'yes' })).status).toBe(400)

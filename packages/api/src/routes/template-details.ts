@@ -13,7 +13,7 @@ import {
   TemplateParams,
   TemplateWithBuilds,
 } from '@sandbox/contract/rest/templates'
-import type { TemplateBuild as StoredBuild, Team, Template } from '@sandbox/store/schema'
+import type { TemplateBuild as StoredBuild, Template } from '@sandbox/store/schema'
 import type { Store } from '@sandbox/store/store'
 import { teamOf } from '../auth/authenticate.ts'
 import type { ApiApp } from '../http/app.ts'
@@ -48,15 +48,8 @@ function toBuild(build: StoredBuild): TemplateBuild {
   }
 }
 
-/** Routes of one template: what it is, whether others may use it, how its builds went. */
+/** Routes for the owner of a template: what it is, whether others may use it, how its builds went. */
 export function templateDetailRoutes(app: ApiApp, { store, templates, hosts }: TemplateDetailParts): void {
-  const findOwn = async (team: Team, text: string): Promise<Template> => {
-    const template = await templates.findTemplate(team, text)
-    // Only what its owner may see is here: that others may use it makes no difference.
-    if (template.teamId !== team.id) throw new ApiError('notFound', `Template '${text}' not found`)
-    return template
-  }
-
   const checkIsolation = (template: Template, isolation: Isolation): void => {
     if (template.isSnapshot === 1) {
       throw new ApiError('badRequest', 'Sandboxes of a snapshot stay with the engine that it was taken on.')
@@ -76,7 +69,7 @@ export function templateDetailRoutes(app: ApiApp, { store, templates, hosts }: T
       },
     },
     async (request, reply) => {
-      const template = await findOwn(teamOf(request), request.params.templateID)
+      const template = await templates.findOwn(teamOf(request), request.params.templateID)
       const described = await store.templates.describe(template)
       if (!described) throw new ApiError('notFound', `Template '${template.id}' has no build`)
       const { limit = MAX_PAGE, nextToken: token } = request.query
@@ -107,7 +100,7 @@ export function templateDetailRoutes(app: ApiApp, { store, templates, hosts }: T
         },
       },
       async (request) => {
-        const template = await findOwn(teamOf(request), request.params.templateID)
+        const template = await templates.findOwn(teamOf(request), request.params.templateID)
         const { public: isPublic, isolation } = request.body
         if (isolation !== undefined) checkIsolation(template, isolation)
         const change = {
@@ -134,7 +127,7 @@ export function templateDetailRoutes(app: ApiApp, { store, templates, hosts }: T
     },
     async (request) => {
       const { templateID, buildID } = request.params
-      const template = await findOwn(teamOf(request), templateID)
+      const template = await templates.findOwn(teamOf(request), templateID)
       const build = await store.templateBuilds.find(template.id, buildID)
       if (!build) throw new ApiError('badRequest', `Template '${templateID}' has no build '${buildID}'`)
       const { status } = build
@@ -161,7 +154,7 @@ export function templateDetailRoutes(app: ApiApp, { store, templates, hosts }: T
     },
     async (request) => {
       const { templateID, buildID } = request.params
-      const template = await findOwn(teamOf(request), templateID)
+      const template = await templates.findOwn(teamOf(request), templateID)
       const build = await store.templateBuilds.find(template.id, buildID)
       if (!build) throw new ApiError('notFound', `Template '${templateID}' has no build '${buildID}'`)
       const { cursor, level, limit = MAX_PAGE, direction = 'forward' } = request.query

@@ -6,7 +6,6 @@ import {
   TemplateParams,
   TemplateTag,
 } from '@sandbox/contract/rest/templates'
-import type { Team, Template } from '@sandbox/store/schema'
 import type { Store } from '@sandbox/store/store'
 import { Type } from 'typebox'
 import { teamOf } from '../auth/authenticate.ts'
@@ -34,15 +33,6 @@ export function parseTag(text: string): string {
 
 /** Routes of the tags that point at builds of templates. */
 export function templateTagRoutes(app: ApiApp, { store, templates }: TemplateTagRouteParts): void {
-  /** Only the owner may move tags. */
-  const findOwn = async (team: Team, name: string): Promise<Template> => {
-    const template = await templates.findTemplate(team, name)
-    if (template.teamId !== team.id) {
-      throw new ApiError('forbidden', `Template '${name}' belongs to another team`)
-    }
-    return template
-  }
-
   app.get(
     '/templates/:templateID/tags',
     {
@@ -74,7 +64,7 @@ export function templateTagRoutes(app: ApiApp, { store, templates }: TemplateTag
     async (request, reply) => {
       const { target } = request.body
       const tags = [...new Set(request.body.tags.map(parseTag))]
-      const template = await findOwn(teamOf(request), target)
+      const template = await templates.findOwn(teamOf(request), target)
       const { tag: from = DEFAULT_TAG } = parseTemplateName(target)
       const build = await store.templateBuilds.findByTag(template.id, from)
       if (!build) throw tagNotFound(target, from)
@@ -100,7 +90,7 @@ export function templateTagRoutes(app: ApiApp, { store, templates }: TemplateTag
       const tags = [...new Set(request.body.tags.map(parseTag))]
       if (tags.includes(DEFAULT_TAG))
         throw new ApiError('badRequest', `Tag '${DEFAULT_TAG}' cannot be removed`)
-      const template = await findOwn(teamOf(request), name)
+      const template = await templates.findOwn(teamOf(request), name)
       await store.templateBuilds.deleteTags(template.id, tags)
       return reply.code(204).send(null)
     },

@@ -88,6 +88,18 @@ export class TemplateResolver {
     return template
   }
 
+  /**
+   * The same of the team's own ones.
+   * @throws ApiError as findTemplate, and 403 another team's public template
+   */
+  async findOwn(team: Team, text: string): Promise<Template> {
+    const template = await this.findTemplate(team, text)
+    if (template.teamId !== team.id) {
+      throw new ApiError('forbidden', `Template '${text}' belongs to another team`)
+    }
+    return template
+  }
+
   async #load(team: Team, text: string): Promise<ResolvedTemplate> {
     const template = await this.findTemplate(team, text)
     const { tag = DEFAULT_TAG } = parseTemplateName(text)
