@@ -124,24 +124,28 @@ export class SnapshotRepository {
     return id
   }
 
-  /** Removes builds, or their whole template, and notes in the same step what hosts must delete now. */
-  async remove({ templateId, buildIds, loose }: SnapshotRemoval): Promise<void> {
-    await this.#db.transaction().execute(async (transaction) => {
-      if (loose.length > 0)
+  /**
+   * Removes builds, or their whole template, and notes in the same step what hosts must delete now. Answers whether
+   * any of it was there.
+   */
+  async remove({ templateId, buildIds, loose }: SnapshotRemoval): Promise<boolean> {
+    if (templateId === undefined && buildIds.length === 0) return false
+    const isRemoved = await this.#db.transaction().execute(async (transaction) => {
+      const removal =
+        templateId === undefined
+          ? transaction.deleteFrom('templateBuilds').where('id', 'in', [...buildIds])
+          : transaction.deleteFrom('templates').where('id', '=', templateId)
+      const { numDeletedRows } = await removal.executeTakeFirstOrThrow()
+      if (numDeletedRows > 0n && loose.length > 0)
         await transaction
           .insertInto('looseSnapshots')
           .values([...loose])
+          .onConflict((conflict) => conflict.column('snapshotId').doNothing())
           .execute()
-      if (templateId !== undefined) {
-        await transaction.deleteFrom('templates').where('id', '=', templateId).execute()
-      } else if (buildIds.length > 0) {
-        await transaction
-          .deleteFrom('templateBuilds')
-          .where('id', 'in', [...buildIds])
-          .execute()
-      }
+      return numDeletedRows > 0n
     })
     await this.#changes.announce()
+    return isRemoved
   }
 
   /** Snapshots of a team that no tag leads to and no sandbox was created from. */

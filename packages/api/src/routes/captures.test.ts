@@ -131,6 +131,30 @@ describe.each(databaseKinds)('captures on %s', (_name, start) => {
       expect((await create(snapshotID)).status).toBe(404)
     })
 
+    it('is deleted once, however many ask at once', async () => {
+      const { snapshotID } = (await snapshot(await createSandbox())).json<Snapshot>()
+      const removed = await Promise.all([1, 2, 3].map(() => remove(snapshotID)))
+      expect(removed.map(({ status }) => status).sort()).toEqual([204, 404, 404])
+      expect(test.host.snapshots.size).toBe(0)
+      expect(await test.store.looseSnapshots.listAbandoned(test.host.id, '', Date.now())).toEqual([])
+    })
+
+    it('leaves nothing when it was written but the answer was lost', async () => {
+      const id = await createSandbox()
+      const { snapshots } = test.store
+      const insert = snapshots.insert.bind(snapshots)
+      snapshots.insert = async (made) => {
+        await insert(made)
+        throw new Error('the connection broke')
+      }
+      expect((await snapshot(id, { name: 'state' })).status).toBe(500)
+      expect(test.host.snapshots.size).toBe(0)
+      expect(await list()).toEqual([])
+      expect(await test.store.looseSnapshots.listAbandoned(test.host.id, '', Date.now())).toEqual([])
+      snapshots.insert = insert
+      expect((await snapshot(id, { name: 'state' })).status).toBe(201)
+    })
+
     it('are limited per team, also those that are being made', async () => {
       test = await test.restart({ limits: { maxSandboxes: 20, maxHours: 1, maxSnapshots: 2 } })
       const ids = [await createSandbox(), await createSandbox(), await createSandbox()]

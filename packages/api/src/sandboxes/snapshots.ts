@@ -6,6 +6,7 @@ import type { Snapshot } from '@sandbox/store/snapshots'
 import type { Store } from '@sandbox/store/store'
 import type { Logger } from 'pino'
 import type { SandboxLogs } from '../observing/sandbox-logs.ts'
+import type { HostEndpoint } from '../options.ts'
 import { DEFAULT_TAG, parseTemplateName } from '../templates/resolver.ts'
 import type { Captures } from './capturing.ts'
 import type { Hosts } from './hosts.ts'
@@ -30,6 +31,8 @@ export interface SnapshotQuery {
 const MAX_CLEANED = 100
 /** Builds that one deletion looks at. */
 const MAX_BUILDS = 10_000
+
+const templateNotFound = (text: string): ApiError => new ApiError('notFound', `Template '${text}' not found`)
 
 /** A snapshot as it is shown. */
 export function snapshotInfo(
@@ -83,7 +86,7 @@ export class Snapshots {
     try {
       templateId = await store.snapshots.insert({ template, build, ...target })
     } catch (error) {
-      await captures.discard(host, snapshotId)
+      await this.#unrecord(build.id, snapshotId, host)
       throw error
     }
     await store.sync()
@@ -91,6 +94,22 @@ export class Snapshots {
     logs.append(sandboxId, team.id, 'info', 'Snapshot created', { snapshotID: `${templateId}:${target.tag}` })
     await this.#deleteUnreachable(team.id)
     return snapshotInfo({ templateId, slug: team.slug, alias: target.alias, tag: target.tag })
+  }
+
+  /**
+   * Takes a snapshot away that could not be recorded, and its build, also one whose write failed only in its answer.
+   * While the store is away both stay: a build has its snapshot, and what has no build goes at the next start.
+   */
+  async #unrecord(buildId: string, snapshotId: string, host: HostEndpoint): Promise<void> {
+    const { captures, logger, store } = this.#parts
+    try {
+      const loose = [captures.looseSnapshot(snapshotId, host.id)]
+      await store.snapshots.remove({ buildIds: [buildId], loose })
+    } catch (error) {
+      logger.error({ err: error, hostId: host.id, snapshotId }, 'unrecorded snapshot not deleted yet')
+      return
+    }
+    await captures.discard(host, snapshotId)
   }
 
   /** Newest first. A name without a tag matches any tag; an unknown one matches nothing. */
@@ -116,11 +135,11 @@ export class Snapshots {
   async deleteTemplate(team: Team, text: string): Promise<void> {
     const { store, logger } = this.#parts
     const template = await this.#findOwn(team, text)
-    if (!template) throw new ApiError('notFound', `Template '${text}' not found`)
+    if (!template) throw templateNotFound(text)
     const { tag } = parseTemplateName(text)
     const tags = await store.templateBuilds.listTags(template.id)
     const tagged = tags.find((candidate) => candidate.tag === tag)
-    if (tag !== undefined && !tagged) throw new ApiError('notFound', `Template '${text}' not found`)
+    if (tag !== undefined && !tagged) throw templateNotFound(text)
     const all = await store.templateBuilds.list(template.id, MAX_BUILDS)
     const others = tags.filter((candidate) => candidate.tag !== tag)
     const isPart = tagged !== undefined && others.length > 0
@@ -133,7 +152,7 @@ export class Snapshots {
       )
     }
     if (isPart && isShared) await store.templateBuilds.deleteTags(template.id, [tagged.tag])
-    else await this.#remove(doomed, isPart ? undefined : template.id)
+    else if (!(await this.#remove(doomed, isPart ? undefined : template.id))) throw templateNotFound(text)
     logger.info({ teamId: team.id, templateId: template.id, builds: doomed.length }, 'template deleted')
   }
 
@@ -194,8 +213,8 @@ export class Snapshots {
     }
   }
 
-  /** Of what was captured the snapshot goes too; what was built may be shared. */
-  async #remove(builds: readonly TemplateBuild[], templateId?: string): Promise<void> {
+  /** Of what was captured the snapshot goes too; what was built may be shared. Answers whether it was there. */
+  async #remove(builds: readonly TemplateBuild[], templateId?: string): Promise<boolean> {
     const { store, hosts, captures } = this.#parts
     const loose = builds.flatMap(({ sourceSandboxId, snapshotId, hostId }) =>
       sourceSandboxId !== null && snapshotId !== null && hostId !== null
@@ -203,11 +222,13 @@ export class Snapshots {
         : [],
     )
     const buildIds = builds.map(({ id }) => id)
-    await store.snapshots.remove({ buildIds, loose, ...(templateId === undefined ? {} : { templateId }) })
+    const removal = { buildIds, loose, ...(templateId === undefined ? {} : { templateId }) }
+    if (!(await store.snapshots.remove(removal))) return false
     for (const { snapshotId, hostId } of loose) {
       const host = hosts.get(hostId)
       if (host) await captures.discard(host, snapshotId)
     }
+    return true
   }
 }
 
