@@ -92,7 +92,10 @@ export class Entries {
   async adopt(row: SandboxRow): Promise<RunningSandbox> {
     const sandbox = runningFromRow(row)
     this.#running.add(sandbox)
-    const current = await this.#store.sandboxes.findById(row.id)
+    const current = await this.#store.sandboxes.findById(row.id).catch((error: unknown) => {
+      this.#running.remove(row.id, sandbox)
+      throw error
+    })
     if (!current || current.state === 'paused') this.#running.remove(row.id, sandbox)
     const entry = this.#running.get(row.id)
     if (entry) return entry

@@ -156,13 +156,17 @@ export class Lifecycle {
     logs.append(id, team.id, 'info', 'Sandbox killed')
   }
 
-  /** A paused sandbox gets an entry while it is killed, so that nothing resumes it meanwhile. */
+  /**
+   * A paused sandbox gets an entry while it is killed, so that nothing resumes it meanwhile.
+   * @throws ApiError 404, 503 its host is not part of this server
+   */
   async #findToKill(team: Team, id: string): Promise<RunningSandbox> {
-    const { running, store } = this.#parts
+    const { entries, running, store } = this.#parts
     const row = await store.sandboxes.find(team.id, id)
     if (!row) throw sandboxNotFound(id)
     const known = running.get(id)
     if (known) return known
+    entries.hostOf(row)
     const sandbox = runningFromRow(row, row.state === 'paused' ? 'starting' : 'running')
     running.add(sandbox)
     return sandbox
@@ -188,8 +192,12 @@ export class Lifecycle {
         { cause },
       )
     }
-    await store.sandboxes.delete(sandbox.id)
-    running.remove(sandbox.id, sandbox)
+    try {
+      await store.sandboxes.delete(sandbox.id)
+    } finally {
+      // A row that could not be deleted can be killed again.
+      running.remove(sandbox.id, sandbox)
+    }
   }
 
   /** The build that a tag points at may be replaced, and its snapshot deleted, just before it is started. */
@@ -271,7 +279,7 @@ export class Lifecycle {
     timeoutSeconds: number,
     extendOnly: boolean,
   ): Promise<'moved' | 'gone' | 'changing'> {
-    const { entries, store } = this.#parts
+    const { entries } = this.#parts
     const latest = sandbox.startedAt + entries.limitsOf(team).maxHours * 3600_000
     const now = Date.now()
     if (latest <= now) throw new ApiError('badRequest', 'Max instance length exceeded')
@@ -295,7 +303,16 @@ export class Lifecycle {
         { cause },
       )
     }
-    await store.sandboxes.setEnd(sandbox.id, sandbox.endAt)
+    await this.#recordEnd(sandbox)
     return 'moved'
+  }
+
+  /** Of changes at once the one that the host took last stays, in whatever order they are written. */
+  async #recordEnd(sandbox: RunningSandbox): Promise<void> {
+    let written: number
+    do {
+      written = sandbox.endAt
+      await this.#parts.store.sandboxes.setEnd(sandbox.id, written)
+    } while (written !== sandbox.endAt)
   }
 }

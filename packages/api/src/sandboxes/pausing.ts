@@ -136,8 +136,15 @@ export class Pauses {
       agentUnresponsive: paused.agentUnresponsive ? 1 : 0,
       endAt: paused.pausedAt ? timestampMs(paused.pausedAt) : Date.now(),
     } as const
-    const isNew = await store.sandboxes.markPaused(sandboxId, hostId, pause, options)
-    if (isNew) await store.sync()
+    let isNew: boolean
+    try {
+      isNew = await store.sandboxes.markPaused(sandboxId, hostId, pause, options)
+      if (isNew) await store.sync()
+    } catch (error) {
+      // It does not run, whether or not that can be written; the next comparison with its host writes it.
+      if (sandbox && sandbox.phase !== 'killing') running.remove(sandboxId, sandbox)
+      throw error
+    }
     if (sandbox && sandbox.phase !== 'killing') {
       const row = isNew ? undefined : await store.sandboxes.findById(sandboxId)
       if (isNew || row?.state === 'paused') running.remove(sandboxId, sandbox)
