@@ -2,6 +2,7 @@
 import { ENGINE_NAMES } from '@sandbox/host/engines/engine'
 import { Command, CommanderError, Option } from 'commander'
 import { type Config, ConfigError, describeSettings, loadConfig, settingFlags } from './config.ts'
+import { firstFailure } from './first-failure.ts'
 
 /** The operator's command. Exit codes: 0 done, 1 failed, 2 wrong use or configuration, 130 interrupted. */
 
@@ -108,7 +109,8 @@ try {
   await program.parseAsync()
 } catch (error) {
   if (error instanceof CommanderError) process.exit(error.exitCode === 0 ? 0 : 2)
-  process.stderr.write(`${explain(error as Error)}\n`)
+  const failure = firstFailure(error)
+  process.stderr.write(`${explain(failure)}\n`)
   // What has failed may have left a timer or a socket; nobody waits for it.
-  process.exit(error instanceof ConfigError ? 2 : 1)
+  process.exit(failure instanceof ConfigError ? 2 : 1)
 }

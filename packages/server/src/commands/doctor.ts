@@ -3,6 +3,7 @@ import { isForTests } from '../engines/for-tests.ts'
 import { checkGuestKernel } from '../engines/guest-kernel.ts'
 import { probeEngines } from '../engines/installed.ts'
 import { installCommand, installers } from '../engines/installers.ts'
+import { firstFailure } from '../first-failure.ts'
 import { readRuntime } from '../runtime.ts'
 import { checkMicrovmRequirements } from '../setup/microvm-requirements.ts'
 import { missingPackages } from '../setup/packages.ts'
@@ -62,7 +63,7 @@ async function engineFindings(config: Config): Promise<Finding[]> {
   try {
     reports = await probeEngines(config, runtime)
   } catch (error) {
-    return [untried((error as Error).message)]
+    return [untried(firstFailure(error).message)]
   }
   const found = reports.map(
     ({ name, report }): Finding => ({

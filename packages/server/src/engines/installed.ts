@@ -36,22 +36,20 @@ export async function probeEngines(
 ): Promise<{ name: string; report: EngineReport }[]> {
   const runDir = `${config.runDir}-probe`
   const file = join(config.stateDir, 'probe.btrfs')
+  await using opened = new AsyncDisposableStack()
+  opened.defer(() => rmSync(file, { force: true }))
+  opened.defer(() => removeRunDir(runDir))
+  prepareRunDir(runDir)
+  const layersDir = join(config.imagesDir, 'layers')
+  const layers = new LayerStore({ layersDir, mountsDir: join(runDir, 'layers') })
   const cgroups = new CgroupRoot({ instance: PROBE_INSTANCE })
-  let uppers: UpperStore | undefined
-  try {
-    prepareRunDir(runDir)
-    const layersDir = join(config.imagesDir, 'layers')
-    const layers = new LayerStore({ layersDir, mountsDir: join(runDir, 'layers') })
-    cgroups.prepare()
-    uppers = await UpperStore.open({ file, mountPoint: join(runDir, 'uppers'), sizeMib: MIB_PER_GIB })
-    const spareUidBase = config.uidBase - 65_536
-    const parts = { runDir, layers, uppers, cgroups, spareUidBase }
-    const probed = await probeEach(await openInstalledEngines(config, runtime, parts))
-    return probed.map(({ engine, report }) => ({ name: engine.name, report }))
-  } finally {
-    await uppers?.close()
-    await cgroups.remove()
-    removeRunDir(runDir)
-    rmSync(file, { force: true })
-  }
+  opened.defer(() => cgroups.remove())
+  cgroups.prepare()
+  const mountPoint = join(runDir, 'uppers')
+  const uppers = await UpperStore.open({ file, mountPoint, sizeMib: MIB_PER_GIB })
+  opened.defer(() => uppers.close())
+  const spareUidBase = config.uidBase - 65_536
+  const parts = { runDir, layers, uppers, cgroups, spareUidBase }
+  const probed = await probeEach(await openInstalledEngines(config, runtime, parts))
+  return probed.map(({ engine, report }) => ({ name: engine.name, report }))
 }
