@@ -63,3 +63,9 @@ test('a process that gets the environment of a configuration has the same one', 
   const config = loadConfig({ config: file, stateDir: dir }, { E2B_ON_SHUTDOWN: 'kill' })
   expect(loadConfig({}, configEnvironment(config))).toEqual(config)
 })
+
+test('it takes nothing from a file that was not read, also where a setting is empty', () => {
+  write({ databaseUrl: 'postgres://elsewhere/', adminToken: 'secret' })
+  const config = loadConfig({ config: '/dev/null' }, {})
+  expect(loadConfig({}, { E2B_CONFIG: file, ...configEnvironment(config) })).toEqual(config)
+})

@@ -209,10 +209,13 @@ export function describeSettings(): string {
 export const settingFlags = (): string[] => Object.values(settings).map(({ flag }) => `${flag} <value>`)
 
 /** The environment of a process that is to have this configuration, whatever file and flags it came from. */
-export const configEnvironment = (config: Config): Record<string, string> =>
-  Object.fromEntries(
+export const configEnvironment = (config: Config): Record<string, string> => ({
+  ...Object.fromEntries(
     Object.entries(settings).map(([name, { env }]) => [env, String(config[name as SettingName])]),
-  )
+  ),
+  // What is empty here must not come from a file.
+  E2B_CONFIG: '/dev/null',
+})
 
 const camel = (flag: string): string =>
   flag.slice(2).replace(/-([a-z])/g, (_match, letter: string) => letter.toUpperCase())

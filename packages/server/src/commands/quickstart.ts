@@ -60,7 +60,7 @@ async function startServer(config: Config): Promise<() => Promise<void>> {
   return async () => {
     process.removeListener('exit', endWithUs)
     child.kill('SIGTERM')
-    if (child.exitCode === null) await once(child, 'exit')
+    if (child.exitCode === null && child.signalCode === null) await once(child, 'exit')
   }
 }
 
