@@ -39,6 +39,9 @@ describe('checkNetworkConfig', () => {
     [{ rules: { 'a.com': [{}, {}] } }, /one rule/],
     [{ rules: { 'a.com': [{ transform: { headers: { 'bad name': 'x' } } }] } }, /header name/],
     [{ rules: { 'a.com': [{ transform: { headers: { x: 'a\r\nb' } } }] } }, /value/],
+    [{ rules: { 'a.com': [{ transform: { headers: { x: 'a\x01b' } } }] } }, /value/],
+    [{ rules: { 'a.com': [{ transform: { headers: { x: 'a\x7fb' } } }] } }, /value/],
+    [{ rules: { 'a.com': [{ transform: { headers: { x: '€' } } }] } }, /value/],
   ])('refuses %j', (config, message) => {
     expect(checkNetworkConfig(config)).toMatch(message)
   })

@@ -19,7 +19,8 @@ const MAX_LIST = 1000
 const LABEL = /^(?!-)[a-z0-9_-]{1,63}(?<!-)$/
 const HTTP_TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/
 const SECRET = /\$\{e2b\.secrets\.([A-Za-z0-9_-]+)\}/g
-const CONTROL = /[\0\r\n]/
+/** What no header can carry: control characters, and what Latin-1 has not. */
+const UNSENDABLE = /[^\t\x20-\x7e\x80-\xff]/
 
 /** An IP address or a CIDR block; bare `0.0.0.0` and `::` name no host and are refused. */
 export function isAddressOrBlock(entry: string): boolean {
@@ -106,7 +107,7 @@ function checkHeaders(
   for (const [name, value] of entries) {
     if (name.length > MAX_HEADER_NAME || !HTTP_TOKEN.test(name))
       return `rules.${domain}: invalid header name '${name}'`
-    if (value.length > MAX_HEADER_VALUE || CONTROL.test(value))
+    if (value.length > MAX_HEADER_VALUE || UNSENDABLE.test(value))
       return `rules.${domain}: invalid value of header ${name}`
     for (const match of value.matchAll(SECRET)) secrets.add(match[1]!.toLowerCase())
   }

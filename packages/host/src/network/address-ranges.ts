@@ -20,7 +20,7 @@ export function addressText(address: number): string {
 export function parseRange(entry: string): AddressRange | undefined {
   const [address = '', prefix = '32', ...rest] = entry.split('/')
   const bits = Number(prefix)
-  if (!isIPv4(address) || rest.length > 0 || !/^\d{1,2}$/.test(prefix) || bits > 32) return undefined
+  if (!isIPv4(address) || rest.length > 0 || !/^\d{1,3}$/.test(prefix) || bits > 32) return undefined
   const size = 2 ** (32 - bits)
   const number = addressNumber(address)
   const first = number - (number % size)

@@ -35,6 +35,7 @@ describe('decisions', () => {
     [{}, '1.1.1.1', undefined, 'byAddress'],
     [{ denyOut: all }, '1.1.1.1', undefined, 'refused'],
     [{ denyOut: ['1.1.1.0/24'] }, '1.1.2.1', undefined, 'byAddress'],
+    [{ denyOut: ['1.1.1.0/024'] }, '1.1.1.9', undefined, 'refused'],
     [{ denyOut: ['1.1.1.0/24'], allowOut: ['1.1.1.1'] }, '1.1.1.1', undefined, 'byAddress'],
     [{ denyOut: all, allowOut: ['a.b'] }, '1.1.1.1', 'a.b', 'byName'],
     [{ denyOut: all, allowOut: ['a.b'] }, '1.1.1.1', 'x.a.b', 'refused'],
