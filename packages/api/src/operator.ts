@@ -38,16 +38,6 @@ export interface TemplateRegistration {
   readonly isolation?: Isolation
 }
 
-/** A key as it may be shown after its creation. */
-export interface MaskedApiKey {
-  readonly id: string
-  readonly name: string
-  /** `e2b_ab…wxyz` */
-  readonly masked: string
-  readonly createdAt: Date
-  readonly lastUsedAt: Date | null
-}
-
 /** @throws ApiError 400, 409 when the slug is taken */
 export async function createTeam(store: Store, team: NewTeam): Promise<Team> {
   const slug =
@@ -106,16 +96,11 @@ export async function createApiKey(
   return { id, key, stored }
 }
 
-/** Oldest first. */
-export async function listKeys(store: Store, teamId: string): Promise<MaskedApiKey[]> {
-  const keys = await store.apiKeys.list(teamId)
-  return keys.map((key: ApiKey) => ({
-    id: key.id,
-    name: key.name,
-    masked: `${key.prefix}${key.maskedValuePrefix}…${key.maskedValueSuffix}`,
-    createdAt: new Date(key.createdAt),
-    lastUsedAt: key.lastUsedAt === null ? null : new Date(key.lastUsedAt),
-  }))
+/** Answers whether the team had the key, which is refused from now on, for good when it resolves. */
+export async function deleteApiKey(store: Store, teamId: string, id: string): Promise<boolean> {
+  const isDeleted = await store.apiKeys.delete(teamId, id)
+  if (isDeleted) await store.sync()
+  return isDeleted
 }
 
 async function findOrCreateTemplate(

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, it } from 'vitest'
-import { createApiKey, listKeys } from '../operator.ts'
+import { createApiKey } from '../operator.ts'
 import { startTestApi, type TestApi } from '../testing/test-api.ts'
 
 let test: TestApi
@@ -56,13 +56,9 @@ it('lets a blocked team only read and delete and a banned one do nothing, at onc
 it('makes keys that old clients accept, keeps only hashes, and records their use', async () => {
   expect(test.key).toMatch(/^e2b_[0-9a-f]{40}$/)
   await test.request('GET', '/v2/sandboxes')
-  await expect
-    .poll(async () => (await listKeys(test.store, test.team.id))[0]?.lastUsedAt)
-    .toBeInstanceOf(Date)
-  const [stored] = await test.store.apiKeys.list(test.team.id)
-  expect(JSON.stringify(stored)).not.toContain(test.key.slice(4))
-  const [shown] = await listKeys(test.store, test.team.id)
-  expect(shown!.masked).toBe(`${test.key.slice(0, 6)}…${test.key.slice(-4)}`)
+  const stored = async () => (await test.store.apiKeys.list(test.team.id))[0]!
+  await expect.poll(async () => (await stored()).lastUsedAt).toEqual(expect.any(Number))
+  expect(JSON.stringify(await stored())).not.toContain(test.key.slice(4))
 })
 
 it('answers health without a key and unknown routes with 404 in the normal shape', async () => {

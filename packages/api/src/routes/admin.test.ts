@@ -42,14 +42,20 @@ it('counts and kills what a team runs', async () => {
   expect(await counts()).toEqual({ [team.id]: 1 })
 })
 
-it('makes and deletes keys of teams', async () => {
+it('makes and deletes keys of teams, for good when that is answered', async () => {
+  let syncs = 0
+  test.store.sync = async () => {
+    syncs += 1
+  }
   const url = `/admin/teams/${test.team.id}/api-keys`
   const { id, key } = (await test.request('POST', url, { name: 'made' }, admin)).json<{
     id: string
     key: string
   }>()
   expect(await createSandbox({ 'x-api-key': key })).toBe(201)
+  expect(syncs).toBe(1)
   expect((await test.request('DELETE', `${url}/${id}`, undefined, admin)).status).toBe(204)
+  expect(syncs).toBe(2)
   expect((await test.request('DELETE', `${url}/${id}`, undefined, admin)).status).toBe(404)
   expect(await createSandbox({ 'x-api-key': key })).toBe(401)
 })

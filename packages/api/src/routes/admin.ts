@@ -6,10 +6,10 @@ import type { Team } from '@sandbox/store/schema'
 import type { Store } from '@sandbox/store/store'
 import { plainTeamId } from '../auth/authenticate.ts'
 import type { ApiApp } from '../http/app.ts'
-import { createApiKey } from '../operator.ts'
+import { createApiKey, deleteApiKey } from '../operator.ts'
 import type { Lifecycle } from '../sandboxes/lifecycle.ts'
 import type { RunningSandboxes } from '../sandboxes/running.ts'
-import { toTeamApiKey } from './api-keys.ts'
+import { keyNotFound, toTeamApiKey } from './api-keys.ts'
 import { errors, NoContent } from './responses.ts'
 
 export interface AdminRouteParts {
@@ -81,9 +81,7 @@ export function adminRoutes(app: ApiApp, { store, running, lifecycle }: AdminRou
     async (request, reply) => {
       const team = await findTeam(request.params.teamID)
       const { apiKeyID } = request.params
-      if (!(await store.apiKeys.delete(team.id, apiKeyID))) {
-        throw new ApiError('notFound', `API key '${apiKeyID}' not found`)
-      }
+      if (!(await deleteApiKey(store, team.id, apiKeyID))) throw keyNotFound(apiKeyID)
       return reply.code(204).send(null)
     },
   )

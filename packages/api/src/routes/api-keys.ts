@@ -5,10 +5,10 @@ import type { Store } from '@sandbox/store/store'
 import { type Static, Type } from 'typebox'
 import { teamOf } from '../auth/authenticate.ts'
 import type { ApiApp } from '../http/app.ts'
-import { createApiKey } from '../operator.ts'
+import { createApiKey, deleteApiKey } from '../operator.ts'
 import { errors, NoContent } from './responses.ts'
 
-const keyNotFound = (id: string): ApiError => new ApiError('notFound', `API key '${id}' not found`)
+export const keyNotFound = (id: string): ApiError => new ApiError('notFound', `API key '${id}' not found`)
 
 /** A key as it is shown after its creation. */
 export function toTeamApiKey(key: ApiKey): Static<typeof TeamApiKey> {
@@ -78,8 +78,7 @@ export function apiKeyRoutes(app: ApiApp, store: Store): void {
     },
     async (request, reply) => {
       const { apiKeyID: id } = request.params
-      if (!(await store.apiKeys.delete(teamOf(request).id, id))) throw keyNotFound(id)
-      await store.sync()
+      if (!(await deleteApiKey(store, teamOf(request).id, id))) throw keyNotFound(id)
       return reply.code(204).send(null)
     },
   )
