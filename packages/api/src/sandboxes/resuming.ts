@@ -35,6 +35,8 @@ export interface ResumeOptions {
   readonly autoPause?: boolean | undefined
 }
 
+const WRITE_AGAIN_MS = 1_000
+
 /** Brings paused sandboxes back. */
 export class Resumes {
   readonly #parts: ResumeParts
@@ -104,20 +106,38 @@ export class Resumes {
 
   /** Writes that a sandbox runs again and makes it reachable. */
   async recordRunning(row: SandboxRow, sandbox: RunningSandbox, address: string): Promise<void> {
-    const { running, store, logs } = this.#parts
-    const { state, pauseMode, agentUnresponsive, startedAt, endAt, config, hostId } = row
     // It runs whether or not the row can be written: its snapshot is used up, so it is never undone.
-    running.publish(sandbox, hostId ?? '', address)
-    await store.sandboxes.update(row.id, {
-      state,
-      pauseMode,
-      agentUnresponsive,
-      startedAt,
-      endAt,
-      config,
-    })
+    this.#parts.running.publish(sandbox, row.hostId ?? '', address)
+    try {
+      await this.#write(row, sandbox)
+    } catch (error) {
+      this.#writeLater(row, sandbox)
+      throw error
+    }
+  }
+
+  async #write(row: SandboxRow, sandbox: RunningSandbox): Promise<void> {
+    const { store, logs } = this.#parts
+    const { state, pauseMode, agentUnresponsive, startedAt, endAt, config } = row
+    const change = { state, pauseMode, agentUnresponsive, startedAt, endAt, config }
+    await store.sandboxes.update(row.id, change)
     logs.append(row.id, row.teamId, 'info', 'Sandbox resumed')
     if (sandbox.ended) await this.#endedMeanwhile(row, sandbox)
+  }
+
+  /** Its row says that it is paused, which would be believed at its end. */
+  #writeLater(row: SandboxRow, sandbox: RunningSandbox): void {
+    const { running, logger } = this.#parts
+    const again = async (): Promise<void> => {
+      if (running.get(row.id) !== sandbox || sandbox.phase === 'killing') return
+      try {
+        await this.#write({ ...row, endAt: sandbox.endAt }, sandbox)
+      } catch (error) {
+        logger.warn({ err: error, sandboxId: row.id }, 'resumed sandbox not written, trying again')
+        this.#writeLater(row, sandbox)
+      }
+    }
+    setTimeout(() => void again(), WRITE_AGAIN_MS).unref()
   }
 
   /** Its host ended it before its start was recorded, and the report passed by unheard. */

@@ -114,6 +114,16 @@ it.each(['a request', 'the end of its time'])(
   },
 )
 
+it('what was resumed is known to run, though the store took it late', async () => {
+  await post('pause')
+  const { sandboxes } = test.store
+  sandboxes.update = late(sandboxes.update.bind(sandboxes), 1)
+  expect((await post('connect', { timeout: 60 })).status).toBe(500)
+  const state = async () => (await test.store.sandboxes.findById(id))?.state
+  await expect.poll(state, { timeout: 10_000 }).toBe('running')
+  expect((await post('pause')).status).toBe(204)
+})
+
 it('a paused one whose host is away from this server is not killed, and waits for it', async () => {
   await post('pause')
   await test.store.sandboxes.update(id, { hostId: 'another' })
