@@ -33,6 +33,20 @@ test('an empty file has no settings', () => {
   expect(loadConfig({}, { E2B_CONFIG: '/dev/null' }).apiPort).toBe(3000)
 })
 
+test('places are absolute, wherever they come from', () => {
+  write({ runDir: 'run' })
+  const config = loadConfig({ config: file, stateDir: './state' }, { E2B_CA_BUNDLE: '../ca.pem' })
+  const { stateDir, imagesDir, runDir, caBundle, firecracker } = config
+  const here = process.cwd()
+  expect({ stateDir, imagesDir, runDir, caBundle, firecracker }).toEqual({
+    stateDir: join(here, 'state'),
+    imagesDir: join(here, 'state', 'images'),
+    runDir: join(here, 'run'),
+    caBundle: join(here, '..', 'ca.pem'),
+    firecracker: '',
+  })
+})
+
 test('rate limits may be an object of the file', () => {
   const limits = { '*': { rate: 1, burst: 1, period_s: 1 } }
   write({ rateLimits: limits })

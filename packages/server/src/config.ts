@@ -1,5 +1,5 @@
 import { existsSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { ENGINE_NAMES } from '@sandbox/host/engines/engine'
 
 /**
@@ -23,6 +23,12 @@ const text = (env: string, flag: string, fallback: string, doc: string): Setting
   doc,
   default: fallback,
   parse: (value) => value,
+})
+
+/** A file or directory, made absolute as mounts are; empty for none. */
+const place = (env: string, flag: string, fallback: string, doc: string): Setting<string> => ({
+  ...text(env, flag, fallback, doc),
+  parse: (value) => value && resolve(value),
 })
 
 function integer(
@@ -58,9 +64,9 @@ function oneOf<T extends string>(env: string, flag: string, values: readonly T[]
 
 const settings = {
   domain: text('E2B_DOMAIN', '--domain', 'e2b.localhost:3443', 'Domain that clients use, with its port'),
-  stateDir: text('E2B_STATE_DIR', '--state-dir', '/var/lib/e2b', 'Database, journal, images, certificates'),
-  imagesDir: text('E2B_IMAGES_DIR', '--images-dir', '', 'Layers and snapshots; default <state-dir>/images'),
-  runDir: text('E2B_RUN_DIR', '--run-dir', '/run/e2b', 'What lives until the next boot: mounts, slots'),
+  stateDir: place('E2B_STATE_DIR', '--state-dir', '/var/lib/e2b', 'Database, journal, images, certificates'),
+  imagesDir: place('E2B_IMAGES_DIR', '--images-dir', '', 'Layers and snapshots; default <state-dir>/images'),
+  runDir: place('E2B_RUN_DIR', '--run-dir', '/run/e2b', 'What lives until the next boot: mounts, slots'),
   instance: text(
     'E2B_INSTANCE',
     '--instance',
@@ -91,13 +97,13 @@ const settings = {
     ['auto', 'firecracker', 'qemu'],
     'Monitor of microVMs; auto takes the first that boots',
   ),
-  firecracker: text(
+  firecracker: place(
     'E2B_FIRECRACKER',
     '--firecracker',
     '',
     'Firecracker of your own, static; default the installed',
   ),
-  jailer: text('E2B_JAILER', '--jailer', '', 'Its jailer, of the same version; default the installed'),
+  jailer: place('E2B_JAILER', '--jailer', '', 'Its jailer, of the same version; default the installed'),
   guestKernel: text(
     'E2B_GUEST_KERNEL',
     '--guest-kernel',
@@ -157,7 +163,7 @@ const settings = {
   ),
   teamSnapshots: integer('E2B_TEAM_SNAPSHOTS', '--team-snapshots', 500, 'Snapshots kept at once per team', 1),
   onShutdown: oneOf('E2B_ON_SHUTDOWN', '--on-shutdown', ['keep', 'kill'], 'Sandboxes when the server ends'),
-  caBundle: text(
+  caBundle: place(
     'E2B_CA_BUNDLE',
     '--ca-bundle',
     '',
