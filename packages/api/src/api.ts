@@ -93,10 +93,12 @@ export async function createApi(options: ApiOptions): Promise<Api> {
   const tokens = new SandboxTokens(seed)
   const answers = new Answers(tokens, options.sandboxDomain ?? null)
   const running = new RunningSandboxes()
-  for (const row of await store.sandboxes.listRunning()) running.add(runningFromRow(row))
+  const hosts = new Hosts(options.hosts, logger)
+  for (const { id } of hosts.endpoints) {
+    for (const row of await store.sandboxes.listRunning(id)) running.add(runningFromRow(row))
+  }
 
   const templates = new TemplateResolver(store)
-  const hosts = new Hosts(options.hosts, logger)
   const idempotency = new Idempotency(store, startTimeoutMs, logger)
   const features = {
     egressProxy: true,

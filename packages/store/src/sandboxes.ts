@@ -87,11 +87,14 @@ export class SandboxRepository {
     return this.#db.selectFrom('sandboxes').selectAll().where('id', '=', id).executeTakeFirst()
   }
 
-  /** Everything that the store believes to run, on one machine or on all. */
-  async listRunning(hostId?: string): Promise<SandboxRow[]> {
-    let query = this.#db.selectFrom('sandboxes').selectAll().where('state', '!=', 'paused')
-    if (hostId !== undefined) query = query.where('hostId', '=', hostId)
-    return query.execute()
+  /** Everything that the store believes to run on one machine. */
+  async listRunning(hostId: string): Promise<SandboxRow[]> {
+    return this.#db
+      .selectFrom('sandboxes')
+      .selectAll()
+      .where('hostId', '=', hostId)
+      .where('state', '!=', 'paused')
+      .execute()
   }
 
   /** Everything on one machine, paused sandboxes too. */

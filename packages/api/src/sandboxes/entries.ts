@@ -87,9 +87,10 @@ export class Entries {
   /**
    * An entry for a running row that has none: another process started the sandbox, or it ended while the row was read.
    * The row is read again once the entry is there, which whoever ends the sandbox from then on takes away.
-   * @throws ApiError 404 when it has ended, 409 when it was paused
+   * @throws ApiError 404 when it has ended, 409 when it was paused, 503 when this server does not know its host
    */
   async adopt(row: SandboxRow): Promise<RunningSandbox> {
+    this.hostOf(row)
     const sandbox = runningFromRow(row)
     this.#running.add(sandbox)
     const current = await this.#store.sandboxes.findById(row.id).catch((error: unknown) => {

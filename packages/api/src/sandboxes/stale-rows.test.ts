@@ -124,6 +124,16 @@ it('what was resumed is known to run, though the store took it late', async () =
   expect((await post('pause')).status).toBe(204)
 })
 
+it('one whose host is away from this server counts nothing here, and nothing is done with it', async () => {
+  await test.store.sandboxes.update(id, { hostId: 'another' })
+  test = await test.restart()
+  for (const path of ['timeout', 'pause', 'pause', 'snapshots', 'connect']) {
+    expect((await post(path, path === 'pause' ? {} : { timeout: 60 })).status, path).toBe(503)
+  }
+  expect((await kill()).status).toBe(503)
+  expect(await hasPlaces(0)).toBe(true)
+})
+
 it('a paused one whose host is away from this server is not killed, and waits for it', async () => {
   await post('pause')
   await test.store.sandboxes.update(id, { hostId: 'another' })
