@@ -7,7 +7,8 @@ const ANSWERS_WITHIN_MS = 10_000
 interface Shown {
   templateID: string
   names: string[]
-  isolation: string
+  /** Missing where it is a snapshot of a sandbox. */
+  isolation?: string | undefined
 }
 
 /**
@@ -22,11 +23,16 @@ export async function showTemplate(
 ): Promise<void> {
   if (engine !== undefined) await call(config, 'PATCH', name, { isolation: engine })
   const { templateID, names, isolation } = (await call(config, 'GET', name)) as Shown
-  process.stdout.write(
-    json
-      ? `${JSON.stringify({ templateID, names, isolation }, null, 2)}\n`
-      : `${names[0] ?? templateID} runs on ${isolation === 'auto' ? "each host's own engine (auto)" : isolation}\n`,
-  )
+  const shown = { templateID, names, isolation }
+  process.stdout.write(json ? `${JSON.stringify(shown, null, 2)}\n` : `${sentenceOf(shown)}\n`)
+}
+
+export function sentenceOf({ templateID, names, isolation }: Shown): string {
+  const engines: Readonly<Record<string, string>> = {
+    auto: "each host's own engine (auto)",
+    '': 'the engine that it was taken on',
+  }
+  return `${names[0] ?? templateID} runs on ${engines[isolation ?? ''] ?? isolation}`
 }
 
 async function call(config: Config, method: string, name: string, body?: object): Promise<unknown> {
