@@ -108,7 +108,8 @@ it.each(['a request', 'the end of its time'])(
       test.host.beginPause(id)
       test.host.pause(id)
     }
-    await expect.poll(async () => (await test.store.sandboxes.findById(id))?.state).toBe('paused')
+    const state = async () => (await test.store.sandboxes.findById(id))?.state
+    await expect.poll(state, { timeout: 10_000 }).toBe('paused')
     expect((await post('connect', { timeout: 60 })).status).toBe(201)
     expect(await hasPlaces(1)).toBe(true)
   },
