@@ -82,6 +82,8 @@ describe('a cell of Bash', () => {
     expect(printed(await run('pwd; echo "$WIDE"'))).toBe("/tmp\nit's\n")
     await run('cd /; set -e; false')
     expect(printed(await run('pwd; echo "$WIDE"'))).toBe("/tmp\nit's\n")
+    await sandbox.execute('exit', { context_id: id, env_vars: { WIDE: 'once' } })
+    expect(printed(await run('echo "$WIDE"'))).toBe("it's\n")
   })
 
   test('lets programs in the background print, and shows the end of it with the next cell', async () => {

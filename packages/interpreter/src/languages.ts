@@ -99,7 +99,8 @@ for key, value in (get_ipython().__dict__.pop('_e2b_saved_env', None) or {}).ite
 function python(script: string, argument: unknown): string {
   // A JSON string is a Python string literal, too.
   const names = `{'get_ipython': get_ipython, 'arg': ${JSON.stringify(JSON.stringify(argument))}}`
-  return `exec(${JSON.stringify(script)}, ${names})`
+  // By no name that the user may have given to something else.
+  return `__import__('builtins').exec(${JSON.stringify(script)}, ${names})`
 }
 
 /** Our own kernel does these itself; another one under its name is left alone. */
@@ -120,10 +121,13 @@ const shellNames = (variables: Record<string, string> | undefined): [string, str
 const assignShell = ([name, value]: [string, string]): string => `export ${name}=${shellQuote(value)}`
 /** Keeps whether there was a value, which, and whether programs saw it. */
 const saveShell = ([name]: [string, string]): string =>
-  `if [[ -v ${name} ]]; then __e2b_value_${name}=$${name}; __e2b_kind_${name}=\${${name}@a}; fi`
+  `__e2b_kind_${name}=; if [[ -v ${name} ]]; then` +
+  ` __e2b_value_${name}=$${name}; __e2b_kind_${name}=\${${name}@a}; fi`
+/** A shell that follows the one in which a variable was kept has nothing to take back. */
 const restoreShell = (name: string): string =>
   `if [[ -v __e2b_value_${name} ]]; then ${name}=$__e2b_value_${name};` +
-  ` [[ $__e2b_kind_${name} == *x* ]] || export -n ${name}; else unset ${name}; fi;` +
+  ` [[ $__e2b_kind_${name} == *x* ]] || export -n ${name};` +
+  ` elif [[ -v __e2b_kind_${name} ]]; then unset ${name}; fi;` +
   ` unset __e2b_value_${name} __e2b_kind_${name}`
 
 /** In the shell it is a comment: our own kernel keeps it for the shell that follows when this one ends. */

@@ -89,10 +89,9 @@ class Shell:
 
     def rest_of_output(self):
         """What programs have written until now; no more, because one in the background may never stop."""
-        for _ in range(TERMINAL_BYTES // CHUNK_BYTES):
-            text = self.read_output()
-            if text is None:
-                return
+        read = 0
+        while read < TERMINAL_BYTES and (text := self.read_output()) is not None:
+            read += len(text)
             yield text
 
     def read_reports(self):
