@@ -26,8 +26,16 @@ export interface ContextInfo {
   cwd: string
 }
 
+interface SandboxVariables {
+  /** Of the sandbox when it was asked. */
+  generation: string
+  values: Record<string, string>
+}
+
 /** After these delays an abandoned execution that still runs is interrupted again. */
 const INTERRUPT_DELAYS_MS = [0, 200, 500, 1000, 3000]
+/** So long an interrupt waits for the kernel to come to the execution. */
+const UNTIL_TAKEN_UP_MS = 2000
 
 /** How long a kernel that starts has to listen and to answer, and how it is looked for meanwhile. */
 const START_TIMEOUT_MS = 60_000
@@ -101,15 +109,15 @@ export class Context {
     return this.#serially(async () => {
       if (signal.aborted) return
       if (this.#isRemoved) return void output.write(REMOVED)
-      let channel: KernelChannel
       try {
-        channel = await this.#open()
-        await this.#prepare(channel, request)
+        const { channel, variables } = await this.#ready(request.accessToken)
+        if (signal.aborted) return
+        // From here to the request nothing is waited for: it goes to the very process that was prepared.
+        this.#prepare(channel, request.env, variables)
+        await this.#run(channel, request, output, signal)
       } catch {
         output.write(NOT_SENT)
-        return
       }
-      await this.#run(channel, request, output, signal)
     })
   }
 
@@ -155,7 +163,7 @@ export class Context {
     const end = performance.now() + START_TIMEOUT_MS
     let nextCheck = performance.now() + KERNEL_CHECK_MS
     let probeTimeoutMs = PROBE_TIMEOUT_MS
-    while (performance.now() < end) {
+    while (!this.#isRemoved && performance.now() < end) {
       const channel = await this.#connect()
       if (channel !== undefined && !this.#isUnproven) return channel
       if (channel === undefined) {
@@ -166,7 +174,6 @@ export class Context {
       } else {
         probeTimeoutMs = Math.min(2 * probeTimeoutMs, MAX_PROBE_TIMEOUT_MS)
       }
-      if (this.#isRemoved) break
       if (performance.now() < nextCheck) continue
       if (!(await this.#isKernelKnown(this))) break
       nextCheck = performance.now() + KERNEL_CHECK_MS
@@ -223,20 +230,40 @@ export class Context {
     channel?.close()
   }
 
-  async #prepare(channel: KernelChannel, request: ExecutionRequest): Promise<void> {
+  /** A channel, and what its process has to learn of the sandbox. A process that is replaced meanwhile is not taken. */
+  async #ready(
+    accessToken: string | undefined,
+  ): Promise<{ channel: KernelChannel; variables: SandboxVariables | undefined }> {
+    for (;;) {
+      const channel = await this.#open()
+      const variables = await this.#unknownVariables(accessToken)
+      if (channel.isOpen) return { channel, variables }
+    }
+  }
+
+  /** Undefined where the kernel has them already, or the agent does not give them. */
+  async #unknownVariables(accessToken: string | undefined): Promise<SandboxVariables | undefined> {
+    const generation = this.#environment.generation()
+    if (this.#variablesGeneration === generation) return undefined
+    const values = await this.#environment.variables(accessToken)
+    return values && { generation, values }
+  }
+
+  #prepare(
+    channel: KernelChannel,
+    runEnv: Record<string, string>,
+    variables: SandboxVariables | undefined,
+  ): void {
     const preparation: Preparation = {}
     const generation = this.#environment.generation()
     if (this.#seedGeneration !== generation) preparation.reseed = true
     if (this.#hasFreshProcess) preparation.cwd = this.info.cwd
-    if (this.#variablesGeneration !== generation) {
-      const variables = await this.#environment.variables(request.accessToken)
-      if (variables !== undefined) {
-        preparation.env = this.#changedVariables(variables)
-        this.#variables = variables
-        this.#variablesGeneration = generation
-      }
+    if (variables !== undefined) {
+      preparation.env = this.#changedVariables(variables.values)
+      this.#variables = variables.values
+      this.#variablesGeneration = variables.generation
     }
-    if (Object.keys(request.env).length > 0) preparation.runEnv = request.env
+    if (Object.keys(runEnv).length > 0) preparation.runEnv = runEnv
     this.#seedGeneration = generation
     this.#hasFreshProcess = false
     if (Object.keys(preparation).length === 0) return
@@ -259,21 +286,23 @@ export class Context {
     signal: AbortSignal,
   ): Promise<void> {
     const execution = new Execution(this.#nextId(), output, channel)
-    const interrupt = () => void this.#interrupt(execution)
+    let interrupted: Promise<void> | undefined
+    const interrupt = () => {
+      interrupted = this.#interrupt(execution)
+    }
     this.#running = execution
     signal.addEventListener('abort', interrupt)
     try {
       channel.execute(execution.id, request.code, false)
-      if (Object.keys(request.env).length > 0) {
-        const code = this.#language.restore(request.env)
-        if (code !== '') channel.execute(this.#nextId(), code, true)
-      }
-      if (signal.aborted) interrupt()
       await execution.finished
+      // One that is under way is meant for this execution, not for what the kernel does next.
+      await interrupted
     } finally {
       signal.removeEventListener('abort', interrupt)
       this.#running = undefined
     }
+    const code = Object.keys(request.env).length > 0 ? this.#language.restore(request.env) : ''
+    if (code !== '') channel.execute(this.#nextId(), code, true)
   }
 
   async #runSilently(channel: KernelChannel, code: string): Promise<void> {
@@ -292,7 +321,9 @@ export class Context {
     return execution
   }
 
+  /** What was sent before the execution, as the seeds of a copy, is not interrupted in its place. */
   async #interrupt(execution: Execution): Promise<void> {
+    await execution.takenUpWithin(UNTIL_TAKEN_UP_MS)
     for (const delayMs of INTERRUPT_DELAYS_MS) {
       await execution.finishedWithin(delayMs)
       if (execution.isFinished) return

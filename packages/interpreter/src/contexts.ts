@@ -7,6 +7,7 @@ import { Context, type ContextInfo } from './context.ts'
 import { type JupyterClient, JupyterError } from './jupyter.ts'
 import { DEFAULT_LANGUAGE, languageFor } from './languages.ts'
 import type { SandboxEnvironment } from './sandbox-environment.ts'
+import { settledWithin } from './settled-within.ts'
 
 export interface ContextsOptions {
   /** Working directory of contexts that name none. */
@@ -184,10 +185,4 @@ export class Contexts {
       }
     }
   }
-}
-
-async function settledWithin(promise: Promise<unknown>, ms: number): Promise<void> {
-  const timer = new AbortController()
-  await Promise.race([promise, delay(ms, undefined, { signal: timer.signal }).catch(() => undefined)])
-  timer.abort()
 }

@@ -1,7 +1,7 @@
 /** One execution under way: kernel messages in, stream messages out, until the kernel has told all of it. */
-import { setTimeout as delay } from 'node:timers/promises'
 import type { KernelChannel } from './kernel-channel.ts'
 import type { KernelMessage } from './kernel-message.ts'
+import { settledWithin } from './settled-within.ts'
 import {
   type StreamError,
   type StreamMessage,
@@ -36,6 +36,7 @@ const NOT_TAKEN_UP = syntheticError('WebSocketError', 'The kernel did not take u
 export class Execution {
   readonly id: string
   readonly finished: Promise<void>
+  readonly #takenUp = Promise.withResolvers<void>()
   failure: StreamError | undefined
   isFinished = false
   readonly #output: ExecutionOutput
@@ -67,6 +68,7 @@ export class Execution {
   receive(message: KernelMessage): void {
     if (this.isFinished) return
     clearTimeout(this.#takeUpTimer)
+    this.#takenUp.resolve()
     if (message.type === 'status') {
       if (message.content.execution_state === 'idle') this.#becomeIdle()
     } else if (message.type === 'execute_reply') {
@@ -89,12 +91,14 @@ export class Execution {
     this.#end()
   }
 
+  /** Resolves when the kernel has taken the execution up or it has finished, at the latest after `ms`. */
+  takenUpWithin(ms: number): Promise<void> {
+    return settledWithin(this.#takenUp.promise, ms)
+  }
+
   /** Resolves when the execution has finished, at the latest after `ms`. */
-  async finishedWithin(ms: number): Promise<void> {
-    const timer = new AbortController()
-    const timeout = delay(ms, undefined, { signal: timer.signal }).catch(() => undefined)
-    await Promise.race([this.finished, timeout])
-    timer.abort()
+  finishedWithin(ms: number): Promise<void> {
+    return settledWithin(this.finished, ms)
   }
 
   /** Output that still comes, or that waits for a slow client, is waited for however long it takes. */
@@ -133,6 +137,7 @@ export class Execution {
     this.isFinished = true
     clearTimeout(this.#graceTimer)
     clearTimeout(this.#takeUpTimer)
+    this.#takenUp.resolve()
     if (this.#replyError !== undefined && !this.#hasError) this.#write(this.#replyError)
     // What comes now is not this client's: the next execution does not wait for a slow one.
     this.#channel.resume()
