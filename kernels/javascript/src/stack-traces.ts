@@ -2,19 +2,10 @@
 
 /** Replaces how stacks are written, but for this end as Node does it. Code may replace it again. */
 export function endStacksAtCells(): void {
-  Object.defineProperty(Error, 'prepareStackTrace', { value: write, writable: true, configurable: true })
-}
-
-function write(error: Error, frames: readonly NodeJS.CallSite[]): string {
-  const end = frames.findLastIndex((frame) => frame.getFileName() === 'node:inspector')
-  const own = end < 0 ? frames : frames.slice(0, end)
-  return [headOf(error), ...own].join('\n    at ')
-}
-
-function headOf(error: Error): string {
-  try {
-    return Error.prototype.toString.call(error)
-  } catch {
-    return '<error>'
+  const write = Error.prepareStackTrace
+  const value = (error: Error, frames: NodeJS.CallSite[]): unknown => {
+    const end = frames.findLastIndex((frame) => frame.getFileName() === 'node:inspector')
+    return write(error, end < 0 ? frames : frames.slice(0, end))
   }
+  Object.defineProperty(Error, 'prepareStackTrace', { value, writable: true, configurable: true })
 }

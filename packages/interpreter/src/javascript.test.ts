@@ -67,6 +67,8 @@ describe('a cell of JavaScript', () => {
     const [printed, result] = [one(lines, 'stdout')?.text, one(lines, 'result')?.text]
     expect(String(printed)).toMatch(/^Error: no\n +at fail \(cell-\d+\.js:1:26\)\n +at cell-\d+\.js:2:13\n$/)
     expect(String(result)).toMatch(/^Error: no\n +at fail \(cell-\d+\.js:1:26\)\n +at cell-\d+\.js:2:22$/)
+    const own = 'try { require("fs").readFileSync() } catch (error) { error.stack }'
+    expect(await value(own)).toMatch(/^TypeError \[ERR_INVALID_ARG_TYPE\]: /)
   })
 
   test('shows rich results', async () => {
