@@ -4,6 +4,7 @@ import java.io.FileInputStream;
 import java.io.FileOutputStream;
 import java.io.IOException;
 import java.io.OutputStream;
+import java.nio.ByteBuffer;
 import java.security.SecureRandom;
 import java.util.Arrays;
 
@@ -13,14 +14,18 @@ import java.util.Arrays;
  */
 final class InheritedStream {
   private static final int PIECE_BYTES = 64 * 1024;
-  private static final int MARK_BYTES = 24;
+  private static final int PREFIX_BYTES = 16;
+  private static final int MARK_BYTES = PREFIX_BYTES + Long.BYTES;
   private static final long MAX_WAIT_MS = 1000;
 
   private final FileInputStream in;
   private final FileOutputStream out;
   private final OutputStream sink;
-  /** Shows in the stream how far it has been read; small enough that nothing gets into the middle of it. */
-  private final byte[] mark = new byte[MARK_BYTES];
+  /**
+   * A mark, this and a number, shows in the stream how far it has been read; small enough that nothing gets into the
+   * middle of it. Numbered, because an interrupt may keep one from being written.
+   */
+  private final byte[] prefix = new byte[PREFIX_BYTES];
   private long written;
   private long seen;
   private volatile boolean isPassing;
@@ -30,8 +35,8 @@ final class InheritedStream {
     in = new FileInputStream("/proc/self/fd/" + readEnd);
     out = new FileOutputStream("/proc/self/fd/" + writeEnd);
     this.sink = sink;
-    new SecureRandom().nextBytes(mark);
-    mark[0] = (byte) 0xff;
+    new SecureRandom().nextBytes(prefix);
+    prefix[0] = (byte) 0xff;
     Thread thread = new Thread(this::follow, "inherited-" + writeEnd);
     thread.setDaemon(true);
     thread.start();
@@ -44,7 +49,7 @@ final class InheritedStream {
       synchronized (this) {
         wanted = ++written;
       }
-      out.write(mark);
+      out.write(ByteBuffer.allocate(MARK_BYTES).put(prefix).putLong(wanted).array());
       long end = System.nanoTime() + MAX_WAIT_MS * 1_000_000;
       synchronized (this) {
         for (long left = MAX_WAIT_MS; seen < wanted && left > 0; left = (end - System.nanoTime()) / 1_000_000) {
@@ -86,9 +91,9 @@ final class InheritedStream {
     int start = 0;
     int at = 0;
     while (at < length) {
-      int matching = Arrays.mismatch(buffer, at, Math.min(at + MARK_BYTES, length), mark, 0, MARK_BYTES);
-      boolean isMark = matching < 0;
-      if (!isMark && at + matching < length) {
+      int matching = Arrays.mismatch(buffer, at, Math.min(at + PREFIX_BYTES, length), prefix, 0, PREFIX_BYTES);
+      boolean isMark = matching < 0 && at + MARK_BYTES <= length;
+      if (matching >= 0 && at + matching < length) {
         at++;
         continue;
       }
@@ -98,7 +103,7 @@ final class InheritedStream {
         return length - at;
       }
       synchronized (this) {
-        seen++;
+        seen = Math.max(seen, ByteBuffer.wrap(buffer, at + PREFIX_BYTES, Long.BYTES).getLong());
         notifyAll();
       }
       at += MARK_BYTES;
