@@ -120,11 +120,8 @@ export class SandboxRepository {
       .select(LISTED)
       .where((builder) => this.#matches(builder, filter))
     if (after) {
-      query = query.where(({ eb, and, or }) =>
-        or([
-          eb('startedAt', direction, after.startedAt),
-          and([eb('startedAt', '=', after.startedAt), eb('id', direction, after.id)]),
-        ]),
+      query = query.where(({ eb, refTuple, tuple }) =>
+        eb(refTuple('startedAt', 'id'), direction, tuple(after.startedAt, after.id)),
       )
     }
     return query.orderBy('startedAt', order).orderBy('id', order).limit(page.limit).execute()

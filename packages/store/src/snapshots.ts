@@ -211,14 +211,12 @@ export class SnapshotRepository {
     if (tag) query = query.where('templateTags.tag', '=', tag)
     else query = query.where((builder) => builder.not(builder.exists(movedLater(builder, sourceSandboxId))))
     if (after) {
-      query = query.where(({ eb, and, or }) =>
-        or([
-          eb('templateBuilds.createdAt', '<', after.createdAt),
-          and([
-            eb('templateBuilds.createdAt', '=', after.createdAt),
-            eb('templateBuilds.id', '<', after.buildId),
-          ]),
-        ]),
+      query = query.where(({ eb, refTuple, tuple }) =>
+        eb(
+          refTuple('templateBuilds.createdAt', 'templateBuilds.id'),
+          '<',
+          tuple(after.createdAt, after.buildId),
+        ),
       )
     }
     const rows = await query

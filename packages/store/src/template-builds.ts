@@ -47,14 +47,11 @@ export class TemplateBuildRepository {
   ): Promise<TemplateBuild[]> {
     let query = this.#db.selectFrom('templateBuilds').selectAll().where('templateId', '=', templateId)
     if (after) {
-      query = query.where(({ eb, and, or }) =>
-        or([
-          eb('createdAt', '<', after.createdAt),
-          and([eb('createdAt', '=', after.createdAt), eb('id', '>', after.id)]),
-        ]),
+      query = query.where(({ eb, refTuple, tuple }) =>
+        eb(refTuple('createdAt', 'id'), '<', tuple(after.createdAt, after.id)),
       )
     }
-    return query.orderBy('createdAt', 'desc').orderBy('id').limit(limit).execute()
+    return query.orderBy('createdAt', 'desc').orderBy('id', 'desc').limit(limit).execute()
   }
 
   async findByTag(templateId: string, tag: string): Promise<TemplateBuild | undefined> {
