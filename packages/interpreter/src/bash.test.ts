@@ -2,20 +2,14 @@
 import { existsSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type Line, TestingSandbox } from './testing-sandbox.ts'
+import { describe, expect, test } from 'vitest'
+import { type Line, lineOf, sandboxOfTests } from './testing-sandbox.ts'
 
-let sandbox: TestingSandbox
-beforeAll(async () => {
-  sandbox = await TestingSandbox.start()
-}, 300_000)
-afterAll(() => sandbox?.stop())
-
-const one = (lines: Line[], type: string): Line | undefined => lines.find((line) => line.type === type)
+const sandbox = sandboxOfTests()
 
 test('a variable of one execution leaves none behind, and an own one as it was', async () => {
   const bash = async (code: string, fields = {}): Promise<unknown> =>
-    one(await sandbox.execute(code, { language: 'bash', ...fields }), 'stdout')?.text
+    lineOf(await sandbox.execute(code, { language: 'bash', ...fields }), 'stdout')?.text
   await bash('OWN=kept')
   expect(await bash('echo "$OWN $NEW"', { env_vars: { OWN: 'once', NEW: "it's" } })).toBe("once it's\n")
   expect(await bash('echo "$OWN ${NEW-gone}"')).toBe('kept gone\n')
@@ -43,7 +37,7 @@ describe('a cell of Bash', () => {
     ['exit 3', '3'],
     ['kill -9 $$', '-9'],
   ])('that fails tells its status: %s', async (code, status) => {
-    expect(one(await bash(code), 'error')).toMatchObject({
+    expect(lineOf(await bash(code), 'error')).toMatchObject({
       name: 'ExitStatus',
       value: status,
       traceback: expect.stringContaining(status),
@@ -117,8 +111,10 @@ describe('a cell of Bash', () => {
   })
 
   test('shows rich results', async () => {
-    expect(one(await bash('echo "<b>x</b>" | displayHTML'), 'result')).toMatchObject({ html: '<b>x</b>\n' })
+    expect(lineOf(await bash('echo "<b>x</b>" | displayHTML'), 'result')).toMatchObject({
+      html: '<b>x</b>\n',
+    })
     const image = 'echo iVBORw0KGgoAAAANSUhEUg== | base64 -d | display'
-    expect(one(await bash(image), 'result')).toMatchObject({ png: 'iVBORw0KGgoAAAANSUhEUg==' })
+    expect(lineOf(await bash(image), 'result')).toMatchObject({ png: 'iVBORw0KGgoAAAANSUhEUg==' })
   })
 })

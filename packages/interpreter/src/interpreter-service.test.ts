@@ -1,16 +1,11 @@
 import { writeFileSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type Line, parseLine, residentMib, TestingSandbox } from './testing-sandbox.ts'
+import { describe, expect, test } from 'vitest'
+import { type Line, lineOf, parseLine, residentMib, sandboxOfTests } from './testing-sandbox.ts'
 
-let sandbox: TestingSandbox
-beforeAll(async () => {
-  sandbox = await TestingSandbox.start()
-}, 300_000)
-afterAll(() => sandbox?.stop())
+const sandbox = sandboxOfTests()
 
-const one = (lines: Line[], type: string): Line | undefined => lines.find((line) => line.type === type)
-const textOf = (lines: Line[]): unknown => one(lines, 'result')?.text
+const textOf = (lines: Line[]): unknown => lineOf(lines, 'result')?.text
 const created = async (fields: Record<string, unknown> = {}): Promise<string> => {
   const context: { id: string } = JSON.parse(await (await sandbox.post('/contexts', fields)).text())
   return context.id
@@ -25,9 +20,9 @@ describe('the stream of an execution', () => {
       { type: 'end_of_execution' },
     ])
     const second = await sandbox.execute('x', { context_id: id, env_vars: { A: 'b' } })
-    expect(one(second, 'number_of_executions')?.execution_count).toBe(2)
+    expect(lineOf(second, 'number_of_executions')?.execution_count).toBe(2)
     const third = await sandbox.execute('_', { context_id: id })
-    expect(one(third, 'number_of_executions')?.execution_count).toBe(3)
+    expect(lineOf(third, 'number_of_executions')?.execution_count).toBe(3)
     expect(textOf(third)).toBe('a')
   })
 
@@ -44,7 +39,7 @@ describe('the stream of an execution', () => {
   })
 
   test('an error has name, value and a traceback without colours', async () => {
-    const error = one(await sandbox.execute('1/0'), 'error')
+    const error = lineOf(await sandbox.execute('1/0'), 'error')
     expect(error).toMatchObject({ name: 'ZeroDivisionError', value: 'division by zero' })
     expect(String(error?.traceback)).toContain('1/0')
     expect(String(error?.traceback)).not.toContain('\u001b')
@@ -56,8 +51,8 @@ describe('the stream of an execution', () => {
     const body = await answer.text()
     expect(body).not.toMatch(/[\u0085\u2028\u2029]/)
     const lines = body.trimEnd().split('\n').map(parseLine)
-    expect(one(lines, 'stdout')?.text).toBe('a\u0085b\u2028c\u2029d\ufffde\\ud800\n')
-    expect(one(lines, 'error')).toMatchObject({ name: 'ValueError', value: 'f\ufffd' })
+    expect(lineOf(lines, 'stdout')?.text).toBe('a\u0085b\u2028c\u2029d\ufffde\\ud800\n')
+    expect(lineOf(lines, 'error')).toMatchObject({ name: 'ValueError', value: 'f\ufffd' })
   })
 
   test.each(['python', 'javascript', 'bash'])(
@@ -81,10 +76,10 @@ describe('the stream of an execution', () => {
 
   test('a figure is a picture and a chart, a frame is data', async () => {
     const plot = 'import matplotlib.pyplot as plt\nplt.bar(["a", "b"], [1, 2])\nplt.show()'
-    const figure = one(await sandbox.execute(plot), 'result')
+    const figure = lineOf(await sandbox.execute(plot), 'result')
     expect(figure).toMatchObject({ is_main_result: false, chart: { type: 'bar', title: null } })
     expect(Buffer.from(String(figure?.png), 'base64').subarray(1, 4).toString()).toBe('PNG')
-    const frame = one(await sandbox.execute('import pandas; pandas.DataFrame({"a": [1, 2]})'), 'result')
+    const frame = lineOf(await sandbox.execute('import pandas; pandas.DataFrame({"a": [1, 2]})'), 'result')
     expect(frame).toMatchObject({ is_main_result: true, data: { a: [1, 2] } })
     expect(String(frame?.html)).toContain('<table')
   })
@@ -114,7 +109,7 @@ describe('contexts', () => {
     const list: { id: string }[] = JSON.parse(await (await fetch(sandbox.url('/contexts'))).text())
     expect(list.at(-1)).toEqual({ id, language: 'python', cwd: '/' })
     await sandbox.execute('y = 1', { context_id: id })
-    expect(one(await sandbox.execute('y'), 'error')?.name).toBe('NameError')
+    expect(lineOf(await sandbox.execute('y'), 'error')?.name).toBe('NameError')
     expect(textOf(await sandbox.execute('import os; os.getcwd()', { context_id: id }))).toBe('/')
     expect(textOf(await sandbox.execute('import os; os.getcwd()'))).toBe(sandbox.home)
   })
@@ -125,11 +120,11 @@ describe('contexts', () => {
     await delay(300)
     const answer = await sandbox.post(`/contexts/${id}/restart`, {})
     expect([answer.status, await answer.text()]).toEqual([200, 'null'])
-    expect(one(await running, 'error')).toMatchObject({
+    expect(lineOf(await running, 'error')).toMatchObject({
       name: 'ContextRestarting',
       value: 'Context was restarted',
     })
-    expect(one(await sandbox.execute('z', { context_id: id }), 'error')?.name).toBe('NameError')
+    expect(lineOf(await sandbox.execute('z', { context_id: id }), 'error')?.name).toBe('NameError')
     expect(textOf(await sandbox.execute('import os; os.getcwd()', { context_id: id }))).toBe('/tmp')
   }, 30_000)
 
@@ -176,7 +171,7 @@ describe('contexts', () => {
       language: 'bash',
       env_vars: { TERM_TEST: "it's" },
     })
-    expect(one(lines, 'stdout')?.text).toBe(`it's ${sandbox.home}\n`)
+    expect(lineOf(lines, 'stdout')?.text).toBe(`it's ${sandbox.home}\n`)
     const answer = await sandbox.post('/execute', { code: '1', language: 'cobol' })
     expect([answer.status, await answer.text()]).toEqual([500, expect.stringContaining('cobol')])
     const both = await sandbox.post('/execute', { code: '1', language: 'python', context_id: 'x' })
@@ -199,7 +194,7 @@ describe('what goes wrong', () => {
   test('a kernel that dies ends its execution with an error and comes back', async () => {
     const id = await created()
     const lines = await sandbox.execute('import os; os._exit(1)', { context_id: id })
-    expect(one(lines, 'error')?.name).toBe('ContextRestarting')
+    expect(lineOf(lines, 'error')?.name).toBe('ContextRestarting')
     expect(lines.at(-1)?.type).toBe('end_of_execution')
     expect(textOf(await sandbox.execute('1 + 1', { context_id: id }))).toBe('2')
   }, 20_000)
@@ -219,7 +214,10 @@ describe('what goes wrong', () => {
       'error',
       'end_of_execution',
     ])
-    expect(one(lines, 'error')).toMatchObject({ name: 'ContextRestarting', value: 'Context was restarted' })
+    expect(lineOf(lines, 'error')).toMatchObject({
+      name: 'ContextRestarting',
+      value: 'Context was restarted',
+    })
     const [first, second] = await Promise.all([
       sandbox.execute('1 + 1', { context_id: id }),
       sandbox.execute('1 + 2', { context_id: id }),
@@ -236,7 +234,7 @@ describe('what goes wrong', () => {
     const running = sandbox.execute('import time; time.sleep(60)')
     await delay(300)
     sandbox.killJupyter()
-    expect(one(await running, 'error')?.name).toBe('WebSocketError')
+    expect(lineOf(await running, 'error')?.name).toBe('WebSocketError')
     await expect.poll(() => pids.map(residentMib), { timeout: 1000, interval: 20 }).toEqual([0, 0])
     sandbox.startJupyter()
     await sandbox.becomesHealthy()
@@ -288,8 +286,10 @@ describe('variables and copies', () => {
       }
       const code = read[language as keyof typeof read] ?? 'echo ${LAST-None}'
       const lines = await sandbox.execute(code, { language, env_vars })
-      expect(one(lines, 'stdout')?.text).toBe('here\n')
-      expect(one(await sandbox.execute(code, { language }), 'stdout')?.text).toMatch(/^(None|undefined)\n$/)
+      expect(lineOf(lines, 'stdout')?.text).toBe('here\n')
+      expect(lineOf(await sandbox.execute(code, { language }), 'stdout')?.text).toMatch(
+        /^(None|undefined)\n$/,
+      )
     },
   )
 

@@ -2,22 +2,17 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type Line, parseLine, TestingSandbox } from './testing-sandbox.ts'
+import { describe, expect, test } from 'vitest'
+import { type Line, lineOf, parseLine, sandboxOfTests } from './testing-sandbox.ts'
 
-let sandbox: TestingSandbox
-beforeAll(async () => {
-  sandbox = await TestingSandbox.start()
-}, 300_000)
-afterAll(() => sandbox?.stop())
+const sandbox = sandboxOfTests()
 
-const one = (lines: Line[], type: string): Line | undefined => lines.find((line) => line.type === type)
 const run = (code: string, fields = {}): Promise<Line[]> =>
   sandbox.execute(code, { language: 'javascript', ...fields })
 const value = async (code: string, fields = {}): Promise<unknown> => {
   const lines = await run(code, fields)
-  expect(one(lines, 'error')).toBeUndefined()
-  return one(lines, 'result')?.text
+  expect(lineOf(lines, 'error')).toBeUndefined()
+  return lineOf(lines, 'result')?.text
 }
 
 describe('a cell of JavaScript', () => {
@@ -51,20 +46,20 @@ describe('a cell of JavaScript', () => {
     expect(await value('require("own").name')).toBe('own')
     expect(await value('import { late } from "./local.cjs"; late')).toBe('kept')
     expect(await value('(await import("node:fs")).readFileSync === require("fs").readFileSync')).toBe('true')
-    expect(one(await run('import { nothing } from "own"'), 'error')?.value).toContain('nothing')
+    expect(lineOf(await run('import { nothing } from "own"'), 'error')?.value).toContain('nothing')
   })
 
   test('tells errors with the frames of the cell alone', async () => {
-    const error = one(await run('function f() { null.x }\nf()'), 'error')
+    const error = lineOf(await run('function f() { null.x }\nf()'), 'error')
     expect(error).toMatchObject({ name: 'TypeError', value: expect.stringContaining('null') })
     expect(String(error?.traceback).split('\n').length).toBe(3)
-    const wrong = one(await run('\nlet x y'), 'error')
+    const wrong = lineOf(await run('\nlet x y'), 'error')
     expect(wrong).toMatchObject({ name: 'SyntaxError', traceback: expect.stringContaining(':2:7\nlet x y') })
   })
 
   test('prints and keeps errors with the frames of the cell alone', async () => {
     const lines = await run('function fail() { return new Error("no") }\nconsole.log(fail()); fail()')
-    const [printed, result] = [one(lines, 'stdout')?.text, one(lines, 'result')?.text]
+    const [printed, result] = [lineOf(lines, 'stdout')?.text, lineOf(lines, 'result')?.text]
     expect(String(printed)).toMatch(/^Error: no\n +at fail \(cell-\d+\.js:1:26\)\n +at cell-\d+\.js:2:13\n$/)
     expect(String(result)).toMatch(/^Error: no\n +at fail \(cell-\d+\.js:1:26\)\n +at cell-\d+\.js:2:22$/)
     const own = 'try { require("fs").readFileSync() } catch (error) { error.stack }'
@@ -77,23 +72,23 @@ describe('a cell of JavaScript', () => {
       { type: 'result', html: '<b>x</b>', extra: {}, is_main_result: false },
       { type: 'result', png: 'AQID', extra: {}, is_main_result: true },
     ])
-    expect(one(await run('({ a: [1] })'), 'result')).toMatchObject({ json: { a: [1] } })
+    expect(lineOf(await run('({ a: [1] })'), 'result')).toMatchObject({ json: { a: [1] } })
   })
 
   test('is over when the promise of its last value is, and prints until then', async () => {
     const lines = await run(
       '(async () => { await new Promise((r) => setTimeout(r, 50)); console.log("late") })()',
     )
-    expect(one(lines, 'stdout')?.text).toBe('late\n')
+    expect(lineOf(lines, 'stdout')?.text).toBe('late\n')
   })
 
   test('leaves the kernel alive whatever it throws or exits', async () => {
     await run('const kept = 1')
-    expect(one(await run('process.exit(3)'), 'error')).toMatchObject({ name: 'SystemExit', value: '3' })
+    expect(lineOf(await run('process.exit(3)'), 'error')).toMatchObject({ name: 'SystemExit', value: '3' })
     const late = await run(
       'setTimeout(() => { throw new Error("late") }, 5); await new Promise((r) => setTimeout(r, 50))',
     )
-    expect(one(late, 'stderr')?.text).toContain('Error: late')
+    expect(lineOf(late, 'stderr')?.text).toContain('Error: late')
     expect(await value('kept')).toBe('1')
   })
 
@@ -124,7 +119,7 @@ describe('a cell of JavaScript', () => {
     const lines = await run(
       'require("fs").writeSync(1, "1\\n"); require("fs").writeSync(2, "2\\n"); undefined',
     )
-    expect([one(lines, 'stdout')?.text, one(lines, 'stderr')?.text]).toEqual(['1\n', '2\n'])
+    expect([lineOf(lines, 'stdout')?.text, lineOf(lines, 'stderr')?.text]).toEqual(['1\n', '2\n'])
   })
 
   test('shows what a program writes while the code waits for it, thirty megabytes', async () => {
@@ -144,7 +139,7 @@ describe('a cell of JavaScript', () => {
     const lines = text.trimEnd().split('\n').map(parseLine)
     const printed = lines.map((line) => (line.type === 'stdout' ? String(line.text) : '')).join('')
     expect(printed.length).toBe(30_000_000 + 'first\n'.length)
-    expect(one(lines, 'result')?.text).toBe('1')
+    expect(lineOf(lines, 'result')?.text).toBe('1')
   })
 
   test.each([
@@ -152,7 +147,7 @@ describe('a cell of JavaScript', () => {
     'for await (const line of process.stdin) console.log(line)',
     'process.stdin.resume(); await new Promise(() => {})',
   ])('is refused input: %s', async (code) => {
-    expect(one(await run(code), 'error')).toMatchObject({
+    expect(lineOf(await run(code), 'error')).toMatchObject({
       name: 'StdinNotImplementedError',
       value: expect.stringContaining('standard input'),
     })

@@ -1,14 +1,10 @@
 /** Much output and slow readers: nothing is lost, nothing piles up. */
 import { type IncomingMessage, request } from 'node:http'
 import { setTimeout as delay } from 'node:timers/promises'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { type Line, parseLine, residentMib, TestingSandbox } from './testing-sandbox.ts'
+import { describe, expect, test } from 'vitest'
+import { type Line, parseLine, residentMib, sandboxOfTests } from './testing-sandbox.ts'
 
-let sandbox: TestingSandbox
-beforeAll(async () => {
-  sandbox = await TestingSandbox.start()
-}, 300_000)
-afterAll(() => sandbox?.stop())
+const sandbox = sandboxOfTests()
 
 /** An execution whose answer is read only when the test does so. */
 function unread(code: string, fields: Record<string, unknown> = {}): Promise<IncomingMessage> {

@@ -4,11 +4,13 @@
  * directory for temporary files.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer, type Server } from 'node:http'
+import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { afterAll, beforeAll } from 'vitest'
 import { InterpreterService } from './interpreter-service.ts'
 
 const run = promisify(execFile)
@@ -46,9 +48,14 @@ export async function pythonEnvironment(): Promise<string> {
 export class TestingSandbox {
   readonly directory = mkdtempSync(join(tmpdir(), 'interp-'))
   readonly home = join(this.directory, 'home')
-  readonly #python: string
-  readonly #service: InterpreterService
-  readonly #agent: Server
+  /** Answers what `variables` says to who has the token. */
+  readonly #agent = createServer((request, response) => {
+    this.agentCalls += 1
+    const isAllowed = request.headers['x-access-token'] === this.token
+    response.writeHead(isAllowed ? 200 : 401).end(JSON.stringify(this.variables))
+  })
+  #python = ''
+  #service: InterpreterService | undefined
   #jupyter: ChildProcess | undefined
   port = 0
   /** What the agent answers, and the token it wants. */
@@ -56,42 +63,34 @@ export class TestingSandbox {
   token = 'secret'
   agentCalls = 0
 
-  private constructor(python: string, agent: Server, agentPort: number) {
-    this.#python = python
-    this.#agent = agent
+  async start(): Promise<void> {
+    this.#python = await pythonEnvironment()
     mkdirSync(this.home)
+    mkdirSync(this.#temporaryDir)
+    await new Promise<void>((resolve) => this.#agent.listen(0, '127.0.0.1', resolve))
+    const address = this.#agent.address()
     this.#service = new InterpreterService({
       host: '127.0.0.1',
       port: 0,
       jupyterSocket: this.socketPath,
       connectionDir: join(this.home, '.local/share/jupyter/runtime'),
-      agentPort,
+      agentPort: typeof address === 'object' && address ? address.port : 0,
       generationFile: this.generationFile,
       defaultCwd: this.home,
       preload: ['python', 'javascript'],
       keepaliveMs: 500,
     })
-  }
-
-  static async start(): Promise<TestingSandbox> {
-    const python = await pythonEnvironment()
-    let sandbox: TestingSandbox | undefined
-    const agent = createServer((request, response) => {
-      if (sandbox) sandbox.agentCalls += 1
-      const isAllowed = request.headers['x-access-token'] === sandbox?.token
-      response.writeHead(isAllowed ? 200 : 401).end(JSON.stringify(sandbox?.variables))
-    })
-    await new Promise<void>((resolve) => agent.listen(0, '127.0.0.1', resolve))
-    const address = agent.address()
-    sandbox = new TestingSandbox(python, agent, typeof address === 'object' && address ? address.port : 0)
-    sandbox.startJupyter()
-    sandbox.port = await sandbox.#service.listen()
-    await sandbox.becomesHealthy()
-    return sandbox
+    this.startJupyter()
+    this.port = await this.#service.listen()
+    await this.becomesHealthy()
   }
 
   get socketPath(): string {
     return join(this.directory, 'jupyter.sock')
+  }
+
+  get #temporaryDir(): string {
+    return join(this.directory, 'tmp')
   }
 
   get #jupyterPath(): string {
@@ -121,6 +120,7 @@ export class TestingSandbox {
       env: {
         PATH: process.env.PATH ?? '',
         HOME: this.home,
+        TMPDIR: this.#temporaryDir,
         IPYTHONDIR: ipython,
         JUPYTER_PATH: this.#jupyterPath,
         PYTHONPATH: join(REPOSITORY, 'python/e2b_charts'),
@@ -192,13 +192,25 @@ export class TestingSandbox {
   }
 
   async stop(): Promise<void> {
-    this.#service.close()
+    this.#service?.close()
     this.#agent.close()
-    const exited = new Promise((resolve) => this.#jupyter?.once('exit', resolve))
-    this.#jupyter?.kill('SIGTERM')
-    await exited
+    const jupyter = this.#jupyter
+    if (jupyter?.kill('SIGTERM')) await once(jupyter, 'exit')
     rmSync(this.directory, { recursive: true, force: true, maxRetries: 5 })
   }
+}
+
+/** The sandbox of a file of tests: there before its first test, gone after its last. */
+export function sandboxOfTests(): TestingSandbox {
+  const sandbox = new TestingSandbox()
+  beforeAll(() => sandbox.start(), 300_000)
+  afterAll(() => sandbox.stop())
+  return sandbox
+}
+
+/** The first line of a type. */
+export function lineOf(lines: Line[], type: string): Line | undefined {
+  return lines.find((line) => line.type === type)
 }
 
 /** Memory that a process has touched, in MiB; 0 when there is no such process. */
