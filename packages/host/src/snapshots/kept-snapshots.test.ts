@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterEach, beforeEach, expect, test } from 'vitest'
+import { afterAll, afterEach, beforeEach, expect, test } from 'vitest'
 import type { LayerSource } from '../cells/parts.ts'
 import { Engines } from '../engines/engines.ts'
 import { plainConfig, plainLimits } from '../testing/plain-template.ts'
@@ -20,7 +20,9 @@ beforeEach(() => {
 })
 afterEach(() => rmSync(dir, { recursive: true }))
 
-const { engines } = partsOver(new Kernel(), join(tmpdir(), 'kept-no-journal'), async () => {})
+const partsDir = mkdtempSync(join(tmpdir(), 'kept-parts-'))
+afterAll(() => rmSync(partsDir, { recursive: true }))
+const { engines } = partsOver(new Kernel(), partsDir, async () => {})
 
 const open = (of = engines): KeptSnapshots => new KeptSnapshots(join(dir, 'kept'), of, store)
 
