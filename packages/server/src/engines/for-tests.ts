@@ -1,7 +1,7 @@
 import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Config } from '../config.ts'
-import type { EngineInstaller } from './installers.ts'
+import type { EngineInstaller } from './installer.ts'
 
 /**
  * What tests install where the machine's engines are: it serves who asks for it by name, but `auto` does not choose it

@@ -8,8 +8,8 @@ import { buildMountInto } from '../../../host/native/build.ts'
 import type { Config } from '../config.ts'
 import { runCommand } from '../setup/run-command.ts'
 import { FIRECRACKER_VERSION, firecrackerDir, firecrackerPaths } from './firecracker.ts'
-import { renewGuestImage } from './install-qemu.ts'
-import type { EngineInstaller } from './installers.ts'
+import { renewGuestImage } from './guest-image.ts'
+import type { EngineInstaller } from './installer.ts'
 import { microvmDir } from './microvm.ts'
 
 /** An archive of the project's, with its checksum as the project publishes it beside it. */

@@ -7,7 +7,7 @@ import type { Config } from '../config.ts'
 import { runCommand } from '../setup/run-command.ts'
 import { findRunsc, RUNSC_VERSION, runscPath } from './gvisor.ts'
 import { installRunscPackage } from './install-runsc-package.ts'
-import type { EngineInstaller } from './installers.ts'
+import type { EngineInstaller } from './installer.ts'
 
 const MODULE = 'gvisor.dev/gvisor/runsc'
 type Say = (line: string) => void

@@ -1,21 +1,14 @@
 import { existsSync } from 'node:fs'
-import {
-  buildGuestImage,
-  currentGuestImage,
-  type GuestImage,
-} from '@sandbox/host/engines/microvm/image/guest-image'
-import { isOfSeries } from '@sandbox/host/engines/microvm/image/kernel-source'
+import { currentGuestImage } from '@sandbox/host/engines/microvm/image/guest-image'
 import { buildOpenReadOnly } from '../../../host/native/build.ts'
 import type { Config } from '../config.ts'
 import { runCommand } from '../setup/run-command.ts'
-import type { EngineInstaller } from './installers.ts'
+import { renewGuestImage } from './guest-image.ts'
+import type { EngineInstaller } from './installer.ts'
 import { microvmDir, openReadOnlyPath, QEMU } from './microvm.ts'
 
 /** The monitor, disks of guests, and what unpacks Debian's kernels. */
 const PACKAGES = ['qemu-system-x86', 'e2fsprogs', 'lz4', 'xz-utils'] as const
-
-type Say = (line: string) => void
-type GuestConfig = Pick<Config, 'imagesDir' | 'guestKernel'>
 
 /** QEMU from the distribution's packages, and the guest image that every monitor boots. */
 export const qemuInstaller: EngineInstaller = {
@@ -40,29 +33,7 @@ async function describeInstalled(config: Config): Promise<string | undefined> {
   return `${version} (${QEMU}) with ${image.kernel}`
 }
 
-/** Builds kernel and initramfs of guests unless some of today's sources, and of the kernel asked for, are there. */
-export async function ensureGuestImage(config: GuestConfig, say: Say): Promise<string> {
-  const image = currentGuestImage(microvmDir(config))
-  if (image && isOfSeries(image.kernel, config.guestKernel)) return image.kernel
-  return (await build(config, say)).kernel
-}
-
-/** Builds them of the kernel that apt serves today, unless that is there; keeps what there is when none can be had. */
-export async function renewGuestImage(config: GuestConfig, say: Say): Promise<string> {
-  const image = currentGuestImage(microvmDir(config))
-  try {
-    return (await build(config, say)).kernel
-  } catch (error) {
-    if (!image || !isOfSeries(image.kernel, config.guestKernel)) throw error
-    say(`guests keep ${image.kernel}: ${(error as Error).message}`)
-    return image.kernel
-  }
-}
-
-const build = (config: GuestConfig, say: Say): Promise<GuestImage> =>
-  buildGuestImage({ directory: microvmDir(config), kernelSeries: config.guestKernel, progress: say })
-
-async function installPackages(say: Say): Promise<void> {
+async function installPackages(say: (line: string) => void): Promise<void> {
   const env = { DEBIAN_FRONTEND: 'noninteractive', LC_ALL: 'C.UTF-8' }
   say('apt-get update')
   await runCommand(['apt-get', 'update', '-q'], { env })
