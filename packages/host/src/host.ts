@@ -3,7 +3,6 @@ import { join } from 'node:path'
 import type { ConnectRouter } from '@connectrpc/connect'
 import { Host as HostService } from '@sandbox/contract/gen/host/host_pb'
 import { randomName } from '@sandbox/contract/ids'
-import type { Logger } from 'pino'
 import { Builder } from './builds/builder.ts'
 import { StepCache } from './builds/step-cache.ts'
 import { Admission, readMachineMemory } from './cells/admission.ts'
@@ -19,6 +18,7 @@ import { type Machine, type OpenEngines, openMachine } from './machine.ts'
 import { MachineGauge } from './machine-gauge.ts'
 import type { HostOptions } from './options.ts'
 import { Metrics } from './sandboxes/metrics.ts'
+import { recountFiles } from './sandboxes/recount.ts'
 import { Sandboxes } from './sandboxes/sandboxes.ts'
 import { hostService, type MachineStatus } from './service/service.ts'
 import { captureMemory } from './snapshots/capture.ts'
@@ -33,7 +33,6 @@ import { Foreground } from './starting/foreground.ts'
 import { Pool } from './starting/pool.ts'
 import { openPooled, Starter } from './starting/start.ts'
 import type { LayerStore } from './storage/layers.ts'
-import type { UpperStore } from './storage/uppers.ts'
 
 /** One machine that runs sandboxes, composed. Nothing in the kernel is touched before `start`. */
 export interface Host {
@@ -121,7 +120,7 @@ export async function createHost(options: HostOptions, openEngines: OpenEngines)
     log,
   })
   let upkeep: NodeJS.Timeout | undefined
-  const recount = oneAtATime(() => recountFiles(sandboxes, uppers, log))
+  const recount = oneAtATime(() => recountFiles(sandboxes.cells(), uppers, log))
   const tend = oneAtATime(() => runUpkeep({ options, pool, store, kept, snapshots, journal, machine }))
   return {
     routes: (router) =>
@@ -220,18 +219,6 @@ function oneAtATime(work: () => Promise<void>): () => void {
     void work().finally(() => {
       isRunning = false
     })
-  }
-}
-
-/** A sandbox that has deleted what it inherited gets the room. One after the other: each reads a whole tree. */
-async function recountFiles(sandboxes: Sandboxes, uppers: UpperStore, log: Logger): Promise<void> {
-  for (const [sandboxId, cell] of sandboxes.cells()) {
-    try {
-      const bytes = await uppers.recount(cell.upper)
-      if (bytes > 0) log.info({ event: 'sandbox.recounted', sandboxId, bytes })
-    } catch (error) {
-      log.warn({ event: 'sandbox.recounted', sandboxId, err: error })
-    }
   }
 }
 
