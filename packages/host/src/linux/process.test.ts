@@ -40,6 +40,7 @@ test('run returns output, feeds stdin, and reports status and stderr', async () 
     status: 2,
     stderr: expect.stringContaining('/no/such/path'),
   })
+  expect((await run('sh', ['-c', 'echo half; exit 1'], { passes: [0, 1] })).stdout).toBe('half\n')
   await expect(run('no-such-program', [])).rejects.toMatchObject({ code: 'ENOENT' })
 })
 

@@ -32,6 +32,8 @@ export interface RunOptions {
   timeoutMs?: number
   /** Most bytes kept of stdout and of stderr; the rest is read and dropped. Default 1 MiB. */
   maxOutputBytes?: number
+  /** Exit statuses that are no failure. Default 0 alone. */
+  passes?: readonly number[]
 }
 
 export interface RunResult {
@@ -39,7 +41,7 @@ export interface RunResult {
   stderr: string
 }
 
-/** A command that ended other than with status 0. */
+/** A command that ended with a status that is a failure, or by a signal. */
 export class CommandError extends Error {
   readonly command: string
   /** Exit status, or undefined when a signal (also the timeout's) ended it. */
@@ -59,6 +61,7 @@ export class CommandError extends Error {
 export function run(command: string, args: readonly string[], options: RunOptions = {}): Promise<RunResult> {
   const timeoutMs = options.timeoutMs ?? 30_000
   const maxOutputBytes = options.maxOutputBytes ?? 1024 * 1024
+  const passes = options.passes ?? [0]
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, {
       stdio: ['pipe', 'pipe', 'pipe'],
@@ -80,7 +83,7 @@ export function run(command: string, args: readonly string[], options: RunOption
     const stderr = collected(child.stderr, maxOutputBytes)
     child.on('close', (status, signal) => {
       clearTimeout(timer)
-      if (status === 0) return resolve({ stdout: stdout(), stderr: stderr() })
+      if (status !== null && passes.includes(status)) return resolve({ stdout: stdout(), stderr: stderr() })
       const reason = timedOut
         ? `no end after ${timeoutMs} ms`
         : signal

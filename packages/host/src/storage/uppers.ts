@@ -5,12 +5,12 @@
  * theirs. What runs is written when the kernel likes, copies and what was `sync`ed are on the disk.
  */
 import { randomBytes } from 'node:crypto'
-import { accessSync, constants, mkdirSync, readdirSync, statSync } from 'node:fs'
+import { accessSync, constants, existsSync, mkdirSync, readdirSync, statSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { syncFileSystem } from '../linux/durable.ts'
 import { fileSystemOf } from '../linux/file-system.ts'
 import { errorCode, SystemError } from '../linux/libc.ts'
-import { umount2 } from '../linux/mount.ts'
+import { umount2, unmountIfMounted } from '../linux/mount.ts'
 import { run } from '../linux/process.ts'
 import {
   createSubvolume,
@@ -74,8 +74,12 @@ export class UpperStore {
 
   /** Mounts the store, or finds it mounted (by a daemon that is gone). A file that cannot be mounted is set aside. */
   static async open(options: UpperStoreOptions): Promise<UpperStore> {
-    if (!isMounted(options.mountPoint)) {
-      mkdirSync(options.mountPoint, { recursive: true, mode: 0o700 })
+    const { file, mountPoint } = options
+    // What a daemon was making that ended before the file had its name: nothing lies on it, and its next mount would
+    // not find it.
+    if (!existsSync(file)) unmountIfMounted(mountPoint)
+    if (!isMounted(mountPoint)) {
+      mkdirSync(mountPoint, { recursive: true, mode: 0o700 })
       await mountOrMake(options)
     }
     return new UpperStore(options)
@@ -94,12 +98,6 @@ export class UpperStore {
     limitSubvolume(path, capMib * mebibyte)
     this.#startRefill()
     return { id, path, capMib }
-  }
-
-  /** Changes the cap of an upper; what it holds already stays. */
-  limit(upper: Upper, capMib: number): Upper {
-    limitSubvolume(upper.path, capMib * mebibyte)
-    return { ...upper, capMib }
   }
 
   /** Deletes an upper in the background. Idempotent. */
@@ -158,8 +156,9 @@ export class UpperStore {
     return before - inherited
   }
 
+  /** True also while the store cannot be looked into, as long as somebody holds it: see `reopen`. */
   has({ path }: Pick<Upper, 'path'>): boolean {
-    return statSync(path, { throwIfNoEntry: false }) !== undefined
+    return statSync(path, { throwIfNoEntry: false }) !== undefined || !this.#isThere()
   }
 
   /** Waits until what is written in an upper would be there after a loss of power. A snapshot of it needs no wait. */
@@ -226,11 +225,15 @@ export class UpperStore {
   isWritable(): boolean {
     try {
       accessSync(this.mountPoint, constants.W_OK)
-      return fileSystemOf(this.mountPoint).type === 'btrfs'
+      return this.#isThere()
     } catch (error) {
       if (errorCode(error) !== 'EROFS') throw error
       return false
     }
+  }
+
+  #isThere(): boolean {
+    return fileSystemOf(this.mountPoint).type === 'btrfs'
   }
 
   #assertWritable(): void {
@@ -239,8 +242,8 @@ export class UpperStore {
   }
 
   /**
-   * Mounts a store anew that the kernel has given up; what was not on the disk is lost, as after a loss of power. Nothing
-   * may run on it. @returns whether it takes writes again: not while anybody still holds it, or its disk is full
+   * Mounts a store anew that the kernel has given up; what was not on the disk is lost, as after a loss of power.
+   * Nothing may run on it. @returns whether it takes writes again: not while anybody holds it, or its disk is full
    */
   async reopen(): Promise<boolean> {
     await this.#deletions
@@ -329,9 +332,11 @@ const noSpace = (file: string, what: string): SystemError => new SystemError(ENO
 
 /** What the files of a directory take, each once. @param inUse files may go while they are counted */
 async function occupiedBytes(path: string, { inUse = false } = {}): Promise<number> {
-  const script = inUse ? 'du "$@" 2>/dev/null || true' : 'exec du "$@"'
-  const command = ['-c', script, 'sh', '-s', '--block-size=1', path]
-  const { stdout } = await run('sh', command, { timeoutMs: countTimeoutMs })
+  const { stdout } = await run('du', ['-s', '--block-size=1', path], {
+    timeoutMs: countTimeoutMs,
+    // Of a file that went it complains, and goes on.
+    passes: inUse ? [0, 1] : [0],
+  })
   return Number.parseInt(stdout, 10)
 }
 
