@@ -9,10 +9,13 @@ import { KeptSnapshots } from '../snapshots/kept-snapshots.ts'
 import { SnapshotStore } from '../snapshots/snapshots.ts'
 import { plainConfig, plainLimits } from '../testing/plain-template.ts'
 import { Kernel, partsOver, type Step } from '../testing/simulated-kernel.ts'
-import { type Cell, type CellParts, openCell } from './cells.ts'
+import { type Cell, type CellParts, type CellPlan, openCell } from './cells.ts'
+import type { JournalEntry } from './journal.ts'
 import { sweepAtStart } from './sweep.ts'
 
 /** What becomes of slots, uppers and entries when a step fails or two calls cross, over the simulated kernel. */
+
+const log = pino({ level: 'silent' })
 
 let dir: string
 let kernel: Kernel
@@ -24,25 +27,22 @@ afterEach(() => rmSync(dir, { recursive: true }))
 
 const parts = (step: Step = async () => {}): CellParts => partsOver(kernel, join(dir, 'journal'), step)
 
-const open = (cells: CellParts): Promise<Cell> =>
-  openCell(
-    cells,
-    {
-      occupant: 'sandbox',
-      engine: cells.engines.for(undefined),
-      sandboxId: 'i1',
-      snapshotId: 's',
-      templateId: 't',
-      layers: [],
-      limits: plainLimits,
-      memoryDir: undefined,
-      network: { internet: true },
-      endAtMs: 1,
-      onEnd: 'kill',
-      config: plainConfig,
-    },
-    {},
-  )
+const plan = (cells: CellParts): CellPlan => ({
+  occupant: 'sandbox',
+  engine: cells.engines.for(undefined),
+  sandboxId: 'i1',
+  snapshotId: 's',
+  templateId: 't',
+  layers: [],
+  limits: plainLimits,
+  memoryDir: undefined,
+  network: { internet: true },
+  endAtMs: 1,
+  onEnd: 'kill',
+  config: plainConfig,
+})
+
+const open = (cells: CellParts): Promise<Cell> => openCell(cells, plan(cells), {})
 
 /** Fails each step of this name. */
 const failing =
@@ -65,11 +65,11 @@ test('what does not stop at first is stopped at the second attempt', async () =>
 
 test('what never stops is given to the owner of its slot, who kills it', async () => {
   const cells = parts(failing('engine.stop'))
-  const given: number[] = []
-  cells.slots.release = ({ index }) => void given.push(index)
+  const given: unknown[] = []
+  cells.slots.release = ({ index }, how) => void given.push([index, how])
   const cell = await open(cells)
   await expect(cell.release()).rejects.toThrow('engine.stop')
-  expect(given).toEqual([cell.slot.index])
+  expect(given).toEqual([[cell.slot.index, { isCleared: false }]])
   expect(cells.journal.read().entries).toEqual([])
   expect(cells.admission.count).toBe(0)
 })
@@ -100,7 +100,6 @@ test.each(['engine.adopt', 'engine.thaw'])(
     const cells = parts(failing(at))
     cells.slots.release = ({ index }) => void kernel.slotsInUse.delete(index)
     const kept = new KeptSnapshots(join(dir, 'kept'), cells.engines, cells.uppers)
-    const log = pino({ level: 'silent' })
     const swept = await sweepAtStart({ cells, kept, adopt: async () => {}, log }, cells.journal.read())
     expect(swept).toEqual({ adopted: 0, removed: 1 })
     expect(kernel.slotsInUse.size).toBe(0)
@@ -108,6 +107,31 @@ test.each(['engine.adopt', 'engine.thaw'])(
     expect(cells.admission.count).toBe(0)
   },
 )
+
+test('a slot whose engine is gone from this machine is given back uncleared', async () => {
+  ;(await open(parts())).markReady()
+  const cells = parts()
+  cells.engines.named = () => undefined
+  const given: unknown[] = []
+  cells.slots.release = ({ index }, how) => void given.push([index, how])
+  const kept = new KeptSnapshots(join(dir, 'kept'), cells.engines, cells.uppers)
+  await sweepAtStart({ cells, kept, adopt: async () => {}, log }, cells.journal.read())
+  expect(given).toEqual([[0, { isCleared: false }]])
+})
+
+test('one that was resumed goes on though what it was resumed from cannot be deleted', async () => {
+  const before = parts()
+  const cell = await openCell(before, { ...plan(before), consumesSnapshot: true }, {})
+  cell.markReady()
+  const cells = parts()
+  const kept = new KeptSnapshots(join(dir, 'kept'), cells.engines, cells.uppers)
+  kept.delete = () => Promise.reject(new Error('EROFS'))
+  const adopted: string[] = []
+  const adopt = async ({ sandboxId }: JournalEntry): Promise<void> => void adopted.push(sandboxId)
+  await sweepAtStart({ cells, kept, adopt, log }, cells.journal.read())
+  expect(adopted).toEqual(['i1'])
+  expect(kernel.instances.size).toBe(1)
+})
 
 test('a capture for which there is no room on the disk leaves nothing running', async () => {
   const cells = parts()

@@ -19,6 +19,7 @@ import type { Admission, Reservation } from './admission.ts'
 import type { Journal, JournalEntry, Occupant } from './journal.ts'
 import { guestProcesses } from './limits.ts'
 import type { SlotSource, UpperSource } from './parts.ts'
+import { type Phases, phaseClock } from './phases.ts'
 
 /**
  * A cell is a slot with something running in it: a user's sandbox, a pooled one, or a build. Opening makes its parts
@@ -53,9 +54,6 @@ export interface CellPlan {
 const RECYCLE_AFTER_MS = 3
 
 const TRUST_WITHIN_MS = 5_000
-
-/** Milliseconds of each phase, in the order they ran. */
-export type Phases = Record<string, number>
 
 export interface CellParts {
   admission: Admission
@@ -251,12 +249,14 @@ export class Cell {
    */
   release(options: { keepUpper?: boolean } = {}): Promise<void> {
     this.#released ??= (async () => {
+      let isCleared = false
       try {
         await this.stop().catch(() => this.stop())
+        isCleared = true
       } finally {
         await new Promise((resolve) => setTimeout(resolve, RECYCLE_AFTER_MS))
         this.#reservation.release()
-        giveBack(this.#parts, this.slot, options.keepUpper ? undefined : this.upper)
+        giveBack(this.#parts, this.slot, options.keepUpper ? undefined : this.upper, { isCleared })
       }
     })()
     return this.#released
@@ -307,9 +307,13 @@ export async function openCell(
     return cell
   } catch (error) {
     // What cannot be stopped is killed by the owner of its slot.
-    if (made.instance) await plan.engine.stop(made.instance).catch(() => {})
+    const stopping = made.instance ? plan.engine.stop(made.instance) : Promise.resolve()
+    const isCleared = await stopping.then(
+      () => true,
+      () => false,
+    )
     reservation.release()
-    giveBack(parts, made.slot, made.upper)
+    giveBack(parts, made.slot, made.upper, { isCleared })
     throw error
   }
 }
@@ -354,27 +358,21 @@ export async function adoptCell(parts: CellParts, entry: JournalEntry): Promise<
   return new Cell(parts, entry, instance, entry.upper, parts.admission.recognise(entry.limits))
 }
 
-/** The undo of everything before the engine. A slot that is in no journal entry is cleaned when slots are opened. */
+/**
+ * The undo of everything before the engine. A slot that is in no journal entry is cleaned when slots are opened.
+ * @param isCleared see `SlotSource.release`
+ */
 export function giveBack(
   parts: Pick<CellParts, 'uppers' | 'slots' | 'journal'>,
   slot: Slot | undefined,
   upper: Upper | undefined,
+  { isCleared }: { isCleared: boolean },
 ): void {
   if (upper) parts.uppers.release(upper)
   if (!slot) return
   // The entry goes before the slot is free: the next occupant writes one of the same name.
   parts.journal.remove(slot.index)
-  parts.slots.release(slot)
-}
-
-/** Adds the time since the last call to `phases`, under a name. */
-export function phaseClock(phases: Phases): (name: string) => void {
-  let last = performance.now()
-  return (name) => {
-    const now = performance.now()
-    phases[name] = Math.round((now - last) * 100) / 100
-    last = now
-  }
+  parts.slots.release(slot, { isCleared })
 }
 
 const planOf = (plan: CellPlan, startedAtMs: number): Plan => ({

@@ -13,8 +13,11 @@ export interface SlotSource {
   setPolicy(slot: Slot, policy: NetworkPolicy): void
   /** Replaces what the occupant may reach, for new connections before it resolves. */
   replacePolicy(slot: Slot, policy: NetworkPolicy): Promise<void>
-  /** Gives it back; whatever still runs in it is killed, and it is made clean in the background. Idempotent. */
-  release(slot: Slot): void
+  /**
+   * Gives it back; whatever still runs in it is killed, and it is made clean in the background. Idempotent.
+   * @param isCleared false when no engine has taken away what it attached: then it is made from scratch. Default true
+   */
+  release(slot: Slot, options?: { isCleared: boolean }): void
 }
 
 export interface UpperSource {

@@ -49,7 +49,7 @@ async function settleEntry(parts: SweepParts, entry: JournalEntry): Promise<bool
 
 function giveBackIn({ cells, kept, log }: SweepParts, { slot, upper, sandboxId }: JournalEntry): void {
   try {
-    giveBack(cells, slot, kept.upperIds().has(upper.id) ? undefined : upper)
+    giveBack(cells, slot, kept.upperIds().has(upper.id) ? undefined : upper, { isCleared: false })
   } catch (error) {
     log.error({ event: 'sweep.failed', sandboxId, slot: slot.index, err: error })
   }
@@ -61,7 +61,8 @@ async function adopt(parts: SweepParts, entry: JournalEntry): Promise<boolean> {
   const isPaused = parts.kept.isPaused(entry.upper.id)
   const keepUpper = parts.kept.upperIds().has(entry.upper.id)
   if (!cell) {
-    giveBack(parts.cells, entry.slot, keepUpper ? undefined : entry.upper)
+    // It may be of an engine that is not installed any more.
+    giveBack(parts.cells, entry.slot, keepUpper ? undefined : entry.upper, { isCleared: false })
     return false
   }
   // A pooled one of an agent before this one is nobody's yet: whoever comes next gets the new agent.
@@ -73,12 +74,23 @@ async function adopt(parts: SweepParts, entry: JournalEntry): Promise<boolean> {
   try {
     // A capture may have been under way that stood it still.
     if (entry.occupant === 'sandbox') await cell.thaw()
-    // It was resumed: what it was resumed from is no longer the sandbox.
-    if (entry.consumesSnapshot) await parts.kept.delete(entry.snapshotId)
+    if (entry.consumesSnapshot) await forgetSource(parts, entry)
     await parts.adopt(entry, cell)
     return true
   } catch (error) {
     await cell.release({ keepUpper })
     throw error
+  }
+}
+
+/** It was resumed: what it was resumed from is no longer the sandbox, which runs whatever is left of that. */
+async function forgetSource(
+  { kept, log }: SweepParts,
+  { sandboxId, snapshotId }: JournalEntry,
+): Promise<void> {
+  try {
+    await kept.delete(snapshotId)
+  } catch (error) {
+    log.error({ event: 'snapshot.left', sandboxId, snapshotId, err: error })
   }
 }

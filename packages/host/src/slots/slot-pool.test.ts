@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { CgroupRoot } from '../linux/cgroup-root.ts'
 import { mountNew } from '../linux/mount.ts'
@@ -10,7 +10,7 @@ import { mountsUnder } from '../linux/mount-table.ts'
 import { run } from '../linux/process.ts'
 import { NetworkSlots } from '../network/network-slots.ts'
 import { NoSlotError, SlotPool } from './slot-pool.ts'
-import { type Slot, slotDir } from './slots.ts'
+import { guestAddress, type Slot, slotDir } from './slots.ts'
 
 const instance = `p${process.pid.toString(36)}`
 const naming = {
@@ -24,16 +24,18 @@ const readied: number[] = []
 const restored = Promise.withResolvers<void>()
 let pool: SlotPool
 
-function makePool(readyCount: number, maxSlots = 3): SlotPool {
+function makePool(
+  readyCount: number,
+  maxSlots = 3,
+  onReady = async (slot: Slot): Promise<void> => void readied.push(slot.index),
+): SlotPool {
   return new SlotPool({
     naming,
     network: new NetworkSlots(naming),
     cgroups: new CgroupRoot({ instance }),
     readyCount,
     maxSlots,
-    onReady: async (slot) => {
-      readied.push(slot.index)
-    },
+    onReady,
     onError: (_, error) => errors.push(error),
     onRulesLost: (error) => (error === undefined ? restored.resolve() : restored.reject(error)),
   })
@@ -47,7 +49,7 @@ beforeEach(async () => {
 
 afterEach(async () => {
   await pool.stop({ destroy: true })
-  expect(errors).toEqual([])
+  expect(errors.splice(0)).toEqual([])
   expect(readdirSync('/run/netns').filter((name) => name.startsWith(instance))).toEqual([])
   expect(readdirSync('/sys/class/net').filter((name) => name.startsWith(instance))).toEqual([])
   expect((await run('nft', ['list', 'tables'])).stdout).not.toContain(instance)
@@ -94,6 +96,18 @@ test('a released slot comes back without processes, mounts, files, counters and 
   expect(pool.cgroup(slot.index).usage()).toMatchObject({ pids: 0, cpuUsec: 0, oomKills: 0 })
   expect((await run('nft', ['list', 'set', 'inet', instance, 'denied'])).stdout).not.toContain('elements')
   expect(pool.counts).toEqual({ ready: 3, inUse: 0, busy: 0 })
+})
+
+test('a slot that no engine has cleared comes back with nothing that was attached to it', async () => {
+  const slot = pool.tryClaim()!
+  const inside = (words: string) => run('ip', ['-n', basename(slot.netnsPath), ...words.split(' ')])
+  await inside('link add sentry0 type veth peer name other0')
+  await inside('address flush dev eth0')
+  pool.release(slot, { isCleared: false })
+  await pool.idle()
+  const { stdout } = await inside('address show')
+  expect(stdout).toContain(guestAddress)
+  expect(stdout).not.toContain('sentry0')
 })
 
 test('a claim waits for a slot that is being cleaned', async () => {
@@ -144,6 +158,18 @@ test('what the machine lacks for a while costs it no slot', { timeout: 15_000 },
   await pool.idle()
   errors.length = 0
   expect(pool.counts.inUse).toBe(4)
+})
+
+test('one that cannot be readied is tried again, but not at once', { timeout: 15_000 }, async () => {
+  await pool.stop({ destroy: true })
+  let failures = 1
+  pool = makePool(1, 1, async () => {
+    if (failures-- > 0) throw new Error('no process can be started')
+  })
+  await pool.start()
+  expect(pool.counts).toEqual({ ready: 0, inUse: 0, busy: 0 })
+  expect((await pool.claim()).index).toBe(0)
+  expect(errors.splice(0).length).toBe(1)
 })
 
 test('a firewall table that somebody removed is put back', { timeout: 10_000 }, async () => {

@@ -19,7 +19,7 @@ export interface SlotPoolOptions {
   maxSlots: number
   /** Runs with each slot that became ready, before it can be claimed: to start what belongs to it. */
   onReady?: (slot: Slot) => Promise<void>
-  /** Runs with each slot whose occupant is gone, before the next may come. */
+  /** Runs with each slot before somebody may come: what whoever was in it has left goes. */
   onCleaned?: (slot: Slot) => void
   /** Background work that failed; the slot is set aside and made anew later, ever less often while nothing succeeds. */
   onError: (index: number, error: unknown) => void
@@ -49,7 +49,7 @@ export class NoSlotError extends Error {
 
 const claimTimeoutMs = 10_000
 const rulesCheckMs = 2_000
-/** Failures in a row after which it is the machine and not a slot that lacks something: then nothing is made for a while. */
+/** Failures in a row after which the machine lacks something, and not a slot: then nothing is made for a while. */
 const failuresUntilPause = 3
 const firstRetryMs = 1_000
 const longestRetryMs = 60_000
@@ -155,9 +155,13 @@ export class SlotPool {
     return promise.finally(() => clearTimeout(timer))
   }
 
-  /** Gives a slot back; it is cleaned in the background. Whatever still runs in it is killed. Idempotent. */
-  release(slot: Slot): void {
+  /**
+   * Gives a slot back; it is cleaned in the background. Whatever still runs in it is killed. Idempotent.
+   * @param isCleared false when something may be attached to it that only its engine knows of: it is made from scratch
+   */
+  release(slot: Slot, { isCleared } = { isCleared: true }): void {
     if (!this.#inUse.delete(slot.index)) return
+    if (!isCleared) this.#made.delete(slot.index)
     this.#enqueue(slot.index)
   }
 
@@ -236,11 +240,11 @@ export class SlotPool {
   }
 
   async #makeReady(index: number): Promise<void> {
+    const isNew = !this.#made.has(index)
     try {
-      if (this.#made.has(index)) {
-        if (this.#hasSpare()) return await this.#retire(index)
-        await this.#recycle(index)
-      } else await this.#make(index)
+      if (isNew) await this.#make(index)
+      else if (this.#hasSpare()) return await this.#retire(index)
+      else await this.#recycle(index)
       const slot = this.slot(index)
       await this.#options.onReady?.(slot)
       this.#busy.delete(index)
@@ -249,8 +253,9 @@ export class SlotPool {
       this.#hand(slot)
     } catch (error) {
       this.#busy.delete(index)
-      // Made from scratch next time, unless that is what failed.
-      if (!this.#made.delete(index)) this.#setAside(index)
+      // Made from scratch next time, and later where that is what failed.
+      this.#made.delete(index)
+      if (isNew) this.#setAside(index)
       this.#options.onError(index, error)
       this.#refill()
     }
@@ -302,12 +307,17 @@ export class SlotPool {
     this.#refill()
   }
 
+  /** Nothing stays of what there was of it before. */
   async #make(index: number): Promise<void> {
+    const { network, naming } = this.#options
     const cgroup = this.cgroup(index)
     await cgroup.remove()
+    this.#clearDirectory(index)
+    await network.prepare(index)
+    network.forgetFlows(index)
+    this.#options.onCleaned?.(this.slot(index))
     cgroup.create()
-    await this.#options.network.prepare(index)
-    await userNamespaceFor(slotUidBase(this.#options.naming, index))
+    await userNamespaceFor(slotUidBase(naming, index))
     this.#made.add(index)
   }
 

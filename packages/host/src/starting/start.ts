@@ -2,16 +2,10 @@ import { existsSync } from 'node:fs'
 import type { Logger } from 'pino'
 import type { InitBody } from '../agent/agent-client.ts'
 import { bringServicesUp } from '../agent/services-up.ts'
-import {
-  type Cell,
-  type CellParts,
-  type CellPlan,
-  openCell,
-  type Phases,
-  phaseClock,
-} from '../cells/cells.ts'
+import { type Cell, type CellParts, type CellPlan, openCell } from '../cells/cells.ts'
 import type { AskedLimits } from '../cells/limits.ts'
 import { type LayerSource, sameLimits } from '../cells/parts.ts'
+import { type Phases, phaseClock } from '../cells/phases.ts'
 import type { Isolation } from '../engines/engines.ts'
 import { HostError } from '../host-error.ts'
 import { isShortage } from '../linux/shortage.ts'
