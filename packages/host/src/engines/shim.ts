@@ -11,7 +11,7 @@ export const LISTEN_FD = 9
 
 /** A start takes tens of milliseconds, a dump a second for each half GiB; past these bounds something hangs. */
 const START_WITHIN_MS = 60_000
-const RUN_WITHIN_MS = 180_000
+export const RUN_WITHIN_MS = 180_000
 
 /** See the protocol at the top of native/shim.c. */
 export interface ShimCommand {

@@ -1,9 +1,9 @@
 import { readFileSync } from 'node:fs'
 import type { Cgroup } from '../../linux/cgroup.ts'
 import { settled } from '../../linux/cgroup-files.ts'
+import { RUN_WITHIN_MS } from '../shim.ts'
 
 const lookEveryMs = 5
-const dumpEndsWithinMs = 60_000
 /** Where the kernel holds a task that a signal stopped. */
 const STOPPED_IN = 'do_signal_stop'
 
@@ -25,10 +25,10 @@ export async function freeingStopped<T>(cgroup: Cgroup, dump: Promise<T>): Promi
   }
 }
 
-/** Waits until nobody traces the process: a dump that an earlier daemon began comes to its end. Throws after 60 s. */
+/** Waits until nobody traces the process: a dump that an earlier daemon began comes to its end, however large it is. */
 export async function untraced(pid: number): Promise<void> {
-  if (await settled(() => !isTraced(pid), dumpEndsWithinMs)) return
-  throw new Error(`process ${pid} is still being traced after ${dumpEndsWithinMs} ms`)
+  if (await settled(() => !isTraced(pid), RUN_WITHIN_MS)) return
+  throw new Error(`process ${pid} is still being traced after ${RUN_WITHIN_MS} ms`)
 }
 
 const isWaitedFor = (pid: number): boolean =>

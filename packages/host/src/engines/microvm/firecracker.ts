@@ -46,7 +46,7 @@ export class FirecrackerMonitor implements Monitor {
   readonly name = 'firecracker'
   readonly overheadMib = 48
   readonly overheadPids = 8
-  /** There are 19 interrupt lines: two are the machine's own, three the network's, the random source's and the balloon's. */
+  /** There are 19 interrupt lines: two are the machine's own; network, random source and balloon have one each. */
   readonly maxDrives = 14
   readonly #options: FirecrackerMonitorOptions
   #version = ''
@@ -114,8 +114,10 @@ export class FirecrackerMonitor implements Monitor {
     return this.#call(slot, 'PATCH', '/vm', { state: 'Paused' })
   }
 
-  resume({ slot }: RunningMachine): Promise<void> {
-    return this.#call(slot, 'PATCH', '/vm', { state: 'Resumed' })
+  /** It answers nothing while it writes a snapshot, also one that an earlier daemon has asked for. */
+  resume({ slot }: RunningMachine, { afterCapture } = { afterCapture: false }): Promise<void> {
+    const withinMs = afterCapture ? SNAPSHOT_WITHIN_MS : REQUEST_WITHIN_MS
+    return this.#call(slot, 'PATCH', '/vm', { state: 'Resumed' }, withinMs)
   }
 
   async snapshot(machine: RunningMachine, memoryDir: string): Promise<void> {

@@ -141,7 +141,7 @@ export class MicrovmEngine extends ProcessEngine<MachineFiles, MicrovmEngineOpti
       return { sizeBytes }
     } finally {
       if (isKept && !into.leaveRunning) await this.stop(instance)
-      else await monitor.resume(machine)
+      else await monitor.resume(machine, { afterCapture: true })
     }
   }
 
@@ -159,8 +159,9 @@ export class MicrovmEngine extends ProcessEngine<MachineFiles, MicrovmEngineOpti
     const instance = await super.adopt(entry)
     if (!instance) return undefined
     try {
-      // A capture that was cut off has left it standing.
-      await this.thaw(instance)
+      // A capture that was cut off has left it standing, or is being written still.
+      const { monitor, machine } = this.#running(instance)
+      await monitor.resume(machine, { afterCapture: true })
       return instance
     } catch {
       // A start that was cut off has left a monitor without a machine, or one that answers nobody.

@@ -92,8 +92,8 @@ export interface Monitor {
   launch(plan: MachinePlan, machine: RunningMachine): Promise<void>
   /** Idempotent. Everything the guest has written is in the files of its drives afterwards. */
   pause(machine: RunningMachine): Promise<void>
-  /** Idempotent. */
-  resume(machine: RunningMachine): Promise<void>
+  /** Idempotent. @param afterCapture a snapshot may still be being written: it is waited for as long as one takes */
+  resume(machine: RunningMachine, how?: { afterCapture: boolean }): Promise<void>
   /** Writes memory and device state of a paused machine into an empty directory. The machine stays paused. */
   snapshot(machine: RunningMachine, memoryDir: string): Promise<void>
   /** Last output of the guest's console, as far as it is kept, and the same again when asked again. */
