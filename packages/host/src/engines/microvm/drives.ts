@@ -7,6 +7,7 @@ import { createHash, randomUUID } from 'node:crypto'
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
+import { writeWhole } from '../../linux/whole-io.ts'
 import type { Layer } from '../../storage/layers.ts'
 import { removeAbandoned, UNFINISHED } from '../unfinished.ts'
 import type { Drive } from './monitor.ts'
@@ -102,11 +103,11 @@ async function writeBundle(layers: readonly Layer[], path: string): Promise<void
     for (let done = 0; done < layer.sizeBytes; ) {
       const { bytesRead } = await source.read(buffer, 0, buffer.length, done)
       if (bytesRead === 0) throw new Error(`layer ${layer.digest} is shorter than it was`)
-      await target.write(buffer, 0, bytesRead, start + done)
+      await writeWhole(target, buffer.subarray(0, bytesRead), start + done)
       done += bytesRead
     }
     start += Math.ceil(layer.sizeBytes / BUNDLE_HEADER_BYTES) * BUNDLE_HEADER_BYTES
   }
-  await target.write(header, 0, header.length, 0)
+  await writeWhole(target, header, 0)
   await target.sync()
 }

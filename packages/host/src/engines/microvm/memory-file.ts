@@ -6,6 +6,7 @@
 import { readFileSync, statSync } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 import { run } from '../../linux/process.ts'
+import { readWhole, writeWhole } from '../../linux/whole-io.ts'
 
 const PAGE_BYTES = 4096
 const ENTRY_BYTES = 8
@@ -78,7 +79,7 @@ async function copyChanged(
   for (const { first, count } of changedRuns(entries, pages)) {
     const bytes = buffer.subarray(0, count * PAGE_BYTES)
     await readWhole(memory, bytes, mapping.startAddress + first * PAGE_BYTES)
-    await copy.write(bytes, 0, bytes.length, mapping.fileOffset + first * PAGE_BYTES)
+    await writeWhole(copy, bytes, mapping.fileOffset + first * PAGE_BYTES)
   }
 }
 
@@ -97,12 +98,4 @@ function* changedRuns(entries: Buffer, pages: number): Generator<{ first: number
     }
   }
   if (count > 0) yield { first, count }
-}
-
-async function readWhole(file: FileHandle, into: Buffer, position: number): Promise<void> {
-  for (let done = 0; done < into.length; ) {
-    const { bytesRead } = await file.read(into, done, into.length - done, position + done)
-    if (bytesRead === 0) throw new Error('the monitor ended while its memory was read')
-    done += bytesRead
-  }
 }
