@@ -2,7 +2,7 @@ import { mkdirSync, readdirSync, readFileSync, renameSync, unlinkSync, writeFile
 import { join } from 'node:path'
 import type { EngineName, Limits } from '../engines/engine.ts'
 import { HostError } from '../host-error.ts'
-import { errorCode } from '../linux/libc.ts'
+import { isDiskFull } from '../linux/shortage.ts'
 import type { NetworkPolicy } from '../network/policy.ts'
 import type { Slot } from '../slots/slots.ts'
 import type { SnapshotConfig } from '../snapshots/snapshots.ts'
@@ -64,7 +64,6 @@ export interface JournalContent {
 }
 
 const ENTRY_FILE = /^(\d+)\.json$/
-const FULL: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT'])
 
 export class Journal {
   readonly #dir: string
@@ -78,8 +77,8 @@ export class Journal {
   }
 
   /**
-   * Replaces whatever was written for this slot, or leaves it as it was. Synchronous: ordering before the kernel objects
-   * is the point. @throws HostError noRoom; whatever the disk refuses
+   * Replaces whatever was written for this slot, or leaves it as it was. Synchronous: ordering before the kernel
+   * objects is the point. @throws HostError noRoom; whatever the disk refuses
    */
   write(entry: Omit<JournalEntry, 'version' | 'bootId'>): void {
     const complete: JournalEntry = { version: 1, bootId: this.#bootId, ...entry }
@@ -89,7 +88,7 @@ export class Journal {
       renameSync(`${path}.new`, path)
     } catch (error) {
       unlinkIfThere(`${path}.new`)
-      if (!FULL.has(errorCode(error) ?? '')) throw error
+      if (!isDiskFull(error)) throw error
       throw new HostError('noRoom', `the disk below ${this.#dir} is full: make room on it`, error)
     }
   }

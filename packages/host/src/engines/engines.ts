@@ -1,6 +1,6 @@
 import { HostError } from '../host-error.ts'
+import { isDiskFull } from '../linux/shortage.ts'
 import type { Engine, EngineName, EngineReport } from './engine.ts'
-import { lacksRoom } from './probe.ts'
 
 /** What a template asks for: an engine by its name, or `auto`, the machine's own. */
 export type Isolation = EngineName | 'auto'
@@ -13,7 +13,9 @@ export interface ProbedEngine {
   hasNoRoom?: boolean
 }
 
-/** The engines of one machine. Nobody else chooses one: a template may ask for one, a running sandbox stays with its own. */
+/**
+ * The engines of one machine. Nobody else chooses one: a template may ask for one, a running sandbox stays with its own.
+ */
 export class Engines {
   #probed: readonly ProbedEngine[]
   readonly #preferred: EngineName | undefined
@@ -22,8 +24,8 @@ export class Engines {
    * @param probed strongest first
    * @param preferred the one that the operator names; undefined takes the strongest usable one
    * @param mayServeNothing where none has to start anything, as when all that is there is ended
-   * @throws HostError unsupported when none is usable, or the named one is not; not where the disks are full, since what
-   * fills them must be reachable
+   * @throws HostError unsupported when none is usable, or the named one is not; not where the disks are full, since
+   * what fills them must be reachable
    */
   constructor(probed: readonly ProbedEngine[], preferred?: EngineName, mayServeNothing = false) {
     this.#probed = probed
@@ -111,8 +113,8 @@ export class Engines {
 
 /**
  * Boots something in each, one after the other. A probe that throws must not keep the others from serving.
- * @param again makes one that fails once more: a fault that passes, as of a machine that is busy while it comes up, must
- * not choose a weaker wall until the next start
+ * @param again makes one that fails once more: a fault that passes, as of a machine that is busy while it comes up,
+ * must not choose a weaker wall until the next start
  */
 export async function probeEach(engines: readonly Engine[], again = false): Promise<ProbedEngine[]> {
   const probed: ProbedEngine[] = []
@@ -128,7 +130,7 @@ async function probeOne(engine: Engine): Promise<ProbedEngine> {
   try {
     return { engine, report: await engine.probe() }
   } catch (error) {
-    const hasNoRoom = lacksRoom(error)
+    const hasNoRoom = isDiskFull(error)
     const detail = `its probe failed: ${(error as Error).message}`
     const remedy = hasNoRoom ? 'Delete sandboxes or make room for their disks' : ''
     return { engine, report: { usable: false, version: '', detail, remedy }, hasNoRoom }

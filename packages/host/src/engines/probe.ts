@@ -3,7 +3,7 @@ import { copyFileSync, mkdirSync, rmSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import type { CgroupRoot } from '../linux/cgroup-root.ts'
 import { releaseUserNamespace } from '../linux/idmap.ts'
-import { errorCode } from '../linux/libc.ts'
+import { isDiskFull } from '../linux/shortage.ts'
 import type { Slot } from '../slots/slots.ts'
 import type { Upper } from '../storage/uppers.ts'
 import type { EngineReport, EngineStart, Limits } from './engine.ts'
@@ -62,7 +62,7 @@ export async function inProbeSlot(
       memoryDir: undefined,
     })
   } catch (error) {
-    if (lacksRoom(error)) throw error
+    if (isDiskFull(error)) throw error
     return unusable(version, message(error), remedyOf(runDir))
   } finally {
     await cgroup.remove()
@@ -109,13 +109,3 @@ export const unusable = (version: string, detail: string, remedy: string): Engin
 })
 
 export const message = (error: unknown): string => (error instanceof Error ? error.message : String(error))
-
-/** Whether something failed since a disk is full, also where a program said so. */
-export function lacksRoom(error: unknown): boolean {
-  if (!(error instanceof Error)) return false
-  if (NO_ROOM.has(errorCode(error) ?? '')) return true
-  return NO_ROOM_WORDS.test(error.message) || lacksRoom(error.cause)
-}
-
-const NO_ROOM: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT'])
-const NO_ROOM_WORDS = /no space left on device|disk quota exceeded/i

@@ -1,14 +1,27 @@
 import { errorCode } from './libc.ts'
 
-const CODES: ReadonlySet<string> = new Set([
-  ...['ENOSPC', 'EDQUOT', 'EMFILE', 'ENFILE', 'ENOMEM', 'EAGAIN', 'ENOBUFS'],
-])
-/** The same in the words of the C library, as programs write them into their logs. */
-const WORDS =
-  /No space left on device|Disk quota exceeded|Too many open files|Cannot allocate memory|Resource temporarily unavailable/
+interface Shortage {
+  codes: ReadonlySet<string>
+  /** The same in the words of the C library, as programs write them into their logs. */
+  words: RegExp
+}
 
-/** Whether an error, or what caused it, says that the machine has no more of something: it says nothing about the rest. */
-export function isShortage(error: unknown): boolean {
+const DISK: Shortage = {
+  codes: new Set(['ENOSPC', 'EDQUOT']),
+  words: /no space left on device|disk quota exceeded/i,
+}
+const OTHERS: Shortage = {
+  codes: new Set(['EMFILE', 'ENFILE', 'ENOMEM', 'EAGAIN', 'ENOBUFS']),
+  words: /too many open files|cannot allocate memory|resource temporarily unavailable/i,
+}
+
+/** Whether an error, or what caused it, says that a disk is full, or a quota on it. */
+export const isDiskFull = (error: unknown): boolean => says(DISK, error)
+
+/** Whether it says that the machine has no more of something, disks among it: it says nothing about the rest. */
+export const isShortage = (error: unknown): boolean => isDiskFull(error) || says(OTHERS, error)
+
+function says({ codes, words }: Shortage, error: unknown): boolean {
   if (!(error instanceof Error)) return false
-  return CODES.has(errorCode(error) ?? '') || WORDS.test(error.message) || isShortage(error.cause)
+  return codes.has(errorCode(error) ?? '') || words.test(error.message) || says({ codes, words }, error.cause)
 }

@@ -1,9 +1,10 @@
 import { chmodSync, chownSync, mkdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as pause } from 'node:timers/promises'
+import { isDiskFull } from '../../linux/shortage.ts'
 import type { Upper } from '../../storage/uppers.ts'
 import type { EngineReport } from '../engine.ts'
-import { lacksRoom, message, type ProbeMachine, probeSlot, unusable, usable } from '../probe.ts'
+import { message, type ProbeMachine, probeSlot, unusable, usable } from '../probe.ts'
 import { NEW_NETWORK, Shim } from '../shim.ts'
 import type { GuestImage } from './image/guest-image.ts'
 import { lastWords } from './machine-files.ts'
@@ -25,7 +26,10 @@ export interface MonitorProbe extends ProbeMachine {
   mayEmulate: boolean
 }
 
-/** Boots a guest without disk and network, and waits for its word. Failures are answers, as of `inProbeSlot`. Leaves nothing. */
+/**
+ * Boots a guest without disk and network, and waits for its word. Failures are answers, as of `inProbeSlot`. Leaves
+ * nothing.
+ */
 export async function probeMonitor(monitor: Monitor, options: MonitorProbe): Promise<EngineReport> {
   const { mayEmulate, probe } = options
   const { usable: isUsable, version, detail, remedy, isFast } = await monitor.support()
@@ -36,7 +40,7 @@ export async function probeMonitor(monitor: Monitor, options: MonitorProbe): Pro
     await boot(monitor, options, upper)
     return usable(`${version}, ${options.image.kernel}`, detail, '')
   } catch (error) {
-    if (lacksRoom(error)) throw error
+    if (isDiskFull(error)) throw error
     return unusable(version, `${detail}: no guest comes up: ${message(error)}`, REMEDY)
   } finally {
     await probe.give(upper)
