@@ -39,7 +39,10 @@ export interface Machine {
   readonly egressAuthorityPem: string
   /** Where the events listener is to listen, once this has started. */
   readonly eventsEndpoint: { address: string; port: number }
-  /** Keeps the slots and uppers that the journal or a snapshot names, removes all others of this instance, makes the first ready. */
+  /**
+   * Keeps the slots and uppers that the journal or a snapshot names, removes all others of this instance, and makes the
+   * first ready.
+   */
   start(entries: readonly JournalEntry[], keptUpperIds: ReadonlySet<string>): Promise<void>
   /** Stops background work. With `destroy` nothing of this instance is left in the kernel; else what is used stays. */
   close(options: { destroy: boolean }): Promise<void>

@@ -1,20 +1,10 @@
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  rmdirSync,
-  rmSync,
-  statfsSync,
-  writeFileSync,
-} from 'node:fs'
+import { closeSync, existsSync, mkdirSync, openSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { HostError } from './host-error.ts'
 import { tryLock } from './linux/file-lock.ts'
+import { fileSystemOf } from './linux/file-system.ts'
 import { MS_NODEV, MS_NOSUID, mount } from './linux/mount.ts'
 import { mountTable, unmountTree } from './linux/mount-table.ts'
-
-const TMPFS_MAGIC = 0x0102_1994
 
 /** In a directory that this made: all of it goes with the instance. */
 const OWNED = '.instance'
@@ -23,7 +13,7 @@ const OWNED = '.instance'
 export function prepareRunDir(runDir: string): void {
   const isNew = mkdirSync(runDir, { recursive: true, mode: 0o755 }) !== undefined
   if (isNew) writeFileSync(join(runDir, OWNED), '')
-  if (statfsSync(runDir).type === TMPFS_MAGIC) return
+  if (fileSystemOf(runDir).type === 'tmpfs') return
   mount('tmpfs', runDir, 'tmpfs', MS_NOSUID | MS_NODEV, 'mode=0755,size=256m')
 }
 

@@ -61,7 +61,7 @@ export async function renameDurably(from: string, to: string): Promise<void> {
   await syncPath(dirname(to))
 }
 
-/** Makes or replaces a file as one step: whoever reads it, also after a loss of power, finds the old or the new content. */
+/** Makes or replaces a file as one step: whoever reads it, also after a loss of power, has the old or the new. */
 export async function writeDurably(path: string, content: string, mode = 0o644): Promise<void> {
   const unfinished = join(dirname(path), `.${basename(path)}.${process.pid}-${randomName(8)}`)
   try {

@@ -29,9 +29,10 @@ export function attachLoopDevice(
   options: { readOnly?: boolean; directIo?: boolean } = {},
 ): LoopDevice {
   const openFlags = options.readOnly ? 'r' : 'r+'
-  const backing = openSync(file, openFlags)
   const control = openSync('/dev/loop-control', 'r+')
+  let backing: number | undefined
   try {
+    backing = openSync(file, openFlags)
     for (let attempt = 1; ; attempt++) {
       const index = checked(ioctlCall(control, LOOP_CTL_GET_FREE, null), 'ioctl', '/dev/loop-control')
       const path = `/dev/loop${index}`
@@ -46,7 +47,7 @@ export function attachLoopDevice(
     }
   } finally {
     closeSync(control)
-    closeSync(backing)
+    if (backing !== undefined) closeSync(backing)
   }
 }
 

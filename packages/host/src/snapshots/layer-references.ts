@@ -14,8 +14,9 @@ import { join } from 'node:path'
 import { isShortage } from '../linux/shortage.ts'
 
 /**
- * Which layers and snapshots of templates each instance needs that shares a folder of images: what its sandboxes run on,
- * what its kept snapshots name, what its control plane can start. One file an instance, replaced by one rename, so that whoever collects garbage sees what others need.
+ * Which layers and snapshots of templates each instance needs that shares a folder of images: what its sandboxes run
+ * on, what its kept snapshots name, what its control plane can start. One file an instance, replaced by one rename, so
+ * that whoever collects garbage sees what others need.
  */
 
 export interface ReferenceOwner {

@@ -4,8 +4,8 @@ import type { EngineName } from '../engines/engine.ts'
 import type { Foreground } from './foreground.ts'
 
 /**
- * Sandboxes that were restored ahead, answered once, and wait frozen. Per snapshot and engine the pool grows with starts that
- * found it empty, shrinks while nobody asks, and gives everything back when the machine runs short of memory.
+ * Sandboxes that were restored ahead, answered once, and wait frozen. Per snapshot and engine the pool grows with
+ * starts that found it empty, shrinks while nobody asks, and gives all back when the machine runs short of memory.
  * It fills one at a time, never while a create is in flight.
  */
 

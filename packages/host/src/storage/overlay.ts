@@ -14,8 +14,9 @@ import type { Upper } from './uppers.ts'
 const maxOptionBytes = 4095
 /**
  * Moving a directory of a lower layer works as on any file system (`redirect_dir`); files are copied up whole, so
- * that an upper made into a layer needs nothing but itself. Nothing is synced (`volatile`): an upper does not outlive
- * the machine, and a first write to a file of a layer would else wait for a commit of all sandboxes' disks (10 ms).
+ * that an upper made into a layer needs nothing but itself. Nothing is synced (`volatile`): what shall outlive the
+ * machine its host syncs, and a first write to a file of a layer would else wait for a commit of all sandboxes' disks
+ * (10 ms).
  */
 const overlayOptions = 'index=off,metacopy=off,redirect_dir=on,volatile'
 

@@ -21,7 +21,7 @@ import { run } from '../linux/process.ts'
 import { enableQuota } from './btrfs.ts'
 
 const mebibyte = 1024 * 1024
-/** Checksums and copies on overwrite buy nothing for data that does not outlive the machine. */
+/** Checksums and copies on overwrite cost every write of a sandbox, and no second copy is there to mend from. */
 const mountOptions = 'nodatacow,discard=async'
 
 export interface UpperFileOptions {

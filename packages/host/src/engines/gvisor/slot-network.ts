@@ -1,17 +1,17 @@
 /**
  * The network of a slot as runsc needs it. The sentry has TCP/IP of its own: runsc takes address, routes and neighbours
- * of a namespace's links for it and reads packets off the links before the kernel there could translate addresses. So it
- * gets a namespace beside the slot's, whose `eth0` is the other end of a link into the slot's.
+ * of a namespace's links for it and reads packets off the links before the kernel there could translate addresses. So
+ * it gets a namespace beside the slot's, whose `eth0` is the other end of a link into the slot's.
  */
-import { existsSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
+import { existsSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { fileSystemOf } from '../../linux/file-system.ts'
 import { unmountIfMounted } from '../../linux/mount.ts'
 import { CLONE_NEWNET, createNamespaceAt, inNetworkNamespace } from '../../linux/namespace.ts'
 import { gatewayAddress, gatewayMac, guestAddress, guestMac, type Slot } from '../../slots/slots.ts'
 import { attachLink, detachLink, inNamespace } from '../slot-attachment.ts'
 
 const LINK = 'sentry0'
-const NSFS_MAGIC = 0x6e73_6673
 
 /** Makes the sandbox's namespace at `netnsPath`, a file in the slot's directory, and connects it. Idempotent. */
 export async function attachNetwork(slot: Slot, netnsPath: string): Promise<void> {
@@ -45,7 +45,7 @@ export async function detachNetwork(slot: Slot, netnsPath: string): Promise<void
  */
 export function fileServerNetns(dir: string): string {
   const path = join(dir, 'empty-netns')
-  if (existsSync(path) && statfsSync(path).type === NSFS_MAGIC) return path
+  if (existsSync(path) && fileSystemOf(path).type === 'nsfs') return path
   // What a daemon left that ended while it made one.
   rmSync(path, { force: true })
   createNamespaceAt('net', CLONE_NEWNET, path)

@@ -47,7 +47,7 @@ export function callFirecracker(
   })
 }
 
-/** Waits until somebody listens on the socket; its appearance is noticed, not looked for. @throws Error after `withinMs` */
+/** Waits until somebody listens on the socket; its appearance is noticed, not polled. @throws Error after `withinMs` */
 export async function listening(socketPath: string, withinMs: number): Promise<void> {
   let news = Promise.withResolvers<void>()
   let isLate = false

@@ -214,7 +214,7 @@ function writeWhole(fd: number, bytes: Buffer, position: number): void {
     done += writeSync(fd, bytes, done, bytes.length - done, position + done)
 }
 
-/** Besides whiteouts no device can be part of a layer: sandboxes that share a kernel with this machine have its layers too. */
+/** Besides whiteouts no device can be part of a layer: sandboxes on this machine's kernel have its layers too. */
 function nodeType({ mode, device }: TreeRecord): number {
   const type = mode & TYPE_BITS
   if (SPECIAL_FILES.includes(type)) return type
