@@ -5,20 +5,16 @@ import { createServer, request, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, expect, test } from 'vitest'
 import { Context } from './context.ts'
 import { JupyterClient } from './jupyter.ts'
 import { SandboxEnvironment } from './sandbox-environment.ts'
-import { TestingSandbox } from './testing-sandbox.ts'
+import { sandboxOfTests } from './testing-sandbox.ts'
 
-let sandbox: TestingSandbox
+const sandbox = sandboxOfTests()
 const servers: Server[] = []
-beforeAll(async () => {
-  sandbox = await TestingSandbox.start()
-}, 300_000)
-afterAll(async () => {
+afterAll(() => {
   for (const server of servers) server.close().closeAllConnections()
-  await sandbox?.stop()
 })
 
 async function listening(server: Server, path?: string): Promise<number> {

@@ -1,6 +1,7 @@
 import { type Config, ConfigError } from '../config.ts'
 import { chooseInstalled, isForTests } from '../engines/for-tests.ts'
-import { type EngineInstaller, installCommand, installers } from '../engines/installers.ts'
+import type { EngineInstaller } from '../engines/installer.ts'
+import { installCommand, installers } from '../engines/installers.ts'
 
 interface EngineRow {
   name: string

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { type Config, loadConfig } from '../config.ts'
 import { chooseInstalled, installForTests, isForTests } from './for-tests.ts'
-import type { EngineInstaller } from './installers.ts'
+import type { EngineInstaller } from './installer.ts'
 import { qemuMonitors } from './microvm.ts'
 
 let config: Config
