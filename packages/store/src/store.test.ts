@@ -184,9 +184,9 @@ describe.each(databaseKinds)('the store on %s', (_name, start) => {
     await templateBuilds.insert(build('b0', 'e1', 4))
     const ids = async (after?: { createdAt: number; id: string }) =>
       (await templateBuilds.list('e1', 2, after)).map(({ id }) => id)
-    expect(await ids()).toEqual(['b1', 'b2'])
-    expect(await ids({ createdAt: 5, id: 'b2' })).toEqual(['b3', 'b0'])
-    expect(await ids({ createdAt: 5, id: 'b2x' })).toEqual(['b3', 'b0'])
+    expect(await ids()).toEqual(['b3', 'b2'])
+    expect(await ids({ createdAt: 5, id: 'b2' })).toEqual(['b1', 'b0'])
+    expect(await ids({ createdAt: 5, id: 'b1x' })).toEqual(['b1', 'b0'])
     expect(await ids({ createdAt: 4, id: 'b0' })).toEqual([])
   })
 

@@ -13,7 +13,7 @@ import { report } from './report.ts'
 
 const LIVES_MS = 3_600_000
 /** Of starts whose emulated processor was shut down: that hits some boots, more of them on a slow machine. */
-const MOST_REPEATS = 1
+const MOST_REPEATS = 3
 /** What Firecracker says of a guest's processor that met a triple fault, of today and before 1.14. */
 const SHUT_DOWN = ['Unexpected exit reason on vcpu run: Shutdown', 'Received KVM_EXIT_SHUTDOWN signal']
 /** Of the small internet that the network's cases make. */

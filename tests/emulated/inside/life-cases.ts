@@ -95,7 +95,8 @@ export const lifeCases: Case[] = [
     async run(host) {
       const { output } = await host.run(first.address, 'date +%s%3N')
       const offMs = Math.abs(Number(output) - Date.now())
-      assert.ok(offMs < 5_000, `${offMs} ms off`)
+      // Of the minutes since the capture; the agent sets the clock to what it was told, seconds ago on such a processor.
+      assert.ok(offMs < 15_000, `${offMs} ms off`)
       return { offMs }
     },
   },
