@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
@@ -53,6 +53,13 @@ test('entries of an earlier boot and torn files are stale, and can be removed', 
   expect([...stale].sort()).toEqual(['1.json', '2.json', '3.json.new'])
   for (const name of stale) journal.removeStale(name)
   expect(readdirSync(dir)).toEqual([])
+})
+
+test('a file that is gone when its turn comes is no entry', () => {
+  symlinkSync('nowhere', join(dir, '3.json'))
+  const journal = new Journal(dir, 'boot-1')
+  journal.write(entry(4, 'a'))
+  expect(journal.read().entries.map(({ sandboxId }) => sandboxId)).toEqual(['a'])
 })
 
 test('removing is idempotent, and files are readable by their owner only', () => {

@@ -2,6 +2,7 @@ import { mkdirSync, readdirSync, readFileSync, renameSync, unlinkSync, writeFile
 import { join } from 'node:path'
 import type { EngineName, Limits } from '../engines/engine.ts'
 import { HostError } from '../host-error.ts'
+import { errorCode } from '../linux/libc.ts'
 import { isDiskFull } from '../linux/shortage.ts'
 import type { NetworkPolicy } from '../network/policy.ts'
 import type { Slot } from '../slots/slots.ts'
@@ -124,11 +125,22 @@ export class Journal {
 export const readBootId = (): string => readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
 
 function parseEntry(path: string): JournalEntry | undefined {
-  const text = readFileSync(path, 'utf8')
+  const text = readIfThere(path)
+  if (text === undefined) return undefined
   try {
     const value: unknown = JSON.parse(text)
     return isEntry(value) ? value : undefined
   } catch {
+    return undefined
+  }
+}
+
+/** Who reads the journal of a daemon that runs meets files that are gone since they were listed. */
+function readIfThere(path: string): string | undefined {
+  try {
+    return readFileSync(path, 'utf8')
+  } catch (error) {
+    if (errorCode(error) !== 'ENOENT') throw error
     return undefined
   }
 }
@@ -152,6 +164,6 @@ function unlinkIfThere(path: string): void {
   try {
     unlinkSync(path)
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+    if (errorCode(error) !== 'ENOENT') throw error
   }
 }
