@@ -1,6 +1,7 @@
 import type { DatabaseSync } from 'node:sqlite'
 import { sql } from 'kysely'
 import pg from 'pg'
+import { connectionTo } from './postgres.ts'
 import type { StoreDb } from './schema.ts'
 
 /** Tells caches that another process may have changed what they hold. */
@@ -36,7 +37,7 @@ export async function postgresChanges(url: string, db: StoreDb): Promise<ChangeC
   let timer: NodeJS.Timeout | undefined
 
   const connect = async (): Promise<void> => {
-    const listener = new pg.Client({ connectionString: url })
+    const listener = new pg.Client(connectionTo(url))
     const lost = (): void => {
       if (client !== listener) return
       client = undefined

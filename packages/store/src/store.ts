@@ -12,6 +12,7 @@ import { observations } from './migrations/0004-observations.ts'
 import { teamMetrics } from './migrations/0005-team-metrics.ts'
 import { templateIsolation } from './migrations/0006-template-isolation.ts'
 import { lookups } from './migrations/0007-lookups.ts'
+import { connectionTo } from './postgres.ts'
 import { SandboxLogRepository } from './sandbox-logs.ts'
 import { SandboxMetricRepository } from './sandbox-metrics.ts'
 import { SandboxRepository } from './sandboxes.ts'
@@ -121,7 +122,7 @@ async function openPostgres(url: string, maxConnections: number): Promise<Store>
       oid === INT8_OID && format !== 'binary' ? Number : pg.types.getTypeParser(oid, format),
   }
   const pool = new pg.Pool({
-    connectionString: url,
+    ...connectionTo(url),
     max: maxConnections,
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
     types,
