@@ -54,7 +54,7 @@ async function runCases(cases: readonly Case[]): Promise<boolean> {
     } catch (error) {
       const reason = (error as Error).stack ?? String(error)
       report('failed', { part, name, ms: since(), error: reason })
-      report('log', { text: describeSandboxes() })
+      report('log', { text: await describeSandboxes() })
       brokenParts.add(part)
     }
   }

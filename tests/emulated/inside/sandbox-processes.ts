@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 
 /** What runs sandboxes, as this machine sees it: processes in the cgroups of their slots. */
 
@@ -9,6 +10,7 @@ const CGROUPS = '/sys/fs/cgroup/e2b'
 const FIRST_ADDRESS = 2
 /** Below are people and services of the machine. */
 const FIRST_SANDBOX_UID = 0x5000_0000
+const WATCHED_MS = 1_000
 /** Of the functions of the kernel that a thread is in. */
 const STACK_DEPTH = 6
 
@@ -22,20 +24,28 @@ export const cgroupFile = (address: string, name: string): string =>
 export const busySlots = (): string[] =>
   names(CGROUPS).filter((name) => readText(join(CGROUPS, name, 'cgroup.procs')).trim() !== '')
 
-/** What each sandbox waits for, and whether its limits hold it back: for who reads why a case has failed. */
-export function describeSandboxes(): string {
-  return busySlots()
-    .map((slot) => {
-      const file = (name: string): string => readText(join(CGROUPS, slot, name)).trim()
-      const counts = ['cpu.stat', 'memory.current', 'memory.events'].map(file).join(' ').replaceAll('\n', ' ')
-      const threads = file('cgroup.procs')
-        .split('\n')
-        .flatMap((pid) =>
-          names(`/proc/${pid}/task`).map((thread) => describeThread(`/proc/${pid}/task/${thread}`)),
-        )
-      return `slot ${slot}: ${counts}\n${threads.join('\n')}`
-    })
-    .join('\n')
+/** What each sandbox does and waits for, and what holds it back: for who reads why a case has failed. */
+export async function describeSandboxes(): Promise<string> {
+  const slots = busySlots()
+  const usedUsec = (slot: string): number =>
+    Number(/^usage_usec (\d+)$/m.exec(readText(join(CGROUPS, slot, 'cpu.stat')))?.[1])
+  const before = slots.map(usedUsec)
+  await delay(WATCHED_MS)
+  return slots.map((slot, index) => describeSlot(slot, usedUsec(slot) - before[index]!)).join('\n')
+}
+
+function describeSlot(slot: string, usedUsec: number): string {
+  const file = (name: string): string =>
+    readText(join(CGROUPS, slot, name))
+      .trim()
+      .replaceAll('\n', ' ')
+  const threads = file('cgroup.procs')
+    .split(' ')
+    .flatMap((pid) =>
+      names(`/proc/${pid}/task`).map((thread) => describeThread(`/proc/${pid}/task/${thread}`)),
+    )
+  const memory = `${file('memory.current')} of ${file('memory.max')} bytes, ${file('memory.events')}`
+  return [`slot ${slot}: ran ${usedUsec} µs of ${WATCHED_MS} ms; ${memory}`, ...threads].join('\n')
 }
 
 function describeThread(directory: string): string {
