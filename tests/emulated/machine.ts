@@ -148,11 +148,7 @@ function qemuArguments(
     ...['-m', String(memoryMib), '-nographic', '-no-reboot', '-nic', 'none'],
     ...['-serial', 'stdio', '-monitor', 'none', '-qmp', `unix:${controlPath},server=on,wait=off`],
     ...['-kernel', image.kernelPath, '-initrd', image.initramfsPath],
-    // Mitigations cost an emulated processor time and protect nobody there.
-    ...[
-      '-append',
-      `console=ttyS0 panic=-1 quiet loglevel=4 mitigations=off rdinit=/init e2b.options=${encoded}`,
-    ],
+    ...['-append', `console=ttyS0 panic=-1 quiet loglevel=4 rdinit=/init e2b.options=${encoded}`],
     ...drive(image.rootPath, 'readonly=on'),
     ...drive(disks.repoPath, 'readonly=on'),
     ...drive(disks.imagesPath, 'readonly=on'),
