@@ -22,12 +22,12 @@ import { leftovers } from './leak-check.ts'
 import { UpperStore } from './uppers.ts'
 
 const dir = mkdtempSync(join(tmpdir(), 'uppers-'))
-const options = {
-  file: join(dir, 'uppers.btrfs'),
-  mountPoint: join(dir, 'uppers'),
-  sizeMib: 1024,
-  readyCount: 0,
-}
+const storeOf = (name: string, sizeMib: number) => ({
+  ...{ file: join(dir, `${name}.btrfs`), mountPoint: join(dir, name) },
+  ...{ sizeMib, readyCount: 0 },
+})
+const smallStore = (name: string) => storeOf(name, 256)
+const options = storeOf('uppers', 1024)
 let store: UpperStore
 
 beforeAll(async () => {
@@ -213,12 +213,7 @@ test('a store that is unmounted while a sandbox holds it is found again, not ope
 })
 
 test('a file that is no file system is set aside', async () => {
-  const other = {
-    file: join(dir, 'other.btrfs'),
-    mountPoint: join(dir, 'other'),
-    sizeMib: 256,
-    readyCount: 0,
-  }
+  const other = smallStore('other')
   writeFileSync(other.file, 'garbage')
   const opened = await UpperStore.open(other)
   expect(opened.list()).toEqual([])
@@ -227,12 +222,7 @@ test('a file that is no file system is set aside', async () => {
 })
 
 test('a store whose making was cut off is made anew, and is found by the next daemon', async () => {
-  const other = {
-    file: join(dir, 'cut.btrfs'),
-    mountPoint: join(dir, 'cut'),
-    sizeMib: 256,
-    readyCount: 0,
-  }
+  const other = smallStore('cut')
   await UpperStore.open(other)
   renameSync(other.file, `${other.file}.new`)
   const opened = await UpperStore.open(other)
@@ -245,12 +235,7 @@ test('a store whose making was cut off is made anew, and is found by the next da
 })
 
 test('of a file that is held and cannot be mounted nothing counts as gone', async () => {
-  const other = {
-    file: join(dir, 'held.btrfs'),
-    mountPoint: join(dir, 'unseen'),
-    sizeMib: 256,
-    readyCount: 0,
-  }
+  const other = smallStore('held')
   // As one whose disk was full: the kernel does not even read it by another mount.
   writeFileSync(other.file, Buffer.alloc(2 ** 20))
   const device = attachLoopDevice(other.file)
