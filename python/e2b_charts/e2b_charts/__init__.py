@@ -6,6 +6,8 @@
 
 from typing import Any
 
+from . import original_import_paths as _original_import_paths  # noqa: F401
+
 __all__ = ["chart_figure_to_chart", "chart_figure_to_dict"]
 
 

@@ -1,4 +1,9 @@
-from matplotlib.lines import Line2D
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.lines import Line2D
 
 
 def is_grid_line(line: Line2D) -> bool:
