@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { plain, publicHost, readHttp2, Testbed } from './testbed.ts'
+import { connectWebSocket, plain, publicHost, readHttp2, Testbed } from './testbed.ts'
 
 let bed: Testbed
 beforeAll(async () => {
@@ -102,12 +102,7 @@ test.each([
   const { host, server } = await rawService('itunnel', `${[...acceptance, ...doubled].join('\r\n')}\r\n\r\n`)
   const session = bed.http2()
   await once(session, 'remoteSettings')
-  const stream = session.request({
-    ':method': 'CONNECT',
-    ':protocol': 'websocket',
-    ':path': '/',
-    ':authority': host,
-  })
+  const stream = connectWebSocket(session, host)
   await expect(readHttp2(stream)).rejects.toThrow()
   const probe = await readHttp2(session.request({ ':path': '/', ':authority': publicHost(1, 'inone') }))
   expect(probe.status).toBe(502)

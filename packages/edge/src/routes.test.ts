@@ -44,10 +44,7 @@ test('does not remember what it did not find', async () => {
 })
 
 test('an answer that a kill overtook is not believed', async () => {
-  let release = (): void => {}
-  directory.gate = new Promise((resolve) => {
-    release = resolve
-  })
+  const release = directory.hold()
   const answer = routes.find('ia', 80)
   await vi.waitFor(() => expect(directory.finds).toBe(1))
   directory.kill('ia')
@@ -92,10 +89,7 @@ test('a kill that went unheard is noticed when the stream of changes is back', a
 })
 
 test('questions with other credentials are their own, and carry them', async () => {
-  let release = (): void => {}
-  directory.gate = new Promise((resolve) => {
-    release = resolve
-  })
+  const release = directory.hold()
   const asked = [
     routes.find('ia', 80),
     routes.find('ia', 80, { trafficAccessToken: 't' }),
@@ -115,10 +109,7 @@ test('questions with other credentials are their own, and carry them', async () 
 })
 
 test('an announcement overtakes the questions of all credentials', async () => {
-  let release = (): void => {}
-  directory.gate = new Promise((resolve) => {
-    release = resolve
-  })
+  const release = directory.hold()
   const asked = [routes.find('ia', 80), routes.find('ia', 80, { trafficAccessToken: 't' })]
   await vi.waitFor(() => expect(directory.finds).toBe(2))
   directory.kill('ia')
@@ -128,10 +119,7 @@ test('an announcement overtakes the questions of all credentials', async () => {
 })
 
 test('a sandbox that a late answer did not find keeps what runs to it', async () => {
-  let release = (): void => {}
-  directory.gate = new Promise((resolve) => {
-    release = resolve
-  })
+  const release = directory.hold()
   const late = routes.find('ilate', 80)
   await vi.waitFor(() => expect(directory.finds).toBe(1))
   directory.gate = Promise.resolve()

@@ -54,6 +54,13 @@ export class TestDirectory {
     }),
   )
 
+  /** Answers of Find are held back until the returned function is called. */
+  hold(): () => void {
+    const { promise, resolve } = Promise.withResolvers<void>()
+    this.gate = promise
+    return resolve
+  }
+
   async *#follow(signal: AbortSignal) {
     const queue: ({ sandboxId: string; present: boolean } | undefined)[] = [{ sandboxId: '', present: true }]
     let wake = (): void => {}
@@ -172,6 +179,16 @@ export class Testbed {
 
 export const publicHost = (port: number, sandboxId: string): string =>
   `${port}-${sandboxId}.${Testbed.domain}`
+
+/** What a client of HTTP/2 asks for a WebSocket with: an extended CONNECT. */
+export const connectWebSocket = (session: ClientHttp2Session, authority: string): ClientHttp2Stream =>
+  session.request({
+    ':method': 'CONNECT',
+    ':protocol': 'websocket',
+    ':path': '/',
+    ':authority': authority,
+    'sec-websocket-version': '13',
+  })
 
 /** Status, headers and whole body of an HTTP/2 stream; rejects when it is reset. */
 export async function readHttp2(stream: ClientHttp2Stream) {

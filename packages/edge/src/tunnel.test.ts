@@ -3,7 +3,7 @@ import { createServer } from 'node:http'
 import { connect } from 'node:net'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { WebSocket, WebSocketServer } from 'ws'
-import { plain, publicHost, readHttp2, Testbed } from './testbed.ts'
+import { connectWebSocket, plain, publicHost, readHttp2, Testbed } from './testbed.ts'
 
 let bed: Testbed
 let port: number
@@ -87,13 +87,7 @@ test('a kill resets tunnels', async () => {
 test('an extended CONNECT of HTTP/2 becomes an upgrade', async () => {
   const session = bed.http2()
   await once(session, 'remoteSettings')
-  const stream = session.request({
-    ':method': 'CONNECT',
-    ':protocol': 'websocket',
-    ':path': '/',
-    ':authority': publicHost(port, 'iws'),
-    'sec-websocket-version': '13',
-  })
+  const stream = connectWebSocket(session, publicHost(port, 'iws'))
   expect((await once(stream, 'response'))[0][':status']).toBe(200)
   const greeting = (await once(stream, 'data'))[0] as Buffer
   expect(greeting[0]).toBe(0x81)
@@ -101,12 +95,7 @@ test('an extended CONNECT of HTTP/2 becomes an upgrade', async () => {
   stream.end()
   stream.resume()
   await once(stream, 'close')
-  const refused = session.request({
-    ':method': 'CONNECT',
-    ':protocol': 'websocket',
-    ':path': '/',
-    ':authority': publicHost(port, 'inone'),
-  })
+  const refused = connectWebSocket(session, publicHost(port, 'inone'))
   expect((await readHttp2(refused)).status).toBe(502)
 })
 
