@@ -76,7 +76,8 @@ function optionalString(fields: Record<string, unknown>, name: string): string |
 function optionalVariables(fields: Record<string, unknown>, name: string): Record<string, string> {
   const value = fields[name]
   if (value === undefined || value === null) return {}
-  if (typeof value !== 'object') throw new RequestError(422, `${name} must be an object of strings`)
+  if (typeof value !== 'object' || Array.isArray(value))
+    throw new RequestError(422, `${name} must be an object of strings`)
   return Object.fromEntries(
     Object.entries(value).map(([key, text]) => {
       if (typeof text !== 'string') throw new RequestError(422, `${name}.${key} must be a string`)

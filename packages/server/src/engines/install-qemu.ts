@@ -29,7 +29,10 @@ export const qemuInstaller: EngineInstaller = {
 async function describeInstalled(config: Config): Promise<string | undefined> {
   const image = currentGuestImage(microvmDir(config))
   if (!image || !existsSync(QEMU) || !existsSync(openReadOnlyPath(config))) return undefined
-  const version = /version (\S+)/.exec(await runCommand([QEMU, '--version']))?.[1] ?? ''
+  // One that cannot be run is not installed: an installation puts it right.
+  const said = await runCommand([QEMU, '--version']).catch(() => '')
+  const version = /version (\S+)/.exec(said)?.[1]
+  if (version === undefined) return undefined
   return `${version} (${QEMU}) with ${image.kernel}`
 }
 
