@@ -6,7 +6,7 @@
 import { spawn } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { delimiter, dirname, join } from 'node:path'
+import { delimiter, dirname, join, relative } from 'node:path'
 import { type Config, loadConfig } from '../packages/server/src/config.ts'
 import { installForTests } from '../packages/server/src/engines/for-tests.ts'
 import { qemuInstaller } from '../packages/server/src/engines/install-qemu.ts'
@@ -38,6 +38,8 @@ const PACKAGES = ['gpg', 'gpg-agent']
 interface Count {
   passed: number
   failed: number
+  /** Names of what failed, said once more at the end: nobody looks for them in an hour's output. */
+  failures: string[]
 }
 
 interface RunOptions {
@@ -63,10 +65,23 @@ function run(title: string, argv: readonly string[], options: RunOptions = {}): 
   })
 }
 
+function broken(title: string, passed = 0): Count {
+  return { passed, failed: 1, failures: [title] }
+}
+
 /** A step that passes or fails as a whole. */
 async function step(title: string, argv: readonly string[]): Promise<Count> {
   const code = await run(title, argv)
-  return { passed: code === 0 ? 1 : 0, failed: code === 0 ? 0 : 1 }
+  return code === 0 ? { passed: 1, failed: 0, failures: [] } : broken(title)
+}
+
+interface VitestReport {
+  numPassedTests: number
+  numFailedTests: number
+  testResults: {
+    name: string
+    assertionResults: { status: string; fullName: string; failureMessages?: string[] }[]
+  }[]
 }
 
 async function vitest(project: string, environment: NodeJS.ProcessEnv = {}): Promise<Count> {
@@ -75,18 +90,27 @@ async function vitest(project: string, environment: NodeJS.ProcessEnv = {}): Pro
     ...[node, join(root, 'node_modules/vitest/vitest.mjs'), 'run', '--project', project],
     ...['--reporter=default', '--reporter=json', `--outputFile=${report}`],
   ]
-  const code = await run(`${project} tests`, argv, { environment })
+  const title = `${project} tests`
+  const code = await run(title, argv, { environment })
+  let result: VitestReport
   try {
-    const result = JSON.parse(readFileSync(report, 'utf8')) as {
-      numPassedTests: number
-      numFailedTests: number
-    }
-    const broken = code !== 0 && result.numFailedTests === 0 ? 1 : 0
-    return { passed: result.numPassedTests, failed: result.numFailedTests + broken }
+    result = JSON.parse(readFileSync(report, 'utf8')) as VitestReport
   } catch {
-    return { passed: 0, failed: 1 }
+    return broken(title)
   }
+  const failures = result.testResults.flatMap((file) =>
+    file.assertionResults
+      .filter((test) => test.status === 'failed')
+      .map(
+        (test) => `${relative(root, file.name)}: ${test.fullName}\n    ${firstLine(test.failureMessages)}`,
+      ),
+  )
+  if (code !== 0 && result.numFailedTests === 0)
+    return broken(`${title}, outside of their cases`, result.numPassedTests)
+  return { passed: result.numPassedTests, failed: result.numFailedTests, failures }
 }
+
+const firstLine = (messages: readonly string[] = []): string => (messages[0] ?? '').split('\n', 1)[0]!
 
 async function pytest(python: string, folder: string): Promise<Count> {
   const report = join(scratch, `${folder.replaceAll('/', '-')}.xml`)
@@ -99,12 +123,11 @@ async function pytest(python: string, folder: string): Promise<Count> {
     const suite = /<testsuite [^>]*>/.exec(readFileSync(report, 'utf8'))![0]
     const number = (name: string): number => Number(new RegExp(` ${name}="(\\d+)"`).exec(suite)?.[1] ?? 0)
     const failed = number('failures') + number('errors')
-    return {
-      passed: number('tests') - failed - number('skipped'),
-      failed: failed + (code !== 0 && failed === 0 ? 1 : 0),
-    }
+    const passed = number('tests') - failed - number('skipped')
+    if (code !== 0 && failed === 0) return broken(folder, passed)
+    return { passed, failed, failures: failed > 0 ? [`${folder} (pytest)`] : [] }
   } catch {
-    return { passed: 0, failed: 1 }
+    return broken(folder)
   }
 }
 
@@ -130,11 +153,11 @@ async function emulated(): Promise<Count> {
     child.on('close', (status) => resolve(status ?? 1))
   })
   const [passed = 0, failed = 0] = (/(\d+) passed, (\d+) failed\n$/.exec(said)?.slice(1) ?? []).map(Number)
-  if (code === 0 && failed === 0 && passed > 0) return { passed, failed }
+  if (code === 0 && failed === 0 && passed > 0) return { passed, failed, failures: [] }
   process.stdout.write(
     `── ${title}: FAILED (status ${code}). Nothing else here runs Firecracker: see above\n`,
   )
-  return { passed, failed: Math.max(failed, 1) }
+  return { passed, failed: Math.max(failed, 1), failures: [title] }
 }
 
 if (process.argv.length > 2) {
@@ -154,17 +177,18 @@ if (setup.failed === 0) {
   const python = join(clientsVenv(config), 'bin', 'python')
   counts.push(
     await vitest('unit'),
-    await vitest('system'),
-    await vitest('servers'),
+    // Both wait much: side by side they keep two processors busy.
+    ...(await Promise.all([vitest('system'), vitest('servers')])),
     await vitest('engines', await withRunsc(config)),
     await emulated(),
     await pytest(python, 'python/e2b_charts'),
   )
 }
 rmSync(scratch, { recursive: true, force: true })
-const total = counts.reduce(
-  (sum, count) => ({ passed: sum.passed + count.passed, failed: sum.failed + count.failed }),
-  { passed: 0, failed: 0 },
-)
-process.stdout.write(`\n${total.passed} passed, ${total.failed} failed\n`)
-process.exit(total.failed === 0 ? 0 : 1)
+const sum = (of: (count: Count) => number): number => counts.reduce((total, count) => total + of(count), 0)
+const [passed, failed] = [sum((count) => count.passed), sum((count) => count.failed)]
+for (const failure of counts.flatMap((count) => count.failures)) {
+  process.stdout.write(`\nFAILED ${failure}`)
+}
+process.stdout.write(`\n${passed} passed, ${failed} failed\n`)
+process.exit(failed === 0 ? 0 : 1)
