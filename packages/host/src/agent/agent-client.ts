@@ -45,6 +45,8 @@ interface Call {
 
 /** An answer larger than this is an error: the agent is the guest's, its answers are not trusted. */
 const LONGEST_ANSWER_BYTES = 64 * 1024
+/** Until TCP asks a silent guest whether it is there: every request has a time-out of its own. */
+const PROBED_AFTER_MS = 3_600_000
 /** Refused connections that are repeated at once before a pause goes between them. */
 const IMMEDIATE_RETRIES = 20
 const LONGEST_PAUSE_MS = 20
@@ -55,7 +57,7 @@ export class AgentClient {
   readonly #port: number
   readonly #timeScale: number
   readonly #limits: Pick<InitBody, 'maxProcesses' | 'maxTasks' | 'memoryMib'>
-  readonly #agent = new Agent({ keepAlive: true, maxSockets: 4 })
+  readonly #agent = new Agent({ keepAlive: true, keepAliveMsecs: PROBED_AFTER_MS, maxSockets: 4 })
   #closed = false
 
   /**

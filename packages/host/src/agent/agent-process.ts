@@ -1,3 +1,4 @@
+import { Agent } from 'node:http'
 import { Code, ConnectError, createClient } from '@connectrpc/connect'
 import { createConnectTransport } from '@connectrpc/connect-node'
 import { Process } from '@sandbox/contract/gen/process/process_pb'
@@ -30,6 +31,7 @@ const LONGEST_LINE = 16 * 1024
 /**
  * Runs a command to its end.
  * @param address where this machine reaches the sandbox
+ * @param signal ends it; a sandbox that is gone without a word does not
  * @throws HostError failed when the agent refuses it or the connection breaks; the reason of `signal`
  */
 export async function runCommand(
@@ -38,7 +40,13 @@ export async function runCommand(
   onLine: LineSink,
   signal?: AbortSignal,
 ): Promise<CommandEnd> {
-  const transport = createConnectTransport({ baseUrl: `http://${address}:${ENVD_PORT}`, httpVersion: '1.1' })
+  const baseUrl = `http://${address}:${ENVD_PORT}`
+  // Of its own, and not kept: TCP asks kept connections every second, and ends those of a guest that is busy with itself.
+  const transport = createConnectTransport({
+    baseUrl,
+    httpVersion: '1.1',
+    nodeOptions: { agent: new Agent() },
+  })
   const client = createClient(Process, transport)
   const { cmd, args, cwd, envs } = command
   const request = { process: { cmd, args: [...args], envs: { ...envs }, cwd }, stdin: false }

@@ -212,15 +212,18 @@ export class Builder {
   ): Promise<StepResult> {
     if (!touchesFiles(step)) return { ...before, context: await applyStep(step, before.context, undefined) }
     const cell = await this.#boot(plan, before, signal)
+    const over = new AbortController()
     try {
       const onLine = (_stream: string, message: string): void =>
         emit({ level: 'info', message, step: number })
-      const context = await cell.whileAlive(applyStep(step, before.context, { cell, onLine, signal }))
+      const run = { cell, onLine, signal: AbortSignal.any([signal, over.signal]) }
+      const context = await cell.whileAlive(applyStep(step, before.context, run))
       await writeOut(cell)
       await cell.stop()
       await cell.layOutWritten()
       return { layers: await withWritten(this.#parts.layers, before.layers, cell.upper), context }
     } finally {
+      over.abort()
       await cell.release()
     }
   }
