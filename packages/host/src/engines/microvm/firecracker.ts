@@ -26,8 +26,14 @@ const REQUEST_WITHIN_MS = 10_000
 /** A memory of several GiB is written at the speed of the disk. */
 const SNAPSHOT_WITHIN_MS = 120_000
 const CONSOLE_BYTES = 16_384
-const BOOT_WORDS =
-  'console=ttyS0 reboot=k panic=-1 i8042.noaux i8042.nomux i8042.dumbkbd quiet loglevel=3 random.trust_cpu=on'
+/**
+ * `no-kvmapf`: a page that has to be read stops the processor. Otherwise the guest is told when it is there, and guests
+ * that go on from memory lose that message (Firecracker issue 3020): what waits for the page then waits for ever.
+ */
+const BOOT_WORDS = [
+  ...['console=ttyS0', 'quiet', 'loglevel=3', 'reboot=k', 'panic=-1', 'random.trust_cpu=on', 'no-kvmapf'],
+  ...['i8042.noaux', 'i8042.nomux', 'i8042.dumbkbd'],
+].join(' ')
 
 export interface FirecrackerMonitorOptions extends JailOptions {
   /** See native/mount-into.c. */
