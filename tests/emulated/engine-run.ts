@@ -20,6 +20,8 @@ export interface Report {
 export interface EngineRun {
   engine: string
   monitor: string
+  /** See ensureEmulator. */
+  emulator: readonly string[]
   image: MachineImage
   disks: MachineDisks
   memoryMib: number
@@ -209,18 +211,18 @@ function start(
   watch: Watch,
   memoryPath?: string,
 ): Started {
-  const { engine, monitor, image, memoryMib, dir } = run
+  const { engine, monitor, emulator, image, memoryMib, dir } = run
   const reports: Report[] = []
   const ready = Promise.withResolvers<void>()
   let tail = ''
   let hasPanicked = false
   const machine = new Machine({
-    ...{ image, disks, memoryMib, dir, options: { engine, monitor, boot } },
+    ...{ emulator, image, disks, memoryMib, dir, options: { engine, monitor, boot } },
     ...(memoryPath === undefined ? {} : { memoryPath }),
     limitMs: memoryPath === undefined && !run.isShort ? OPENS_WITHIN_MS : PART_WITHIN_MS,
     onConsole: (line) => {
       tail = `${tail}${line}\n`.slice(-TAIL_LENGTH)
-      hasPanicked ||= PANIC.test(line)
+      hasPanicked ||= PANIC.test(line) && status() === undefined
       run.onConsole(line)
     },
     onReport: (raw) => {

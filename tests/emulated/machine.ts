@@ -13,6 +13,8 @@ import type { MachineImage } from './machine-image.ts'
  */
 
 export interface MachineOptions {
+  /** See ensureEmulator. */
+  emulator: readonly string[]
   image: MachineImage
   disks: MachineDisks
   memoryMib: number
@@ -47,7 +49,7 @@ export class Machine {
   constructor(options: MachineOptions) {
     this.#controlPath = `${options.dir}/control`
     // Ends with this process, however that ends.
-    const argv = ['--pdeathsig', 'KILL', 'qemu-system-x86_64', ...qemuArguments(options, this.#controlPath)]
+    const argv = ['--pdeathsig', 'KILL', ...options.emulator, ...qemuArguments(options, this.#controlPath)]
     this.#process = spawn('setpriv', argv, { stdio: ['pipe', 'pipe', 'pipe'] })
     this.#process.stdin.on('error', () => {
       // It is off: `off` says why.

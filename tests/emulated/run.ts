@@ -12,6 +12,7 @@ import { ensureGuestImage } from '../../packages/server/src/engines/guest-image.
 import { microvmDir } from '../../packages/server/src/engines/microvm.ts'
 import { installPackages } from '../../packages/server/src/setup/packages.ts'
 import { ensureRunsc } from '../engines/runsc-for-tests.ts'
+import { ensureEmulator } from './emulator.ts'
 import { type Report, runEngine } from './engine-run.ts'
 import { ensureFirecracker } from './firecracker-binaries.ts'
 import { partsOf } from './inside/cases.ts'
@@ -26,8 +27,8 @@ const SHORT = { engine: 'microvm', monitor: 'firecracker' }
 const PARTS = [
   ...new Set(ENGINES.flatMap((engine) => MONITORS.flatMap((monitor) => partsOf(engine, monitor)))),
 ]
-/** Debian packages that the machine is made and run with, besides those of the set-up. */
-const PACKAGES = ['qemu-system-x86', 'busybox-static', 'cpio', 'lz4', 'xz-utils', 'python3-pip']
+/** Debian packages that the machine is made with. */
+const PACKAGES = ['mmdebstrap', 'busybox-static', 'cpio', 'lz4', 'xz-utils', 'python3-pip']
 /** In the machine: what a monitor is, where it is not brought along. */
 const MONITOR_PACKAGES: Record<string, string[]> = { qemu: ['qemu-system-x86'] }
 
@@ -110,9 +111,10 @@ async function runTarget(
   dir: string,
 ): Promise<PartResult[]> {
   const cacheDir = join(config.stateDir, 'cache')
+  const emulator = await ensureEmulator(cacheDir, say)
   const image = await ensureMachineImage(cacheDir, MONITOR_PACKAGES[monitor] ?? [], say)
   return runEngine({
-    ...{ engine, monitor, image, disks, dir, say },
+    ...{ engine, monitor, emulator, image, disks, dir, say },
     ...{ parts: given.part, only: given.only, isShort: given.short },
     memoryMib: Number(given['memory-mib']),
     onReport: (report) => show(given, report),
