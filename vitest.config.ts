@@ -11,9 +11,12 @@ const OWN_SERVER = [
   'restart',
 ].map((name) => `tests/system/${name}.test.ts`)
 
+/** What a test waits for has the time that it takes on a busy machine. */
+const PATIENT = { testTimeout: 60_000, expect: { poll: { timeout: 20_000 } } }
+
 /**
- * Unit tests lie beside the code. Whole-system tests share one server, and run one file at a time; those with a server
- * or host of their own, and files of the engines, wait much and run two at a time.
+ * Unit tests lie beside the code. Whole-system tests share one server, and run one file at a time, as do those with a
+ * server of their own, which \`npm test\` runs beside them. Files of the engines wait much and run two at a time.
  */
 export default defineConfig({
   test: {
@@ -28,7 +31,7 @@ export default defineConfig({
             'bench/*.test.ts',
             'tests/emulated/*.test.ts',
           ],
-          testTimeout: 60_000,
+          ...PATIENT,
           hookTimeout: 180_000,
           maxWorkers: 2,
         },
@@ -39,7 +42,7 @@ export default defineConfig({
           include: ['tests/system/**/*.test.ts'],
           exclude: OWN_SERVER,
           globalSetup: ['tests/system/harness/global-setup.ts'],
-          testTimeout: 60_000,
+          ...PATIENT,
           hookTimeout: 120_000,
           fileParallelism: false,
           setupFiles: ['tests/system/harness/clients.ts'],
@@ -49,9 +52,9 @@ export default defineConfig({
         test: {
           name: 'servers',
           include: OWN_SERVER,
-          testTimeout: 60_000,
+          ...PATIENT,
           hookTimeout: 120_000,
-          maxWorkers: 2,
+          fileParallelism: false,
           setupFiles: ['tests/system/harness/clients.ts'],
         },
       },
@@ -59,7 +62,7 @@ export default defineConfig({
         test: {
           name: 'engines',
           include: ['tests/engines/**/*.test.ts'],
-          testTimeout: 60_000,
+          ...PATIENT,
           hookTimeout: 120_000,
           maxWorkers: 2,
         },

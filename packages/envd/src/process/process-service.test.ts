@@ -209,7 +209,7 @@ test('a deadline kills the process and fails the stream', async () => {
     for await (const { event } of events) if (event?.event.case === 'start') pid = event.event.value.pid
   })
   expect(error.code).toBe(Code.DeadlineExceeded)
-  await expect.poll(() => isRunning(pid), { timeout: 2000 }).toBe(false)
+  await expect.poll(() => isRunning(pid)).toBe(false)
 })
 
 function isRunning(pid: number): boolean {
@@ -323,10 +323,10 @@ test('input of every kind is activity, after which a port may be open', async ()
 })
 
 test('a background process that keeps the pipe does not delay the end', async () => {
-  const startedMs = performance.now()
-  const run = await collect(agent.processes.start(shell('sleep 20 & echo done')))
-  expect(run.stdout).toBe('done\n')
-  expect(performance.now() - startedMs).toBeLessThan(5000)
+  const run = await collect(agent.processes.start(shell('sleep 1000 & echo done $!')))
+  const pid = Number(/^done (\d+)\n$/.exec(run.stdout)?.[1])
+  // Still there, so nobody has waited for it.
+  process.kill(pid)
 })
 
 test('output is unmodified, in chunks of at most 32 KiB', async () => {
@@ -354,7 +354,7 @@ test('a reader that does not read stops the process, not the agent', async () =>
   expect(process.memoryUsage().rss - before).toBeLessThan(150_000_000)
   expect((await agent.processes.list({})).processes.some((running) => running.pid === pid)).toBe(true)
   abort.abort()
-  await expect.poll(() => isRunning(pid), { timeout: 10_000 }).toBe(false)
+  await expect.poll(() => isRunning(pid)).toBe(false)
 }, 20_000)
 
 test('a terminal: size, resize, input, exit code', async () => {
