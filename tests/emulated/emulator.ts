@@ -3,9 +3,9 @@ import { join } from 'node:path'
 import { runCommand } from '../../packages/server/src/setup/run-command.ts'
 
 /**
- * The QEMU that emulates the machine: Debian 13's, unpacked beside whatever is installed here. Its processor with
- * virtualization is sound where that of QEMU 7.2 (Debian 12) is not: under that one guests met triple faults, and the
- * machine's own kernel panicked when a guest left its processor.
+ * The QEMU that emulates the machine: Debian 13's, unpacked beside whatever is installed here. Under QEMU 7.2 (Debian
+ * 12) guests met triple faults, and the machine's own kernel panicked several times a run as a guest left its processor;
+ * here the one was not seen, and the other is rare.
  */
 
 const SUITE = 'trixie'
@@ -21,6 +21,7 @@ export async function ensureEmulator(cacheDir: string, say: (line: string) => vo
   if (!existsSync(dir)) await unpack(dir, say)
   const libraries = join(dir, LIBRARIES)
   return [
+    ...['env', `QEMU_MODULE_DIR=${join(libraries, 'qemu')}`],
     ...[join(libraries, 'ld-linux-x86-64.so.2'), '--library-path', libraries],
     join(dir, 'usr/bin/qemu-system-x86_64'),
     ...['-L', join(dir, 'usr/share/qemu'), '-L', join(dir, 'usr/share/seabios')],

@@ -53,6 +53,9 @@ const TAIL_LENGTH = 4_000
 /** A line of the console: the kernel of the emulated machine, not that of a guest in it, has given up. */
 const PANIC = /^\[ *\d+\.\d+\] Kernel panic/
 
+/** More of one part is no accident. */
+const MOST_PANICS = 2
+
 class KernelPanic extends Error {}
 
 const engineTitle = (engine: string, monitor: string): string =>
@@ -92,11 +95,11 @@ export async function runEngine(run: EngineRun): Promise<PartResult[]> {
 
 /**
  * What `action` reports. Whatever breaks it is one more failure, but for a panic of the machine's kernel: emulation of
- * virtualization now and then shows it a fault that is its guest's, so all is done once more, which a panic of our own
- * making does not survive.
+ * virtualization now and then breaks it as a guest leaves its processor, so all is done once more, which a panic of our
+ * own making does not survive.
  */
 async function told(run: EngineRun, action: (watch: Watch) => Promise<void>): Promise<Report[]> {
-  for (let mayPanic = true; ; mayPanic = false) {
+  for (let panics = 0; ; panics++) {
     const reports: Report[] = []
     const machines: Machine[] = []
     const seen = (report: Report): void => {
@@ -106,7 +109,7 @@ async function told(run: EngineRun, action: (watch: Watch) => Promise<void>): Pr
     try {
       await action({ seen, machines })
     } catch (error) {
-      if (error instanceof KernelPanic && mayPanic) {
+      if (error instanceof KernelPanic && panics < MOST_PANICS) {
         run.say(`${error.message}\nOnce more, from its beginning`)
         continue
       }
