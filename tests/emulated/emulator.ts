@@ -3,9 +3,8 @@ import { join } from 'node:path'
 import { runCommand } from '../../packages/server/src/setup/run-command.ts'
 
 /**
- * The QEMU that emulates the machine: Debian 13's, unpacked beside whatever is installed here. Under QEMU 7.2 (Debian
- * 12) guests met triple faults, and the machine's own kernel panicked several times a run as a guest left its processor;
- * here the one was not seen, and the other is rare.
+ * The QEMU that emulates the machine: Debian 13's, unpacked beside whatever is installed here. Since the 7.2 of Debian 12
+ * its virtualization within TCG has been mended in several places; accidents have become fewer, not none.
  */
 
 const SUITE = 'trixie'
