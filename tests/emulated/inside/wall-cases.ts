@@ -18,6 +18,7 @@ import { setWalled, WALLS, walled } from './walled.ts'
 /** Ways out of a sandbox, tried by its root. Each is shown to work on this machine itself, or without the firewall. */
 
 const RULES_RETURN_MS = 180_000
+const REACHES_WITHIN_MS = 60_000
 
 /** An engine, and what is different with it. */
 interface Target {
@@ -86,7 +87,14 @@ const attempt = ({ of }: Target, { what, program, hasControl = true }: Attempt):
 })
 
 const reach = async (host: HostUnderTest, { address }: Running, url: string): Promise<string> =>
-  (await host.run(address, `curl -sg -o - --connect-timeout 10 --max-time 15 '${url}' || true`)).output
+  (
+    await host.run(
+      address,
+      `curl -sg -o - --connect-timeout 10 --max-time 15 '${url}' || true`,
+      // Rules that come and go can leave a connection without an end.
+      AbortSignal.timeout(REACHES_WITHIN_MS),
+    )
+  ).output
 
 async function networkIsClosed(host: HostUnderTest): Promise<void> {
   const { trap, inside, sibling } = walled()

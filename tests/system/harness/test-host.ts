@@ -128,10 +128,10 @@ export class TestHost {
 }
 
 /** Runs a shell command as root in a sandbox; answers what it printed. */
-export async function shell(address: string, script: string): Promise<string> {
+export async function shell(address: string, script: string, signal?: AbortSignal): Promise<string> {
   const printed: string[] = []
   const command = { cmd: '/bin/bash', args: ['-c', script], user: 'root', cwd: '/', envs: {} }
-  const end = await runCommand(address, command, (_stream, line) => printed.push(line))
+  const end = await runCommand(address, command, (_stream, line) => printed.push(line), signal)
   if (end.exitCode !== 0) throw new Error(`${script}: ${end.status}: ${printed.join('\n')}`)
   return printed.join('\n').trim()
 }
