@@ -21,8 +21,8 @@ const NOTHING = { processes: 0, mounts: 0, journalEntries: 0 }
 
 /** A kernel that is emulated may look for memory for minutes before it ends somebody: the bomb itself lasts no longer. */
 const MEMORY_BOMB = `
-import resource
-resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+import signal
+signal.alarm(60)
 held = []
 while True: held.append(bytearray(2**24))
 `
