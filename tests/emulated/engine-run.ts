@@ -53,9 +53,6 @@ const TAIL_LENGTH = 4_000
 /** A line of the console: the kernel of the emulated machine, not that of a guest in it, has given up. */
 const PANIC = /^\[ *\d+\.\d+\] Kernel panic/
 
-/** More of one part is no accident. */
-const MOST_PANICS = 2
-
 class KernelPanic extends Error {}
 
 const engineTitle = (engine: string, monitor: string): string =>
@@ -99,7 +96,7 @@ export async function runEngine(run: EngineRun): Promise<PartResult[]> {
  * own making does not survive.
  */
 async function told(run: EngineRun, action: (watch: Watch) => Promise<void>): Promise<Report[]> {
-  for (let panics = 0; ; panics++) {
+  for (let mayPanic = true; ; mayPanic = false) {
     const reports: Report[] = []
     const machines: Machine[] = []
     const seen = (report: Report): void => {
@@ -109,7 +106,7 @@ async function told(run: EngineRun, action: (watch: Watch) => Promise<void>): Pr
     try {
       await action({ seen, machines })
     } catch (error) {
-      if (error instanceof KernelPanic && panics < MOST_PANICS) {
+      if (error instanceof KernelPanic && mayPanic) {
         run.say(`${error.message}\nOnce more, from its beginning`)
         continue
       }
@@ -225,7 +222,7 @@ function start(
     limitMs: memoryPath === undefined && !run.isShort ? OPENS_WITHIN_MS : PART_WITHIN_MS,
     onConsole: (line) => {
       tail = `${tail}${line}\n`.slice(-TAIL_LENGTH)
-      hasPanicked ||= PANIC.test(line) && status() === undefined
+      hasPanicked ||= PANIC.test(line)
       run.onConsole(line)
     },
     onReport: (raw) => {

@@ -21,7 +21,9 @@ describeEngines('limits', (engine) => {
   afterAll(() => host.dispose(), FIRST_BOOT_MS)
 
   const neighbourIsFine = async (): Promise<void> => {
+    const began = performance.now()
     expect(await shell(neighbour, 'echo fine')).toBe('fine')
+    expect(performance.now() - began).toBeLessThan(10_000)
   }
 
   /** After a bomb. */

@@ -7,7 +7,7 @@ beforeAll(async () => {
 })
 afterAll(() => sandbox?.kill())
 
-const POLL = { interval: 250 }
+const POLL = { timeout: 20_000, interval: 250 }
 
 /** What a language prints, how it reads the variable `ONCE`, and code that needs a second and more. */
 const LANGUAGES = {
@@ -103,10 +103,10 @@ it('R shows what it prints while the code runs, however often it prints', async 
     'cat("first\n"); Sys.sleep(2); for (i in 1:200000) cat(i, "\n"); message("told")',
     { language: 'r', onStdout: () => void shownAtMs.push(Date.now() - start) },
   )
+  expect(shownAtMs[0]).toBeLessThan(1000)
   expect(logs.stdout.join('').length).toBe(1_488_901)
   expect(logs.stderr.join('')).toBe('told\n')
-  // The code itself waits two seconds after its first line.
-  expect(Date.now() - start - shownAtMs[0]!).toBeGreaterThan(2000)
+  expect(Date.now() - start).toBeLessThan(12_000)
 }, 60_000)
 
 it('what R last printed is seen when its process is killed', async () => {
@@ -165,12 +165,14 @@ it.each([
 })
 
 it.each([
-  ['r', 'Sys.sleep(1000)', 'cat("free")'],
+  ['r', 'Sys.sleep(60)', 'cat("free")'],
   ['java', 'while (true) {}', 'System.out.print("free")'],
-  ['bash', 'sleep 1000', 'printf free'],
-])('%s is free again after the client has left', async (language, code, next) => {
+  ['bash', 'sleep 60', 'printf free'],
+])('%s is free again within a second after the client has left', async (language, code, next) => {
   await expect(sandbox.runCode(code, { language, timeoutMs: 500 })).rejects.toThrow()
+  const start = Date.now()
   expect((await sandbox.runCode(next, { language })).logs.stdout.join('')).toBe('free')
+  expect(Date.now() - start).toBeLessThan(1000)
 })
 
 it.each([
@@ -321,7 +323,7 @@ it('the kernels of a killed Jupyter Server end with it, and what ran ends with a
   await new Promise((resolve) => setTimeout(resolve, 500))
   await sandbox.commands.run('pkill -9 -f jupyter_serve[r]', { user: 'root' })
   // Before the new server can have started any.
-  await expect.poll(kernels, { interval: 50 }).toEqual([])
+  await expect.poll(kernels, { timeout: 1000, interval: 50 }).toEqual([])
   expect((await running).error?.name).toBe('WebSocketError')
   await expect.poll(() => sandbox.runCode('1 + 1').then(({ text }) => text, String), POLL).toBe('2')
 })

@@ -208,7 +208,7 @@ describe('what can be observed', () => {
   it('metrics of a running sandbox within ten seconds', async () => {
     const sandbox = await create()
     await expect
-      .poll(() => sandbox.getMetrics(), { interval: 500 })
+      .poll(() => sandbox.getMetrics(), { timeout: 15_000, interval: 500 })
       .toContainEqual(expect.objectContaining({ cpuCount: expect.any(Number), memUsed: expect.any(Number) }))
     const [metric] = await sandbox.getMetrics()
     expect(metric!.memUsed).toBeGreaterThan(0)

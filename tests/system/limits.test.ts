@@ -50,7 +50,9 @@ describe('limits', () => {
       'python3 -c "\nimport os, time\nn = 0\ntry:\n  while n < 100000:\n    if os.fork() == 0: time.sleep(3); os._exit(0)\n    n += 1\nexcept OSError: print(n)"'
     const { stdout } = await attempt(sandbox, bomb)
     expect(Number(stdout)).toBeGreaterThan(10)
-    await expect.poll(async () => (await attempt(sandbox, 'echo alive')).stdout).toBe('alive\n')
+    await expect
+      .poll(async () => (await attempt(sandbox, 'echo alive')).stdout, { timeout: 15_000 })
+      .toBe('alive\n')
   })
 
   it(
@@ -110,7 +112,7 @@ describe('the agent of a sandbox that starves itself', () => {
     expect((await sandbox.commands.list({ requestTimeoutMs: 5_000 })).map((one) => one.pid)).toContain(pid)
     // Processes that are left are ended by one that the agent can still start.
     await sandbox.commands.run('pkill -KILL -u user', { user: 'root', timeoutMs: 20_000 })
-    await expect.poll(() => sandbox.commands.list()).toEqual([])
+    await expect.poll(() => sandbox.commands.list(), { timeout: 10_000 }).toEqual([])
     expect(await agentPid()).toBe(before)
   })
 })

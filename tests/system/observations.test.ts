@@ -51,7 +51,7 @@ describe('logs and metrics', () => {
     })
     await sandbox.commands.run(`curl -s -d '${said}' $E2B_EVENTS_ADDRESS/logs`)
     await expect
-      .poll(() => linesOf(sandbox.sandboxId, '?level=warn'))
+      .poll(() => linesOf(sandbox.sandboxId, '?level=warn'), { timeout: 5_000 })
       .toMatchObject([{ message: 'Said by itself', level: 'warn', fields: { user: 'me', service: 'envd' } }])
     await sandbox.kill()
   })
@@ -61,7 +61,7 @@ describe('logs and metrics', () => {
     const { sandboxId } = sandbox
     await sandbox.commands.run('exit 3').catch(() => {})
     await sandbox.files.write('/tmp/noted', 'unnoted content')
-    await expect.poll(() => messagesOf(sandboxId, '?search=File')).toEqual(['File write'])
+    await expect.poll(() => messagesOf(sandboxId, '?search=File'), { timeout: 5_000 }).toEqual(['File write'])
     const lines = await linesOf(sandboxId)
     expect(lines.map(({ message }) => message)).toEqual([
       'Sandbox created',
@@ -80,10 +80,10 @@ describe('logs and metrics', () => {
     const [{ sandbox: child }] = (await fork.json()) as [{ sandbox: { sandboxID: string } }]
     const second = await Sandbox.connect(child.sandboxID)
     await second.commands.run('true')
-    await expect.poll(() => messagesOf(child.sandboxID)).toContain('Process ended')
+    await expect.poll(() => messagesOf(child.sandboxID), { timeout: 5_000 }).toContain('Process ended')
     expect(await messagesOf(child.sandboxID, '?search=exit 3')).toEqual([])
     await sandbox.commands.run('true')
-    await expect.poll(() => messagesOf(sandboxId, '?search=Process')).toHaveLength(4)
+    await expect.poll(() => messagesOf(sandboxId, '?search=Process'), { timeout: 5_000 }).toHaveLength(4)
     await Promise.all([sandbox.kill(), second.kill()])
   })
 
@@ -91,21 +91,21 @@ describe('logs and metrics', () => {
     const sandbox = await Sandbox.create('base', { timeoutMs: 300_000 })
     const { sandboxId } = sandbox
     await sandbox.commands.run('true')
-    await expect.poll(() => messagesOf(sandboxId)).toHaveLength(3)
+    await expect.poll(() => messagesOf(sandboxId), { timeout: 5_000 }).toHaveLength(3)
     const samples = () => read<{ timestampUnix: number }[]>(`/sandboxes/${sandboxId}/metrics`)
-    await expect.poll(async () => (await samples()).length).toBeGreaterThan(0)
+    await expect.poll(async () => (await samples()).length, { timeout: 15_000 }).toBeGreaterThan(0)
     const before = { samples: await samples(), lines: await linesOf(sandboxId) }
     await server.kill()
     await server.start()
     expect(await linesOf(sandboxId)).toEqual(before.lines)
     expect(await samples()).toEqual(expect.arrayContaining(before.samples))
     await sandbox.commands.run('true')
-    await expect.poll(() => messagesOf(sandboxId)).toHaveLength(5)
+    await expect.poll(() => messagesOf(sandboxId), { timeout: 10_000 }).toHaveLength(5)
 
     await sandbox.pause()
     await Sandbox.connect(sandboxId)
     await sandbox.commands.run('true')
-    await expect.poll(() => messagesOf(sandboxId)).toHaveLength(9)
+    await expect.poll(() => messagesOf(sandboxId), { timeout: 10_000 }).toHaveLength(9)
     expect((await messagesOf(sandboxId)).slice(5, 7)).toEqual(['Sandbox paused', 'Sandbox resumed'])
     await sandbox.kill()
     expect(await messagesOf(sandboxId, '?direction=backward&limit=1')).toEqual(['Sandbox killed'])
@@ -139,7 +139,9 @@ describe('logs and metrics', () => {
     renameSync(snapshots, aside)
     writeFileSync(snapshots, '')
     try {
-      await expect.poll(() => messagesOf(sandbox.sandboxId, '?level=error&search=not paused')).toHaveLength(1)
+      await expect
+        .poll(() => messagesOf(sandbox.sandboxId, '?level=error&search=not paused'), { timeout: 10_000 })
+        .toHaveLength(1)
     } finally {
       rmSync(snapshots)
       renameSync(aside, snapshots)

@@ -108,7 +108,7 @@ describe('a process that prints 1 GiB', () => {
       let answer: WireAnswer | undefined
       await expectFlat(async () => {
         answer = await callProcess(sandbox[version], 'Start', numbers(last))
-        await expect.poll(() => hostPid(last)).toBeDefined()
+        await expect.poll(() => hostPid(last), { timeout: 5_000 }).toBeDefined()
         await expectHeld(hostPid(last)!)
         expect(await readSlowly(processEvents(answer.body))).toBe(expected)
       })
@@ -122,7 +122,7 @@ describe('a process that prints 1 GiB', () => {
     const last = LAST_NUMBER + 3
     await expectFlat(async () => {
       const slow = await callProcess(sandbox.http1, 'Start', { ...numbers(last), tag: 'shared' })
-      await expect.poll(() => hostPid(last)).toBeDefined()
+      await expect.poll(() => hostPid(last), { timeout: 5_000 }).toBeDefined()
       const pid = hostPid(last)!
       const fast = await callProcess(sandbox.http2, 'Connect', { process: { tag: 'shared' } })
       let readBytes = 0

@@ -60,7 +60,7 @@ describe('a server that dies', () => {
     await server.kill()
     await new Promise((resolve) => setTimeout(resolve, 1_500))
     await server.start()
-    await expect.poll(() => sandbox.isRunning()).toBe(false)
+    await expect.poll(() => sandbox.isRunning(), { timeout: 5_000 }).toBe(false)
   })
 
   it('leaves nothing over when killed in the middle of creates', async () => {
@@ -91,7 +91,7 @@ describe('a server that dies', () => {
         hasCgroups: cgroups > 0,
       }
     }
-    await expect.poll(settled).toEqual({
+    await expect.poll(settled, { timeout: 15_000 }).toEqual({
       sandboxProcesses: 0,
       roots: 0,
       journalEntries: before.journalEntries,

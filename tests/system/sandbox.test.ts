@@ -20,7 +20,7 @@ describe('the life of a sandbox', () => {
     const info = await sandbox.getInfo()
     const left = info.endAt.getTime() - Date.now()
     expect(left).toBeLessThanOrEqual(2_000)
-    await expect.poll(() => sandbox.isRunning(), { interval: 200 }).toBe(false)
+    await expect.poll(() => sandbox.isRunning(), { timeout: 4_000, interval: 200 }).toBe(false)
   })
 
   it('lives on when the timeout is moved', async () => {

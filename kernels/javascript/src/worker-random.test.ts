@@ -38,7 +38,7 @@ async function expectOwnDraws(made: ConstructorParameters<typeof Worker>): Promi
   for (let count = 0; count < 2; count += 1) {
     const worker = new workerThreads.Worker(...made)
     workers.push(worker)
-    await expect.poll(() => draw(worker)).toEqual([expect.any(Number), false])
+    await expect.poll(() => draw(worker), { timeout: 5000 }).toEqual([expect.any(Number), false])
   }
   setFlagsFromString('--random-seed=0')
   const [one, other] = workers as [Worker, Worker]

@@ -28,7 +28,7 @@ test('no connection to a service of users waits so long that the service might e
   expect((await post()).body).toBe('taken')
   expect((await post()).body).toBe('taken')
   expect(sockets.size).toBe(1)
-  await expect.poll(() => closed.size).toBe(1)
+  await expect.poll(() => closed.size, { timeout: 10_000 }).toBe(1)
   expect((await post()).body).toBe('taken')
   expect(sockets.size).toBe(2)
 })

@@ -2,6 +2,7 @@ import { Agent, type ClientRequest, type ClientRequestArgs } from 'node:http'
 import { connect, type Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { connect as connectTls } from 'node:tls'
+import { GUEST_PROBED_AFTER_MS } from '@sandbox/contract/guest-connections'
 import { ENVD_PORT } from '@sandbox/contract/ports'
 
 /** Waits between dials that are refused: a service behind the agent's port forwarding may take a second. */
@@ -15,11 +16,6 @@ const IDLE_TIMEOUT_MS = 615_000
  */
 const SERVICE_IDLE_TIMEOUT_MS = 1000
 const MAX_IDLE_CONNECTIONS = 256
-/**
- * Until TCP asks a silent guest whether it is there, ten times in as many seconds: one that stands still while its memory
- * is written does not answer. Connections end with their sandbox anyway.
- */
-const PROBED_AFTER_MS = 3_600_000
 
 type Dialled = (error: Error | null, socket: Duplex) => void
 
@@ -36,7 +32,7 @@ class DialAgent extends Agent {
   constructor(retryDelaysMs: readonly number[], tls: boolean, ownPort: number | undefined) {
     super({
       keepAlive: true,
-      keepAliveMsecs: PROBED_AFTER_MS,
+      keepAliveMsecs: GUEST_PROBED_AFTER_MS,
       timeout: IDLE_TIMEOUT_MS,
       maxFreeSockets: MAX_IDLE_CONNECTIONS,
       scheduling: 'lifo',

@@ -154,7 +154,7 @@ describe('contexts', () => {
 
   test('run one execution at a time, and side by side with others', async () => {
     const id = await created()
-    const code = 'import time; a = time.time(); time.sleep(3); (a, time.time())'
+    const code = 'import time; a = time.time(); time.sleep(0.5); (a, time.time())'
     const times = (lines: Line[]): number[] =>
       JSON.parse(String(textOf(lines)).replace('(', '[').replace(')', ']'))
     const [first, second, other] = await Promise.all([
@@ -180,13 +180,15 @@ describe('contexts', () => {
 })
 
 describe('what goes wrong', () => {
-  test('a client that leaves frees the kernel, also when the code goes on after an interrupt', async () => {
+  test('a client that leaves frees the kernel within a second', async () => {
     const left = new AbortController()
-    const code = 'import time\ntry:\n    time.sleep(600)\nexcept KeyboardInterrupt:\n    time.sleep(600)'
+    const code = 'import time\ntry:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    time.sleep(60)'
     await sandbox.post('/execute', { code }, left.signal)
     await delay(300)
     left.abort()
+    const start = Date.now()
     expect(textOf(await sandbox.execute('40 + 2'))).toBe('42')
+    expect(Date.now() - start).toBeLessThan(1000)
   })
 
   test('a kernel that dies ends its execution with an error and comes back', async () => {
@@ -233,7 +235,7 @@ describe('what goes wrong', () => {
     await delay(300)
     sandbox.killJupyter()
     expect(lineOf(await running, 'error')?.name).toBe('WebSocketError')
-    await expect.poll(() => pids.map(residentMib), { interval: 20 }).toEqual([0, 0])
+    await expect.poll(() => pids.map(residentMib), { timeout: 1000, interval: 20 }).toEqual([0, 0])
     sandbox.startJupyter()
     await sandbox.becomesHealthy()
     expect(textOf(await sandbox.execute('1 + 1'))).toBe('2')

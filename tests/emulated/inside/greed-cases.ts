@@ -7,8 +7,7 @@ import type { HostUnderTest, Running } from './host-under-test.ts'
 
 const PART = 'greed'
 const ANSWERS_WITHIN_MS = 60_000
-/** Only one that hangs takes so long. */
-const ENDS_WITHIN_MS = 600_000
+const ENDS_WITHIN_MS = 150_000
 
 let greedy: Running
 let neighbour: Running
@@ -51,13 +50,13 @@ const memory: Bomb = {
   holds: (printed) => assert.match(printed, /Killed/),
 }
 
+/** The disk of a sandbox without a kernel of its own counts bytes alone. */
 const files: Bomb = {
-  name: 'files: a process has as many as it may, a disk as many as it holds',
-  program: descriptorBomb(3_000) + fileBomb('/root/many'),
-  holds: (printed) => assert.deepEqual(printed.split('\n'), ['24', 'True', '28']),
+  name: 'files: a disk has as many as it holds',
+  program: fileBomb('/root/many'),
+  holds: (printed) => assert.equal(printed, '28'),
 }
 
-/** The disk of a sandbox without a kernel of its own counts bytes alone. */
 const descriptors: Bomb = {
   name: 'files: a process has as many as it may',
   program: descriptorBomb(3_000),
@@ -88,6 +87,6 @@ const explodes = (of: Pick<Case, 'engine' | 'boot'>, { name, program, holds }: B
 const machine = { engine: 'microvm', boot: 0 } as const
 
 export const greedCases: Case[] = [
-  ...[forks, memory, files].map((bomb) => explodes(machine, bomb)),
+  ...[forks, memory, descriptors, files].map((bomb) => explodes(machine, bomb)),
   ...withoutGuestKernel.flatMap((of) => [forks, memory, descriptors].map((bomb) => explodes(of, bomb))),
 ]

@@ -26,7 +26,7 @@ it('writes many lines at once, without being asked', async () => {
     return insert(lines)
   }
   for (let n = 0; n < 100; n++) logs.append('ia', 't1', 'info', `${n}`)
-  await expect.poll(() => store.sandboxLogs.has('t1', 'ia')).toBe(true)
+  await expect.poll(() => store.sandboxLogs.has('t1', 'ia'), { timeout: 3_000 }).toBe(true)
   expect(inserts).toBe(1)
 })
 

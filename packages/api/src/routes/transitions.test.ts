@@ -213,13 +213,13 @@ describe.each(databaseKinds)('pause and resume on %s', (_name, start) => {
 
   it('pauses at the end of the timeout, also again after a resume', async () => {
     const id = await createSandbox({ autoPause: true, timeout: 1 })
-    await expect.poll(async () => (await detail(id)).state).toBe('paused')
+    await expect.poll(async () => (await detail(id)).state, { timeout: 3_000 }).toBe('paused')
     expect((await post(id, 'connect', { timeout: 1 })).status).toBe(201)
-    await expect.poll(async () => (await detail(id)).state).toBe('paused')
+    await expect.poll(async () => (await detail(id)).state, { timeout: 3_000 }).toBe('paused')
     const filesOnly = await createSandbox({ autoPause: true, autoPauseMemory: false, timeout: 1 })
-    await expect.poll(async () => (await detail(filesOnly)).pauseMode).toBe('filesystem')
+    await expect.poll(async () => (await detail(filesOnly)).pauseMode, { timeout: 3_000 }).toBe('filesystem')
     const killed = await createSandbox({ timeout: 1 })
-    await expect.poll(async () => (await detail(killed)).code).toBe(404)
+    await expect.poll(async () => (await detail(killed)).code, { timeout: 3_000 }).toBe(404)
   })
 
   it.each([

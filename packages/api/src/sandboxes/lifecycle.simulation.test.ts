@@ -127,7 +127,7 @@ it('agrees with its host after any history', async () => {
         }
         test.host.beforeStart = () => {}
         test.host.beforeCapture = () => {}
-        await expect.poll(() => shown(test)).toEqual(onHost(test))
+        await expect.poll(() => shown(test), { timeout: 3_000 }).toEqual(onHost(test))
         expect(test.host.snapshots.size).toBe(0)
 
         for (const id of test.host.sandboxes.keys()) await expect.poll(() => wake(test, id)).toBe(200)

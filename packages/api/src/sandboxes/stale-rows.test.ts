@@ -109,7 +109,7 @@ it.each(['a request', 'the end of its time'])(
       test.host.pause(id)
     }
     const state = async () => (await test.store.sandboxes.findById(id))?.state
-    await expect.poll(state).toBe('paused')
+    await expect.poll(state, { timeout: 10_000 }).toBe('paused')
     expect((await post('connect', { timeout: 60 })).status).toBe(201)
     expect(await hasPlaces(1)).toBe(true)
   },
@@ -121,7 +121,7 @@ it('what was resumed is known to run, though the store took it late', async () =
   sandboxes.update = late(sandboxes.update.bind(sandboxes), 1)
   expect((await post('connect', { timeout: 60 })).status).toBe(500)
   const state = async () => (await test.store.sandboxes.findById(id))?.state
-  await expect.poll(state).toBe('running')
+  await expect.poll(state, { timeout: 10_000 }).toBe('running')
   expect((await post('pause')).status).toBe(204)
 })
 

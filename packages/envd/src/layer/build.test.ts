@@ -67,7 +67,7 @@ test('init starts the agent in a root without a C library, restarts it, and ends
   try {
     const health = async (): Promise<number> =>
       (await fetch(`http://127.0.0.1:${port}/health`).catch(() => undefined))?.status ?? 0
-    await expect.poll(health).toBe(204)
+    await expect.poll(health, { timeout: 10_000 }).toBe(204)
     const agentPid = Number(
       execFileSync('pgrep', ['-f', `^/.e2b/bin/node /.e2b/envd.mjs ${port}`], { encoding: 'utf8' }).trim(),
     )
@@ -77,7 +77,7 @@ test('init starts the agent in a root without a C library, restarts it, and ends
         timeout: 10_000,
       })
       .toBe(3)
-    await expect.poll(health).toBe(204)
+    await expect.poll(health, { timeout: 10_000 }).toBe(204)
     const initPid = Number(
       execFileSync('pgrep', ['-f', `^/.e2b/bin/init .* ${port}`], { encoding: 'utf8' }).trim(),
     )

@@ -209,7 +209,7 @@ test('a deadline kills the process and fails the stream', async () => {
     for await (const { event } of events) if (event?.event.case === 'start') pid = event.event.value.pid
   })
   expect(error.code).toBe(Code.DeadlineExceeded)
-  await expect.poll(() => isRunning(pid)).toBe(false)
+  await expect.poll(() => isRunning(pid), { timeout: 2000 }).toBe(false)
 })
 
 function isRunning(pid: number): boolean {
@@ -354,7 +354,7 @@ test('a reader that does not read stops the process, not the agent', async () =>
   expect(process.memoryUsage().rss - before).toBeLessThan(150_000_000)
   expect((await agent.processes.list({})).processes.some((running) => running.pid === pid)).toBe(true)
   abort.abort()
-  await expect.poll(() => isRunning(pid)).toBe(false)
+  await expect.poll(() => isRunning(pid), { timeout: 10_000 }).toBe(false)
 }, 20_000)
 
 test('a terminal: size, resize, input, exit code', async () => {

@@ -69,5 +69,5 @@ test('attention finds a listener within the second scan', async () => {
   open.push(forwarder)
   forwarder.attend()
   const { port } = await listen('127.0.0.1')
-  await expect.poll(() => echo(OUTSIDE, port)).toBe('ping')
+  await expect.poll(() => echo(OUTSIDE, port), { timeout: 3000 }).toBe('ping')
 })

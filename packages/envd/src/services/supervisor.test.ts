@@ -80,7 +80,7 @@ test('loading again starts only what is new', async () => {
   expect(pidOf('main')).toBe(before)
   expect(isRunning(pidOf('third'))).toBe(true)
   process.kill(before, 'SIGKILL')
-  await expect.poll(() => pidOf('main') !== before && isRunning(pidOf('main'))).toBe(true)
+  await expect.poll(() => pidOf('main') !== before && isRunning(pidOf('main')), { timeout: 5000 }).toBe(true)
 })
 
 test('a new agent replaces what the one before left running', async () => {
@@ -101,7 +101,7 @@ test('a service whose pid cannot be written down is running, and is started once
   await supervisor.load()
   const startsOf = (name: string): number =>
     logged.filter(({ event, service }) => event === 'service_start' && service === name).length
-  await expect.poll(() => startsOf('later')).toBe(3)
+  await expect.poll(() => startsOf('later'), { timeout: 10_000 }).toBe(3)
   expect(startsOf('unwritten')).toBe(1)
 })
 

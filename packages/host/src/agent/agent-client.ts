@@ -1,4 +1,5 @@
 import { Agent, type IncomingMessage, request } from 'node:http'
+import { GUEST_PROBED_AFTER_MS } from '@sandbox/contract/guest-connections'
 import { ENVD_PORT } from '@sandbox/contract/ports'
 import { HostError } from '../host-error.ts'
 
@@ -45,8 +46,6 @@ interface Call {
 
 /** An answer larger than this is an error: the agent is the guest's, its answers are not trusted. */
 const LONGEST_ANSWER_BYTES = 64 * 1024
-/** Until TCP asks a silent guest whether it is there: every request has a time-out of its own. */
-const PROBED_AFTER_MS = 3_600_000
 /** Refused connections that are repeated at once before a pause goes between them. */
 const IMMEDIATE_RETRIES = 20
 const LONGEST_PAUSE_MS = 20
@@ -57,7 +56,7 @@ export class AgentClient {
   readonly #port: number
   readonly #timeScale: number
   readonly #limits: Pick<InitBody, 'maxProcesses' | 'maxTasks' | 'memoryMib'>
-  readonly #agent = new Agent({ keepAlive: true, keepAliveMsecs: PROBED_AFTER_MS, maxSockets: 4 })
+  readonly #agent = new Agent({ keepAlive: true, keepAliveMsecs: GUEST_PROBED_AFTER_MS, maxSockets: 4 })
   #closed = false
 
   /**

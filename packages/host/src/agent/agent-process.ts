@@ -41,7 +41,7 @@ export async function runCommand(
   signal?: AbortSignal,
 ): Promise<CommandEnd> {
   const baseUrl = `http://${address}:${ENVD_PORT}`
-  // Of its own, and not kept: TCP asks kept connections every second, and ends those of a guest that is busy with itself.
+  // Not kept, so TCP does not ask a guest that is busy with itself whether it is there.
   const transport = createConnectTransport({
     baseUrl,
     httpVersion: '1.1',

@@ -136,7 +136,9 @@ test('a guest holds few connections, and none for long', async () => {
   const third = await open()
   await closed(third)
   expect([first.destroyed, second.destroyed]).toEqual([false, false])
+  const startMs = performance.now()
   await Promise.all([closed(first), closed(second)])
+  expect(performance.now() - startMs).toBeLessThan(3_000)
   expect((await fetch(url('/me'))).status).toBe(200)
 })
 

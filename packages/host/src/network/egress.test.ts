@@ -47,10 +47,12 @@ describe('addresses and ranges', () => {
   test('a denied address is refused at once, for every protocol; others are not', async () => {
     await apply({ denyOut: [one] })
     const before = performance.now()
-    const wants = [http(one), tls(one), { kind: 'hello', address: one } as const]
-    expect(await probe(...wants.map((want) => ({ ...want, timeout: 40 })))).toEqual(Array(3).fill('denied'))
-    // Not by silence, which is forty seconds long.
-    expect(performance.now() - before).toBeLessThan(30_000)
+    expect(await probe(http(one), tls(one), { kind: 'hello', address: one })).toEqual([
+      'denied',
+      'denied',
+      'denied',
+    ])
+    expect(performance.now() - before).toBeLessThan(1_400)
     expect(await probe(udp(one), http(two), udp(two))).toEqual(['denied', two, 'udp'])
   })
 

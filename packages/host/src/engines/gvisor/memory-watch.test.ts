@@ -70,7 +70,7 @@ test('what takes memory stands still until something is ended, and what frees no
     seenStopped ||= /^State:\s+T/m.test(readFileSync(`/proc/${greedy!.pid}/status`, 'utf8'))
   })
   greedy = await takeMemory()
-  await expect.poll(() => seenStopped && asked > 1).toBe(true)
+  await expect.poll(() => seenStopped && asked > 1, { timeout: 10_000 }).toBe(true)
   watch.stop()
   expect(watch.kills).toBe(0)
   expect(existsSync(killsFile)).toBe(false)

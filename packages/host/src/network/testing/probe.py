@@ -15,14 +15,13 @@ def exchange(stream, request):
 def ask(want):
     kind, address, port = want["kind"], want["address"], want.get("port")
     name = want.get("name", address)
-    timeout = want.get("timeout", TIMEOUT)
     if kind == "udp":
         s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         s.settimeout(TIMEOUT)
         s.sendto(b"x" * want.get("size", 1), (address, port or 9999))
         return s.recv(100).decode()
-    s = socket.create_connection((address, port or {"http": 80, "tls": 443, "hello": 22, "raw": 80}[kind]), timeout)
-    s.settimeout(timeout)
+    s = socket.create_connection((address, port or {"http": 80, "tls": 443, "hello": 22, "raw": 80}[kind]), TIMEOUT)
+    s.settimeout(want.get("timeout", TIMEOUT))
     if kind == "raw":
         s.sendall(want["bytes"].encode("latin1"))
         return s.recv(4096).decode("latin1")
