@@ -4,7 +4,7 @@ import { runCommand } from '../../packages/server/src/setup/run-command.ts'
 
 /**
  * The QEMU that emulates the machine: Debian 13's, unpacked beside whatever is installed here. Since the 7.2 of Debian 12
- * its virtualization within TCG has been mended in several places; accidents have become fewer, not none.
+ * its virtualization within TCG has been mended in several places; it still has accidents (tests/README.md).
  */
 
 const SUITE = 'trixie'
