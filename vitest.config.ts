@@ -16,7 +16,7 @@ const PATIENT = { testTimeout: 60_000, expect: { poll: { timeout: 20_000 } } }
 
 /**
  * Unit tests lie beside the code. Whole-system tests share one server, and run one file at a time, as do those with a
- * server of their own, which \`npm test\` runs beside them. Files of the engines wait much and run two at a time.
+ * server of their own, which `npm test` runs beside them. Files of the engines wait much and run two at a time.
  */
 export default defineConfig({
   test: {

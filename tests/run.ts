@@ -6,12 +6,13 @@
 import { spawn } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { delimiter, dirname, join, relative } from 'node:path'
+import { delimiter, dirname, join } from 'node:path'
 import { type Config, loadConfig } from '../packages/server/src/config.ts'
 import { installForTests } from '../packages/server/src/engines/for-tests.ts'
 import { qemuInstaller } from '../packages/server/src/engines/install-qemu.ts'
 import { installPackages } from '../packages/server/src/setup/packages.ts'
 import { clientsVenv, installPythonClients } from '../packages/server/src/setup/python-clients.ts'
+import type { VitestCount } from './count-reporter.ts'
 import { ensureRunsc } from './engines/runsc-for-tests.ts'
 
 const root = join(import.meta.dirname, '..')
@@ -35,12 +36,8 @@ const PYTHON_TEST_PACKAGES = [
 /** Signs an apt repository of the tests' own. */
 const PACKAGES = ['gpg', 'gpg-agent']
 
-interface Count {
-  passed: number
-  failed: number
-  /** Names of what failed, said once more at the end: nobody looks for them in an hour's output. */
-  failures: string[]
-}
+/** Failures are named once more at the end: nobody looks for them in an hour's output. */
+type Count = VitestCount
 
 interface RunOptions {
   cwd?: string
@@ -75,42 +72,22 @@ async function step(title: string, argv: readonly string[]): Promise<Count> {
   return code === 0 ? { passed: 1, failed: 0, failures: [] } : broken(title)
 }
 
-interface VitestReport {
-  numPassedTests: number
-  numFailedTests: number
-  testResults: {
-    name: string
-    assertionResults: { status: string; fullName: string; failureMessages?: string[] }[]
-  }[]
-}
-
 async function vitest(project: string, environment: NodeJS.ProcessEnv = {}): Promise<Count> {
-  const report = join(scratch, `${project}.json`)
+  const file = join(scratch, `${project}.json`)
   const argv = [
     ...[node, join(root, 'node_modules/vitest/vitest.mjs'), 'run', '--project', project],
-    ...['--reporter=default', '--reporter=json', `--outputFile=${report}`],
+    ...['--reporter=default', `--reporter=${join(root, 'tests/count-reporter.ts')}`],
   ]
   const title = `${project} tests`
-  const code = await run(title, argv, { environment })
-  let result: VitestReport
+  const code = await run(title, argv, { environment: { ...environment, COUNT_FILE: file } })
+  let count: VitestCount
   try {
-    result = JSON.parse(readFileSync(report, 'utf8')) as VitestReport
+    count = JSON.parse(readFileSync(file, 'utf8')) as VitestCount
   } catch {
     return broken(title)
   }
-  const failures = result.testResults.flatMap((file) =>
-    file.assertionResults
-      .filter((test) => test.status === 'failed')
-      .map(
-        (test) => `${relative(root, file.name)}: ${test.fullName}\n    ${firstLine(test.failureMessages)}`,
-      ),
-  )
-  if (code !== 0 && result.numFailedTests === 0)
-    return broken(`${title}, outside of their cases`, result.numPassedTests)
-  return { passed: result.numPassedTests, failed: result.numFailedTests, failures }
+  return code !== 0 && count.failed === 0 ? broken(`${title}, after their end`, count.passed) : count
 }
-
-const firstLine = (messages: readonly string[] = []): string => (messages[0] ?? '').split('\n', 1)[0]!
 
 async function pytest(python: string, folder: string): Promise<Count> {
   const report = join(scratch, `${folder.replaceAll('/', '-')}.xml`)
