@@ -16,7 +16,7 @@ import type { SnapshotConfig } from '../snapshots/snapshots.ts'
 import type { Layer } from '../storage/layers.ts'
 import type { Upper } from '../storage/uppers.ts'
 import type { Admission, Reservation } from './admission.ts'
-import type { Journal, JournalEntry, Occupant } from './journal.ts'
+import { digestsOf, type Journal, type JournalEntry, type Occupant } from './journal.ts'
 import { guestProcesses } from './limits.ts'
 import type { SlotSource, UpperSource } from './parts.ts'
 import { type Phases, phaseClock } from './phases.ts'
@@ -170,6 +170,11 @@ export class Cell {
     this.#change({ isReady: true })
   }
 
+  /** Takes `markReady` back: it was ended before anybody heard of it, and no later daemon may find it running. */
+  disown(): void {
+    this.#change({ isReady: false })
+  }
+
   /** Keeps the end of life for the next daemon. */
   moveEnd(endAtMs: number): void {
     this.#change({ endAtMs })
@@ -316,15 +321,6 @@ export async function openCell(
     giveBack(parts, made.slot, made.upper, { isCleared })
     throw error
   }
-}
-
-/** Layers that something in the journal needs. */
-export const digestsOf = ({
-  layers,
-  agentDigest,
-}: Pick<JournalEntry, 'layers' | 'agentDigest'>): string[] => {
-  const digests = layers.map(({ digest }) => digest)
-  return agentDigest === undefined ? digests : [...digests, agentDigest]
 }
 
 async function cloneUpper({ uppers }: CellParts, base: Upper, capMib: number): Promise<Upper> {

@@ -57,6 +57,15 @@ export interface JournalEntry {
   readonly pauseMemory: boolean
 }
 
+/** Layers that something in the journal needs. */
+export const digestsOf = ({
+  layers,
+  agentDigest,
+}: Pick<JournalEntry, 'layers' | 'agentDigest'>): string[] => {
+  const digests = layers.map(({ digest }) => digest)
+  return agentDigest === undefined ? digests : [...digests, agentDigest]
+}
+
 export interface JournalContent {
   /** Entries of this boot. */
   readonly entries: readonly JournalEntry[]

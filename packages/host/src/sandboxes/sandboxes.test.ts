@@ -251,6 +251,25 @@ test('a kill during the start undoes it, and the start says why it failed', asyn
   expect(kernel.instances.size + kernel.uppers.size + kernel.slotsInUse.size).toBe(0)
 })
 
+test('one that is killed when it is ready and before anybody heard of it is undone by the next daemon', async () => {
+  const kernel = new Kernel()
+  const dir = newDir()
+  const cells = partsOver(kernel, dir, (label) =>
+    label === 'engine.stop' ? new Promise(() => {}) : Promise.resolve(),
+  )
+  const { sandboxes } = daemonOver(cells, dir)
+  const write = cells.journal.write.bind(cells.journal)
+  const written: boolean[] = []
+  cells.journal.write = (entry) => {
+    write(entry)
+    written.push(entry.isReady)
+    if (entry.isReady) void sandboxes.kill('i1')
+  }
+  void sandboxes.start(request('i1'))
+  await expect.poll(() => written.at(-2)).toBe(true)
+  expect(cells.journal.read().entries).toMatchObject([{ sandboxId: 'i1', isReady: false }])
+})
+
 test('an id in use is refused, an unknown one is not found, a repeated stop is accepted', async () => {
   const sandboxes = calmDaemon(new Kernel())
   await sandboxes.start(request('i1'))

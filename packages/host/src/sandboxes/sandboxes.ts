@@ -13,7 +13,7 @@ import { Events } from './events.ts'
 import { RecentIds } from './recent-ids.ts'
 import { newRecord, pauseRetryMs, type SandboxRecord } from './sandbox-record.ts'
 import { assertMove, type EndReason, type SandboxState } from './sandbox-states.ts'
-import type { SandboxView } from './sandbox-view.ts'
+import { type SandboxView, viewOf } from './sandbox-view.ts'
 import { type Clock, EndTimers, systemClock } from './timers.ts'
 
 /**
@@ -176,7 +176,7 @@ export class Sandboxes {
 
   /** Everything past its start. */
   list(): SandboxView[] {
-    return [...this.#sandboxes.values()].flatMap((sandbox) => (sandbox.cell ? [this.#view(sandbox)] : []))
+    return [...this.#sandboxes.values()].flatMap((sandbox) => (sandbox.cell ? [viewOf(sandbox)] : []))
   }
 
   /** What runs, for readings. */
@@ -251,7 +251,7 @@ export class Sandboxes {
       sandbox.cell = cell
       // A kill may have come while the last answer was on its way.
       if (sandbox.state !== 'starting') {
-        await cell.release()
+        await releaseUnheardOf(cell)
         throw new HostError('failed', `sandbox '${sandbox.id}' was killed while it was starting`)
       }
       this.#run(sandbox, cell)
@@ -263,7 +263,7 @@ export class Sandboxes {
         slot: slot.index,
         totalMs: since(startMs),
       })
-      return { view: this.#view(sandbox), fromPool }
+      return { view: viewOf(sandbox), fromPool }
     } catch (error) {
       if (sandbox.state === 'starting') {
         this.#move(sandbox, 'killing')
@@ -278,7 +278,7 @@ export class Sandboxes {
     this.#move(sandbox, 'running')
     this.#timers.set(sandbox.id, sandbox.endAtMs)
     cell.exited.then((exit) => this.#onExit(sandbox, exit))
-    this.events.publish({ kind: 'started', sandbox: this.#view(sandbox) })
+    this.events.publish({ kind: 'started', sandbox: viewOf(sandbox) })
   }
 
   #onExit(sandbox: SandboxRecord, exit: InstanceExit): void {
@@ -378,17 +378,13 @@ export class Sandboxes {
     assertMove(sandbox.id, sandbox.state, to)
     sandbox.state = to
   }
+}
 
-  #view(sandbox: SandboxRecord): SandboxView {
-    return {
-      sandboxId: sandbox.id,
-      state: sandbox.state,
-      address: sandbox.cell?.slot.address ?? '',
-      startedAtMs: sandbox.cell?.startedAtMs ?? 0,
-      endAtMs: sandbox.endAtMs,
-      snapshotId: sandbox.snapshotId,
-      engine: sandbox.cell?.engine.name ?? '',
-    }
+async function releaseUnheardOf(cell: Cell): Promise<void> {
+  try {
+    cell.disown()
+  } finally {
+    await cell.release()
   }
 }
 
