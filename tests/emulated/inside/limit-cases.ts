@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
-import { get, type IncomingMessage } from 'node:http'
+import { connect } from 'node:net'
 import { buffer } from 'node:stream/consumers'
+import { setTimeout as delay } from 'node:timers/promises'
 import { type Case, ofFirecracker, withoutGuestKernel } from './case.ts'
 import { askFirecracker } from './firecracker-machine.ts'
 import type { HostUnderTest, Running } from './host-under-test.ts'
@@ -14,7 +15,17 @@ const DISK_MIBPS = 2
 const NETWORK_MBIT = 4
 const WRITTEN_MIB = 12
 const SENT_MIB = 3
-const ENVD_PORT = 49_983
+const PORT = 9000
+const LISTENS_WITHIN = 60
+
+/** Of the kernel inside alone: what a program spends on each byte is more than the limit here, where all is emulated. */
+const SENDS = `
+import socket
+listener = socket.create_server(('', ${PORT}))
+connection, _ = listener.accept()
+with connection, open('/tmp/sent', 'rb') as sent:
+    connection.sendfile(sent)
+`
 
 interface Times {
   diskMs: number
@@ -25,16 +36,25 @@ async function times(host: HostUnderTest, { address }: Running): Promise<Times> 
   const write = `dd if=/dev/zero of=/root/written bs=256k count=${WRITTEN_MIB * 4} oflag=direct 2>/dev/null`
   const ms = await host.output(address, `s=$(date +%s%3N); ${write}; e=$(date +%s%3N); echo $((e-s))`)
   await host.output(address, `head -c ${SENT_MIB}M /dev/urandom > /tmp/sent`)
-  const startMs = performance.now()
-  const { body } = await download(`http://${address}:${ENVD_PORT}/files?path=/tmp/sent&username=root`)
-  assert.equal(body.length, SENT_MIB * 2 ** 20)
-  return { diskMs: Number(ms), networkMs: Math.round(performance.now() - startMs) }
+  await host.output(address, `(python3 -c "${SENDS}" > /dev/null 2>&1 &)`)
+  return { diskMs: Number(ms), networkMs: await receive(address) }
 }
 
-/** With a connection of its own: one that is kept open does not outlive a pause. */
-async function download(url: string): Promise<{ body: Buffer }> {
-  const [answer] = (await once(get(url, { agent: false }), 'response')) as [IncomingMessage]
-  return { body: await buffer(answer) }
+/** Milliseconds from the connection, which may come before anybody listens, to the last byte. */
+async function receive(address: string): Promise<number> {
+  for (let tries = 1; ; tries++) {
+    const socket = connect(PORT, address)
+    try {
+      await once(socket, 'connect')
+    } catch (error) {
+      if (tries === LISTENS_WITHIN) throw error
+      await delay(1000)
+      continue
+    }
+    const startMs = performance.now()
+    assert.equal((await buffer(socket)).length, SENT_MIB * 2 ** 20)
+    return Math.round(performance.now() - startMs)
+  }
 }
 
 /** Processor time that the sandbox has had, in microseconds. */
