@@ -136,6 +136,25 @@ describe.each(databaseKinds)('pause and resume on %s', (_name, start) => {
     expect(await detail(id)).toMatchObject({ state: 'running' })
   })
 
+  it('a connect that read the row before a pause ended resumes', async () => {
+    const id = await createSandbox()
+    const { promise, resolve } = Promise.withResolvers<void>()
+    test.host.beforeCapture = () => promise
+    const pausing = post(id, 'pause')
+    await expect.poll(() => test.host.pauses.length).toBe(1)
+    const { sandboxes } = test.store
+    const find = sandboxes.find.bind(sandboxes)
+    sandboxes.find = async (...of) => {
+      sandboxes.find = find
+      const row = await find(...of)
+      resolve()
+      await pausing
+      return row
+    }
+    expect((await test.request('POST', `/v2/sandboxes/${id}/connect`)).status).toBe(201)
+    expect(await detail(id)).toMatchObject({ state: 'running' })
+  })
+
   it('kills paused ones, and those being paused or resumed', async () => {
     const paused = await createSandbox()
     await post(paused, 'pause')

@@ -94,9 +94,12 @@ export class Lifecycle {
     const { maxHours } = entries.limitsOf(team)
     checkLongestTimeout(options.timeoutSeconds, maxHours)
     for (let tries = 1; tries <= MAX_CONNECT_TRIES; tries += 1) {
+      const before = running.get(id)
       const row = await store.sandboxes.find(team.id, id)
       if (!row) throw sandboxNotFound(id)
       const known = running.get(id)
+      // The row may be of before what has happened since, as the end of a pause.
+      if (known !== before) continue
       if (known?.phase === 'killing') throw new ApiError('conflict', `Sandbox ${id} is being killed.`)
       if (known && known.phase !== 'running') {
         await known.transition
