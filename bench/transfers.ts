@@ -11,7 +11,10 @@ import { ENVD_PORT } from '@sandbox/contract/ports'
 import type { Nginx } from './nginx.ts'
 import { type Comparison, sideBySide, type Way } from './side-by-side.ts'
 
-/** 100 MiB in and out of a sandbox, against `cat` through a pipe and against nginx in the place of the edge. */
+/**
+ * 100 MiB in and out of a sandbox, against `cat` through a pipe and against nginx in the place of the edge; and what a
+ * process prints, against a pipe.
+ */
 
 export interface TransferRoutes {
   readonly sandbox: Sandbox
@@ -37,6 +40,9 @@ export const MIB = 100
 const BYTES = MIB * 2 ** 20
 const ROUNDS = 4
 const PATH = '/home/user/transfer'
+const PRINTED_MIB = 32
+const PRINTED_BYTES = PRINTED_MIB * 2 ** 20
+const PRINTS = `yes 'a line of output' | head -c ${PRINTED_BYTES}`
 
 /** The same random bytes for every way. */
 export interface Cargo {
@@ -59,7 +65,7 @@ export async function withCargo<T>(use: (cargo: Cargo) => Promise<T>): Promise<T
     return await use({
       data,
       pipeIn: () => pipeIn(data, join(dir, 'copy')),
-      pipeOut: () => pipeOut(local),
+      pipeOut: () => pipeFrom('cat', [local], BYTES),
       upload: (route) => upload(agents, route, data),
       download: (route) => download(agents, route),
     })
@@ -87,9 +93,16 @@ export function measureTransfers(routes: TransferRoutes): Promise<Comparison[]> 
         check((await routes.sandbox.files.read(PATH, { format: 'bytes' })).byteLength)
       },
     })
+    const printed = await sideBySide(ROUNDS, {
+      '`yes | head` through a pipe': () => pipeFrom('sh', ['-c', PRINTS], PRINTED_BYTES),
+      'the same, run by the official client over TLS': async () => {
+        check((await routes.sandbox.commands.run(PRINTS)).stdout.length, PRINTED_BYTES)
+      },
+    })
     return [
       { title: `${MIB} MiB up`, series: up, mib: MIB },
       { title: `${MIB} MiB down`, series: down, mib: MIB },
+      { title: `${PRINTED_MIB} MiB printed`, series: printed, mib: PRINTED_MIB },
     ]
   })
 }
@@ -159,9 +172,9 @@ async function pipeIn(data: Buffer, path: string): Promise<void> {
   closeSync(file)
 }
 
-async function pipeOut(path: string): Promise<void> {
-  const child = spawn('cat', [path], { stdio: ['ignore', 'pipe', 'inherit'] })
-  check(await sizeOf(child.stdout!))
+async function pipeFrom(command: string, args: readonly string[], bytes: number): Promise<void> {
+  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] })
+  check(await sizeOf(child.stdout!), bytes)
 }
 
 async function sizeOf(stream: AsyncIterable<Buffer>): Promise<number> {
@@ -170,6 +183,6 @@ async function sizeOf(stream: AsyncIterable<Buffer>): Promise<number> {
   return bytes
 }
 
-function check(bytes: number): void {
-  if (bytes !== BYTES) throw new Error(`${bytes} of ${BYTES} bytes came`)
+function check(bytes: number, expected = BYTES): void {
+  if (bytes !== expected) throw new Error(`${bytes} of ${expected} bytes came`)
 }

@@ -36,13 +36,13 @@ print(len(held) <= hard)
 for fd in held: os.close(fd)
 `
 
-/** Empty files in a new directory, until the disk has no room for one more. Prints the error number. */
-export const fileBomb = (directory: string): string => `
+/** Empty files in a new directory, `most` at the most. Prints the error number when the disk has no room for one more. */
+export const fileBomb = (directory: string, most: number): string => `
 import os
 os.mkdir('${directory}')
 made = 0
 try:
-    while made < 200000:
+    while made < ${most}:
         os.close(os.open(f'${directory}/{made}', os.O_CREAT))
         made += 1
 except OSError as error:

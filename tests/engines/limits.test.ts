@@ -112,7 +112,7 @@ describeEngines('limits', (engine) => {
     'disk: inodes',
     async () => {
       const address = await under.run('inodes', { resources: { diskMib: 8 } })
-      const text = await python(address, fileBomb('/var/bomb'))
+      const text = await python(address, fileBomb('/var/bomb', 200_000))
       // ENOSPC or EDQUOT.
       expect([28, 122]).toContain(Number(text))
       await neighbourIsFine()

@@ -129,13 +129,13 @@ describe('a process that prints 1 GiB', () => {
       const reading = (async () => {
         for await (const { data } of processEvents(fast.body))
           readBytes += Buffer.byteLength(data?.stdout ?? '', 'base64')
-      })()
+      })().catch(() => undefined)
       await expectHeld(pid)
       const heldAt = readBytes
       slow.close()
       await expect.poll(() => readBytes, { timeout: 20_000 }).toBeGreaterThan(heldAt + 64 * MIB)
       fast.close()
-      await reading.catch(() => undefined)
+      await reading
       await expect.poll(() => hostPid(last), { timeout: 60_000, interval: 200 }).toBeUndefined()
     })
   })

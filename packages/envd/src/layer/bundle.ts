@@ -1,5 +1,6 @@
 import { isBuiltin } from 'node:module'
 import { rolldown } from 'rolldown'
+import { nativeBase64 } from './native-base64.ts'
 
 const KOFFI = '\0koffi'
 /** The native part alone: the package around it only searches for the right file. */
@@ -24,6 +25,7 @@ export async function bundleProgram(entryFile: string): Promise<string> {
         resolveId: (id) => (id === 'koffi' ? KOFFI : null),
         load: (id) => (id === KOFFI ? KOFFI_MODULE : null),
       },
+      nativeBase64,
     ],
   })
   try {
