@@ -1,5 +1,31 @@
 import { type Logger, pino } from 'pino'
+import sonicBoom from 'sonic-boom'
 
-/** The log of a process on its standard error. @param level the least that is written */
-export const openLog = (level: string): Logger =>
-  pino({ level, base: null }, pino.destination({ dest: 2, sync: false }))
+/** Of lines that wait for a reader who does not read: later ones are dropped. */
+const MOST_WAITING_BYTES = 8 * 2 ** 20
+/** What waits when the process ends has this long. */
+const LAST_WORDS_MS = 1_000
+
+/**
+ * The log of a process on its standard error, which may lose its reader: the process goes on and ends all the same.
+ * @param level the least that is written
+ */
+export function openLog(level: string): Logger {
+  let giveUpAt = Number.POSITIVE_INFINITY
+  const stderr = new sonicBoom.SonicBoom({
+    fd: 2,
+    sync: false,
+    maxLength: MOST_WAITING_BYTES,
+    retryEAGAIN: () => Date.now() < giveUpAt,
+  })
+  stderr.on('error', () => {})
+  process.once('exit', () => {
+    giveUpAt = Date.now() + LAST_WORDS_MS
+    try {
+      stderr.flushSync()
+    } catch {
+      // Nobody reads it.
+    }
+  })
+  return pino({ level, base: null }, stderr)
+}
