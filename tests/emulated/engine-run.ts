@@ -14,6 +14,8 @@ export interface Report {
   event: string
   name?: string
   ms?: number
+  /** Of a case that failed: sandboxes whose emulated processor was shut down. */
+  shutDown?: readonly string[]
   [fact: string]: unknown
 }
 
@@ -91,30 +93,33 @@ export async function runEngine(run: EngineRun): Promise<PartResult[]> {
 }
 
 /**
- * What `action` reports. Whatever breaks it is one more failure, but for a panic of the machine's kernel: emulation of
- * virtualization now and then breaks it as a guest leaves its processor, so all is done once more, which a panic of our
- * own making does not survive.
+ * What `action` reports. Whatever breaks it is one more failure, but for what emulation of virtualization now and then
+ * breaks: the machine's kernel as a guest leaves its processor, and guests, whose processor meets a triple fault. Then
+ * all is done once more, which a fault of our own making does not survive.
  */
 async function told(run: EngineRun, action: (watch: Watch) => Promise<void>): Promise<Report[]> {
-  for (let mayPanic = true; ; mayPanic = false) {
+  for (let mayBreak = true; ; mayBreak = false) {
     const reports: Report[] = []
     const machines: Machine[] = []
+    let accident: string | undefined
     const seen = (report: Report): void => {
+      if (mayBreak && report.shutDown && report.shutDown.length > 0) {
+        accident = `${report.name}: the emulated processor of ${report.shutDown.join(', ')} was shut down: ${report.error}`
+        return
+      }
       reports.push(report)
       run.onReport(report)
     }
     try {
       await action({ seen, machines })
     } catch (error) {
-      if (error instanceof KernelPanic && mayPanic) {
-        run.say(`${error.message}\nOnce more, from its beginning`)
-        continue
-      }
-      seen({ event: 'failed', name: 'the machine comes to its end', error: (error as Error).message })
+      if (error instanceof KernelPanic && mayBreak) accident = error.message
+      else seen({ event: 'failed', name: 'the machine comes to its end', error: (error as Error).message })
     } finally {
       for (const machine of machines) machine.end()
     }
-    return reports
+    if (accident === undefined) return reports
+    run.say(`${accident}\nOnce more, from its beginning`)
   }
 }
 

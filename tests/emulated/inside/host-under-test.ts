@@ -58,6 +58,8 @@ export class HostUnderTest {
   readonly engine: string
   readonly monitor: string
   readonly #logPath: string
+  /** Sandboxes whose start was repeated. */
+  readonly #repeated = new Set<string>()
   #role: HostRole | undefined
 
   constructor(engine: string, monitor: string, logPath: string) {
@@ -86,6 +88,13 @@ export class HostUnderTest {
   /** Of the host role, whatever settings it was opened with. */
   logLines(): string[] {
     return readFileSync(this.#logPath, 'utf8').split('\n')
+  }
+
+  /** Sandboxes that ended because their emulated processor was shut down, but for those whose start was repeated. */
+  shutDown(): string[] {
+    const lines = this.logLines().filter((line) => SHUT_DOWN.some((words) => line.includes(words)))
+    const sandboxIds = lines.map((line) => String((JSON.parse(line) as { sandboxId?: string }).sandboxId))
+    return [...new Set(sandboxIds)].filter((sandboxId) => !this.#repeated.has(sandboxId))
   }
 
   get baseSnapshotId(): string {
@@ -126,6 +135,7 @@ export class HostUnderTest {
         return { sandboxId, address: sandbox!.address }
       } catch (error) {
         if (repeats === MOST_REPEATS || !this.#emulationFailed(sandboxId)) throw error
+        this.#repeated.add(sandboxId)
         report('log', {
           text: `The emulated processor of ${sandboxId} was shut down as it booted. Once more`,
         })

@@ -53,8 +53,10 @@ async function runCases(cases: readonly Case[]): Promise<boolean> {
       report('passed', { part, name, ms: since(), ...facts })
     } catch (error) {
       const reason = (error as Error).stack ?? String(error)
-      report('failed', { part, name, ms: since(), error: reason })
-      report('log', { text: await describeSandboxes() })
+      const ms = since()
+      const sandboxes = await describeSandboxes()
+      report('failed', { part, name, ms, error: reason, shutDown: host.shutDown() })
+      report('log', { text: sandboxes })
       brokenParts.add(part)
     }
   }

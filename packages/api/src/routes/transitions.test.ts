@@ -23,6 +23,15 @@ describe.each(databaseKinds)('pause and resume on %s', (_name, start) => {
     test.request('POST', `/sandboxes/${id}/${path}`, body)
   const detail = async (id: string) => (await test.request('GET', `/sandboxes/${id}`)).json()
 
+  /** A pause that has begun, and ends after `goOn`. */
+  const holdPause = async (id: string) => {
+    const { promise, resolve: goOn } = Promise.withResolvers<void>()
+    test.host.beforeCapture = () => promise
+    const pausing = post(id, 'pause')
+    await expect.poll(() => test.host.pauses.length).toBe(1)
+    return { pausing, goOn }
+  }
+
   it('pauses with memory by default, shows it, and resumes by connect with everything but its times', async () => {
     const body = { metadata: { a: 'b' }, envVars: { KEY: 'value' }, network: { allowPublicTraffic: false } }
     const id = await createSandbox(body)
@@ -122,15 +131,12 @@ describe.each(databaseKinds)('pause and resume on %s', (_name, start) => {
 
   it('while pausing: shown as paused, a second pause and a timeout conflict, a connect waits', async () => {
     const id = await createSandbox()
-    const { promise, resolve } = Promise.withResolvers<void>()
-    test.host.beforeCapture = () => promise
-    const pausing = post(id, 'pause')
-    await expect.poll(() => test.host.pauses.length).toBe(1)
+    const { pausing, goOn } = await holdPause(id)
     expect(await detail(id)).toMatchObject({ state: 'paused' })
     expect((await post(id, 'pause')).status).toBe(409)
     expect((await post(id, 'timeout', { timeout: 5 })).status).toBe(409)
     const connecting = test.request('POST', `/v2/sandboxes/${id}/connect`)
-    resolve()
+    goOn()
     expect((await pausing).status).toBe(204)
     expect((await connecting).status).toBe(201)
     expect(await detail(id)).toMatchObject({ state: 'running' })
@@ -138,16 +144,13 @@ describe.each(databaseKinds)('pause and resume on %s', (_name, start) => {
 
   it('a connect that read the row before a pause ended resumes', async () => {
     const id = await createSandbox()
-    const { promise, resolve } = Promise.withResolvers<void>()
-    test.host.beforeCapture = () => promise
-    const pausing = post(id, 'pause')
-    await expect.poll(() => test.host.pauses.length).toBe(1)
+    const { pausing, goOn } = await holdPause(id)
     const { sandboxes } = test.store
     const find = sandboxes.find.bind(sandboxes)
     sandboxes.find = async (...of) => {
       sandboxes.find = find
       const row = await find(...of)
-      resolve()
+      goOn()
       await pausing
       return row
     }
