@@ -49,6 +49,11 @@ const PART_WITHIN_MS = 30 * 60_000
 const SHORT = 'short'
 /** Has cases for after a reboot. */
 const REBOOT = 1
+/**
+ * With two, and guests in them, one sends the other interrupts, and emulation delivers some while the processor still
+ * has state of a guest and must not be interrupted: the machine's kernel, or the guest, does not survive that.
+ */
+const PROCESSORS = { withGuests: 1, without: 2 }
 /** As a shell says it. */
 const SEGMENTATION_FAULT = 139
 const TAIL_LENGTH = 4_000
@@ -223,6 +228,7 @@ function start(
   let hasPanicked = false
   const machine = new Machine({
     ...{ emulator, image, disks, memoryMib, dir, options: { engine, monitor, boot } },
+    processors: engine === 'microvm' ? PROCESSORS.withGuests : PROCESSORS.without,
     ...(memoryPath === undefined ? {} : { memoryPath }),
     limitMs: memoryPath === undefined && !run.isShort ? OPENS_WITHIN_MS : PART_WITHIN_MS,
     onConsole: (line) => {

@@ -18,6 +18,7 @@ export interface MachineOptions {
   image: MachineImage
   disks: MachineDisks
   memoryMib: number
+  processors: number
   /** Passed to the program inside. */
   options: Readonly<Record<string, unknown>>
   /** Memory that `keep` wrote of a machine with copies of the same disks: it goes on instead of booting. */
@@ -137,7 +138,7 @@ function readConsole(child: Process, { onConsole, onReport }: MachineOptions): v
 }
 
 function qemuArguments(
-  { image, disks, memoryMib, memoryPath, options }: MachineOptions,
+  { image, disks, memoryMib, processors, memoryPath, options }: MachineOptions,
   controlPath: string,
 ): string[] {
   const encoded = Buffer.from(JSON.stringify(options)).toString('base64url')
@@ -146,8 +147,8 @@ function qemuArguments(
     `file=${file},format=raw,if=virtio,${more}`,
   ]
   return [
-    ...['-accel', 'tcg,thread=multi', '-machine', 'q35', '-cpu', 'EPYC,+svm,+npt', '-smp', '2'],
-    ...['-m', String(memoryMib), '-nographic', '-no-reboot', '-nic', 'none'],
+    ...['-accel', 'tcg,thread=multi', '-machine', 'q35', '-cpu', 'EPYC,+svm,+npt'],
+    ...['-smp', String(processors), '-m', String(memoryMib), '-nographic', '-no-reboot', '-nic', 'none'],
     ...['-serial', 'stdio', '-monitor', 'none', '-qmp', `unix:${controlPath},server=on,wait=off`],
     ...['-kernel', image.kernelPath, '-initrd', image.initramfsPath],
     ...['-append', `console=ttyS0 panic=-1 quiet loglevel=4 rdinit=/init e2b.options=${encoded}`],
