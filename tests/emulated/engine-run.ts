@@ -27,6 +27,8 @@ export interface EngineRun {
   image: MachineImage
   disks: MachineDisks
   memoryMib: number
+  /** Default: see PROCESSORS. */
+  processors?: number
   /** For copies of the disk that is written on, memory of the machine, sockets. */
   dir: string
   /** Parts that are wanted; empty: all that the engine has. */
@@ -93,7 +95,7 @@ export async function runEngine(run: EngineRun): Promise<PartResult[]> {
       say(`${title}: ${part}`)
       const isOwn = engine === 'microvm' && part === TIMED
       const action = (watch: Watch): Promise<void> =>
-        isOwn ? bootAndRun(run, [part], watch, PROCESSORS.without) : runPart(run, part, kept, watch)
+        isOwn ? bootAndRun({ ...run, processors: 2 }, [part], watch) : runPart(run, part, kept, watch)
       add(part, partMs, await told(run, action))
     }
   } finally {
@@ -136,14 +138,9 @@ async function told(run: EngineRun, action: (watch: Watch) => Promise<void>): Pr
 const order = ({ only, isShort }: EngineRun, parts: readonly string[]): Order => ({ parts, only, isShort })
 
 /** All in one machine. */
-async function bootAndRun(
-  run: EngineRun,
-  parts: readonly string[],
-  watch: Watch,
-  processors?: number,
-): Promise<void> {
+async function bootAndRun(run: EngineRun, parts: readonly string[], watch: Watch): Promise<void> {
   await withState(run, run.disks.statePath, async (disks) => {
-    const machine = await opened(run, disks, watch, processors)
+    const machine = await opened(run, disks, watch)
     await machine?.machine.tell(order(run, parts))
     await machine?.ended()
   })
@@ -167,7 +164,7 @@ async function runPart(
   watch: Watch,
 ): Promise<void> {
   await withState(run, statePath, async (disks) => {
-    const first = start(run, disks, 0, watch, { memoryPath })
+    const first = start(run, disks, 0, watch, memoryPath)
     await first.machine.tell(order(run, [part]))
     await first.ended()
     const { engine, monitor } = run
@@ -209,14 +206,9 @@ interface Started {
  * Once its host has opened, or undefined when a case of that failed. Emulation now and then makes the program inside
  * crash as it starts: then it is booted once more.
  */
-async function opened(
-  run: EngineRun,
-  disks: MachineDisks,
-  watch: Watch,
-  processors?: number,
-): Promise<Started | undefined> {
+async function opened(run: EngineRun, disks: MachineDisks, watch: Watch): Promise<Started | undefined> {
   for (const mayCrash of [true, false]) {
-    const started = start(run, disks, 0, watch, { processors })
+    const started = start(run, disks, 0, watch)
     const isOff = started.machine.off.then(() => true)
     if (!(await Promise.race([started.ready.then(() => false), isOff]))) return started
     if (started.hasCrashedAtStart() && mayCrash) {
@@ -234,7 +226,7 @@ function start(
   disks: MachineDisks,
   boot: number,
   watch: Watch,
-  { memoryPath, processors }: { memoryPath?: string; processors?: number | undefined } = {},
+  memoryPath?: string,
 ): Started {
   const { engine, monitor, emulator, image, memoryMib, dir } = run
   const reports: Report[] = []
@@ -243,7 +235,7 @@ function start(
   let hasPanicked = false
   const machine = new Machine({
     ...{ emulator, image, disks, memoryMib, dir, options: { engine, monitor, boot } },
-    processors: processors ?? (engine === 'microvm' ? PROCESSORS.withGuests : PROCESSORS.without),
+    processors: run.processors ?? (engine === 'microvm' ? PROCESSORS.withGuests : PROCESSORS.without),
     ...(memoryPath === undefined ? {} : { memoryPath }),
     limitMs: memoryPath === undefined && !run.isShort ? OPENS_WITHIN_MS : PART_WITHIN_MS,
     onConsole: (line) => {
