@@ -12,6 +12,7 @@
  *   hide PATH        mount point that the program must not see; one that does not exist is no error
  *   sysfs DIR        mounts a read-only sysfs of that network namespace there, for the program alone
  *   bind FROM<tab>TO shows FROM at TO with what is mounted in it, for the program alone, in this order (at most 64)
+ *   root DIR         the program's root, with what was bound in it: nothing else that is mounted here is there for it
  *   env NAME=VALUE   set for the program (at most 8)
  *   pidfile FILE     where the program leaves the pid of the sandbox's init, before it ends with 0
  *   stay yes         the program itself is the sandbox's init. With neither, the program is run and nothing else
@@ -45,6 +46,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -54,7 +56,7 @@ enum { COMMAND_BYTES = 65536, CGROUPS = 16, BINDS = 64, HIDES = 4, ENVS = 8, ARG
 static char text[COMMAND_BYTES];
 
 static struct {
-    char *id, *netns, *sysfs, *pidfile, *started, *exit, *log, *stay, *listen;
+    char *id, *netns, *sysfs, *root, *pidfile, *started, *exit, *log, *stay, *listen;
     char *cgroup[CGROUPS], *hide[HIDES], *bind[BINDS], *env[ENVS], *arg[ARGS + 1];
     int cgroups, hides, binds, envs, args;
 } command;
@@ -113,6 +115,7 @@ static int field(char *line) {
     if (!strcmp(line, "id")) command.id = value;
     else if (!strcmp(line, "netns")) command.netns = value;
     else if (!strcmp(line, "sysfs")) command.sysfs = value;
+    else if (!strcmp(line, "root")) command.root = value;
     else if (!strcmp(line, "pidfile")) command.pidfile = value;
     else if (!strcmp(line, "started")) command.started = value;
     else if (!strcmp(line, "exit")) command.exit = value;
@@ -188,9 +191,16 @@ static void enter_network(int report) {
     close(fd);
 }
 
+/* Without the old root the program holds none of the mounts that others make and undo while it runs. */
+static void enter_root(int report) {
+    if (chdir(command.root) || syscall(SYS_pivot_root, ".", ".")) child_fail(report, "pivot", command.root);
+    /* The old root lies over the new one now. */
+    if (umount2(".", MNT_DETACH) || chdir("/")) child_fail(report, "leave", "/");
+}
+
 /* Mounts made here belong to the program's mount namespace and vanish with it: nobody has to undo them. */
 static void enter_mounts(int report) {
-    if (!command.hides && !command.sysfs && !command.binds) return;
+    if (!command.hides && !command.sysfs && !command.binds && !command.root) return;
     if (unshare(CLONE_NEWNS)) child_fail(report, "unshare", "mount");
     if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL)) child_fail(report, "private", "/");
     for (int i = 0; i < command.hides; i++)
@@ -198,11 +208,14 @@ static void enter_mounts(int report) {
             child_fail(report, "hide", command.hide[i]);
     if (command.sysfs && mount("sysfs", command.sysfs, "sysfs", MS_RDONLY | MS_NOSUID | MS_NOEXEC | MS_NODEV, NULL))
         child_fail(report, "sysfs", command.sysfs);
+    if (command.root && mount(command.root, command.root, NULL, MS_BIND, NULL))
+        child_fail(report, "root", command.root);
     for (int i = 0; i < command.binds; i++) {
         char *to = strchr(command.bind[i], '\t');
         *to++ = 0;
         if (mount(command.bind[i], to, NULL, MS_BIND | MS_REC, NULL)) child_fail(report, "bind", command.bind[i]);
     }
+    if (command.root) enter_root(report);
 }
 
 static int open_log(int report) {

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -51,4 +51,29 @@ test('log and listening socket are there for a program that cannot see where the
   expect(said).not.toContain('log\n')
   // Besides these three and the socket only the one with which `ls` reads the directory.
   expect(said.trim().split('\n').slice(-5)).toEqual(['0', '1', '2', '3', '9'])
+})
+
+test('a program in a root of its own has what is bound there, and holds no other mount of this machine', async () => {
+  const shim = new Shim(shimPath)
+  const [root, logPath] = [join(dir, 'root'), join(dir, 'root-log')]
+  for (const name of ['', 'dev']) mkdirSync(join(root, name))
+  const hold = join(root, 'hold')
+  for (const path of [hold, join(root, 'dev/null')]) writeFileSync(path, '')
+  const binds = [
+    { from: shimPath, to: hold },
+    { from: '/dev/null', to: join(root, 'dev/null') },
+  ]
+  const program = ['/hold', 'hold']
+  const { pid } = await shim.start({
+    root,
+    binds,
+    logPath,
+    sandbox: { ...sandbox, pidFile: undefined },
+    program,
+  })
+  const mounts = readFileSync(`/proc/${pid}/mountinfo`, 'utf8').trimEnd().split('\n')
+  const places = new Set(mounts.map((line) => line.split(' ')[4]!.split('/')[1]))
+  process.kill(pid, 'SIGKILL')
+  await shim.ended()
+  expect([...places].sort()).toEqual(['', 'dev', 'hold'])
 })

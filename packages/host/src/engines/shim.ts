@@ -24,6 +24,8 @@ export interface ShimCommand {
   /** Where the program sees a read-only sysfs of its network namespace. */
   sysfs?: string
   binds?: readonly { from: string; to: string }[]
+  /** A directory that becomes the program's root, with what is bound in it and nothing else. */
+  root?: string
   environment?: Readonly<Record<string, string>>
   /** With this the program leaves a sandbox behind; without, it is only run. */
   sandbox?: {
@@ -201,6 +203,7 @@ function commandText(command: ShimCommand): string {
     ...(command.hide ?? []).map((path): [string, string] => ['hide', path]),
     ...(command.sysfs === undefined ? [] : [['sysfs', command.sysfs] as [string, string]]),
     ...(command.binds ?? []).map(({ from, to }): [string, string] => ['bind', `${from}\t${to}`]),
+    ...(command.root === undefined ? [] : [['root', command.root] as [string, string]]),
     ...Object.entries(command.environment ?? {}).map(([name, value]): [string, string] => [
       'env',
       `${name}=${value}`,

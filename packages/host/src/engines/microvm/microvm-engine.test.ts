@@ -101,9 +101,14 @@ timed('a machine boots, runs as nobody, is captured, and stopped leaves its slot
     statusOf(instance, 'Seccomp'),
   ]).toEqual(['0000000000000000', '1', '2'])
   const seen = (path: string): string[] => readdirSync(`/proc/${instance.initPid}/root${path}`).sort()
-  for (const path of ['/var', '/tmp', '/dev/shm']) expect(seen(path), path).toEqual([])
-  const own = ['control', 'drive0', 'drive1', 'drive2', 'empty', 'initramfs', 'kernel', 'memory']
-  expect(seen('/run')).toEqual(own)
+  const system = ['/bin', '/lib', '/lib64', '/sbin', '/usr'].filter((path) => existsSync(path))
+  expect(seen('/')).toEqual(['dev', 'etc', 'run', ...system.map((path) => path.slice(1))].sort())
+  expect(seen('/run')).toEqual(['drive0', 'drive1', 'drive2', 'initramfs', 'kernel', 'memory'])
+  // It holds no mount of this machine, nor of the machines beside it.
+  const mounts = readFileSync(`/proc/${instance.initPid}/mountinfo`, 'utf8').trimEnd().split('\n')
+  const allowed = ['/', '/etc/ld.so.cache', ...system]
+  const others = mounts.map((line) => line.split(' ')[4]!).filter((path) => !allowed.includes(path))
+  expect(others.filter((path) => !/^\/(run|dev)\/./.test(path))).toEqual([])
   for (const time of ['once', 'again']) expect(await engine.console(instance), time).toContain('Booting')
   await inShell(instance, 'echo kept > /kept')
   memoryDir = fixture.memoryDir()

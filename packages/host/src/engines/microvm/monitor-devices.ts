@@ -6,6 +6,8 @@ import { type CharacterDevice, makeDeviceDirectory } from '../device-directory.t
 const DEVICES: readonly CharacterDevice[] = [
   ['/dev/kvm', 10, 232],
   ['/dev/net/tun', 10, 200],
+  ['/dev/null', 1, 3],
+  ['/dev/urandom', 1, 9],
 ]
 
 /**

@@ -53,6 +53,8 @@ export interface MonitorCommand {
   environment?: Readonly<Record<string, string>>
   /** Seen by the monitor alone. Targets exist. */
   binds?: readonly { from: string; to: string }[]
+  /** Becomes the monitor's root, with what is bound in it and nothing else; a jailer makes it itself. */
+  root?: string
   /** A unix socket that listens before the program runs, which has it as descriptor `LISTEN_FD`. */
   listenPath?: string
   /** Where the pid of a monitor is found that the program leaves behind. */

@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import { guestMac } from '../../slots/slots.ts'
 import { LISTEN_FD } from '../shim.ts'
 import type { MachinePlan } from './monitor.ts'
+import { SEEN_AT } from './qemu-root.ts'
 
 export const QEMU_LAYOUT = 2
 /** First of the slots on the root bus that drives have; the last is the chipset's own. */
@@ -19,7 +20,6 @@ const TRANSLATION_CACHE_MIB = 128
 const CONSOLE_KEPT = '64K'
 
 export interface QemuFiles {
-  control: string
   kernel: string
   initramfs: string
   memory: string
@@ -30,12 +30,8 @@ export interface QemuFiles {
   drive: (index: number) => string
 }
 
-/** Where QEMU sees the machine's directory, in place of what this machine keeps there: sockets of all its services. */
-export const SEEN_AT = '/run'
-
-/** Names in a machine's directory, or where QEMU sees it. Large files of this machine are bound to them. */
+/** By the directory that QEMU sees them in, `SEEN_AT`, or by this machine's name for it. */
 export const qemuFiles = (directory: string): QemuFiles => ({
-  control: join(directory, 'control'),
   kernel: join(directory, 'kernel'),
   initramfs: join(directory, 'initramfs'),
   memory: join(directory, 'memory'),

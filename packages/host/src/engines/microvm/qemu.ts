@@ -1,13 +1,4 @@
-import {
-  chownSync,
-  copyFileSync,
-  createReadStream,
-  existsSync,
-  mkdirSync,
-  rmSync,
-  truncateSync,
-  writeFileSync,
-} from 'node:fs'
+import { chownSync, copyFileSync, createReadStream, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
@@ -17,17 +8,14 @@ import { kvmFault } from './kvm.ts'
 import { copyGuestMemory } from './memory-file.ts'
 import type { MachinePlan, Monitor, MonitorCommand, MonitorSupport, RunningMachine } from './monitor.ts'
 import { prepareMonitorDevices } from './monitor-devices.ts'
-import { QEMU_LAYOUT, QEMU_MAX_DRIVES, qemuCommand, qemuFiles, SEEN_AT } from './qemu-command.ts'
+import { QEMU_LAYOUT, QEMU_MAX_DRIVES, qemuCommand, qemuFiles } from './qemu-command.ts'
+import { machineFilesIn, prepareQemuRoot, qemuRoot, SEEN_AT } from './qemu-root.ts'
 import { isGone, Qmp } from './qmp.ts'
 
 /** Maps a file that it may only read, privately, without help. */
 const MAPS_READ_ONLY_SINCE = [8, 2] as const
 const REQUEST_WITHIN_MS = 10_000
 const CONSOLE_BYTES = 16_384
-/** In the machine's directory. */
-const EMPTY = 'empty'
-/** What of this machine QEMU needs nothing of: an empty directory lies there. What it needs is bound by then. */
-const NOT_FOR_QEMU = '/boot /dev/mqueue /dev/shm /home /media /mnt /opt /root /srv /tmp /var'.split(' ')
 /** What QEMU calls the files of its machine. */
 const SEEN = qemuFiles(SEEN_AT)
 
@@ -91,39 +79,37 @@ export class QemuMonitor implements Monitor {
   }
 
   async prepare(plan: MachinePlan): Promise<MonitorCommand> {
-    const files = qemuFiles(plan.directory)
     const { openReadOnlyPath, devicesDir } = this.#options
     const memory = plan.memoryDir === undefined ? emptyMemory(plan) : join(plan.memoryDir, 'memory')
     const needsHelp = plan.memoryDir !== undefined && !this.#mapsReadOnly()
-    const devices = prepareMonitorDevices(devicesDir)
-    mkdirSync(join(plan.directory, EMPTY), { mode: 0o755 })
-    const binds = [
-      ...devices,
-      ...plan.drives.map(({ path }, index) => ({ from: path, to: files.drive(index) })),
-      { from: memory, to: files.memory },
+    const binds = prepareQemuRoot(plan.directory, [
+      ...prepareMonitorDevices(devicesDir),
+      ...plan.drives.map(({ path }, index) => ({ from: path, to: SEEN.drive(index) })),
+      { from: memory, to: SEEN.memory },
       ...(plan.memoryDir === undefined
         ? [
-            { from: plan.image.kernelPath, to: files.kernel },
-            { from: plan.image.initramfsPath, to: files.initramfs },
+            { from: plan.image.kernelPath, to: SEEN.kernel },
+            { from: plan.image.initramfsPath, to: SEEN.initramfs },
           ]
         : []),
-      ...(needsHelp ? [{ from: openReadOnlyPath, to: files.preload }] : []),
-    ]
-    for (const { to } of binds) if (to.startsWith(plan.directory)) writeFileSync(to, '')
+      ...(needsHelp ? [{ from: openReadOnlyPath, to: SEEN.preload }] : []),
+    ])
+    giveTo(plan.slot, machineFilesIn(plan.directory))
     return {
       program: qemuCommand({ ...this.#options, mapsReadOnly: this.#mapsReadOnly() }, plan),
       environment: needsHelp ? { LD_PRELOAD: SEEN.preload, E2B_READ_ONLY: SEEN.memory } : {},
-      // The directory with all that is bound in it, then nothing over the rest.
-      binds: [...binds, { from: plan.directory, to: SEEN_AT }, ...hidden()],
-      listenPath: files.control,
+      binds,
+      root: qemuRoot(plan.directory),
+      listenPath: controlPath(plan.directory),
     }
   }
 
   async launch(plan: MachinePlan, machine: RunningMachine): Promise<void> {
-    const files = qemuFiles(machine.directory)
+    const dir = machineFilesIn(machine.directory)
     await this.#control(machine, async (qmp) => {
-      if (plan.memoryDir !== undefined) await loadState(qmp, join(plan.memoryDir, 'state'), files.state)
-      chownSync(machine.directory, 0, 0)
+      if (plan.memoryDir !== undefined)
+        await loadState(qmp, join(plan.memoryDir, 'state'), qemuFiles(dir).state)
+      for (const path of [dir, machine.directory]) chownSync(path, 0, 0)
       await qmp.execute('cont')
     })
     rmSync(emptyMemoryPath(plan), { force: true })
@@ -138,7 +124,7 @@ export class QemuMonitor implements Monitor {
   }
 
   async snapshot(machine: RunningMachine, memoryDir: string): Promise<void> {
-    const { stateOut } = qemuFiles(machine.directory)
+    const { stateOut } = qemuFiles(machineFilesIn(machine.directory))
     // The directory is root's by now: QEMU gets this one file to write.
     writeFileSync(stateOut, '', { mode: 0o600 })
     giveTo(machine.slot, stateOut)
@@ -177,7 +163,7 @@ export class QemuMonitor implements Monitor {
   }
 
   #control<Result>(machine: RunningMachine, action: (qmp: Qmp) => Promise<Result>): Promise<Result> {
-    return Qmp.with(qemuFiles(machine.directory).control, REQUEST_WITHIN_MS * this.timeScale, action)
+    return Qmp.with(controlPath(machine.directory), REQUEST_WITHIN_MS * this.timeScale, action)
   }
 
   #mapsReadOnly(): boolean {
@@ -187,8 +173,7 @@ export class QemuMonitor implements Monitor {
   }
 }
 
-const hidden = (): { from: string; to: string }[] =>
-  NOT_FOR_QEMU.filter((path) => existsSync(path)).map((to) => ({ from: join(SEEN_AT, EMPTY), to }))
+const controlPath = (directory: string): string => join(directory, 'control')
 
 /** QEMU takes device state as the end of a migration, over a socket. */
 async function loadState(qmp: Qmp, from: string, socketPath: string): Promise<void> {
