@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
+import { createInterface } from 'node:readline'
 import { text } from 'node:stream/consumers'
 import { afterEach, describe, expect, test } from 'vitest'
 
@@ -9,19 +10,20 @@ const ENDS_WITHIN_MS = 20_000
 const PROGRAM = `
 import { openLog } from ${JSON.stringify(join(import.meta.dirname, 'log.ts'))}
 const log = openLog('info')
+const padding = 'x'.repeat(Number(process.argv[1] ?? 0))
 process.stdout.write('ready\\n')
 process.stdin.once('data', () => {
-  for (let line = 0; line < ${LINES}; line++) log.info({ line })
-  process.exit(3)
+  for (let line = 0; line < ${LINES}; line++) log.info({ line, padding })
+  if (process.argv.length === 1) process.exit(3)
 })
 `
 
 let child: ChildProcess
 afterEach(() => child.kill('SIGKILL'))
 
-/** A process that logs much at once and ends when it is told to. */
-async function startTalker(): Promise<void> {
-  child = spawn(process.execPath, ['--input-type=module', '-e', PROGRAM], { stdio: 'pipe' })
+/** A process that logs much at once, when it is told to, and ends; with a length its lines are that long and it stays. */
+async function startTalker(...argv: string[]): Promise<void> {
+  child = spawn(process.execPath, ['--input-type=module', '-e', PROGRAM, ...argv], { stdio: 'pipe' })
   await once(child.stdout!, 'data')
 }
 
@@ -31,6 +33,21 @@ async function talk(): Promise<number | null> {
   const [code] = (await ended) as [number | null]
   return code
 }
+
+test('lines that nobody has read in time are counted', async () => {
+  await startTalker('1000')
+  child.stdin!.write('\n')
+  let kept = 0
+  for await (const text of createInterface({ input: child.stderr! })) {
+    const { msg, lines } = JSON.parse(text) as { msg?: string; lines: number }
+    if (msg !== 'log lines dropped') kept += 1
+    else {
+      expect(lines).toBeGreaterThan(0)
+      expect(kept + lines).toBe(LINES)
+      break
+    }
+  }
+})
 
 describe('the log of a process that ends', () => {
   test('is whole', async () => {

@@ -19,6 +19,10 @@ export function openLog(level: string): Logger {
     retryEAGAIN: () => Date.now() < giveUpAt,
   })
   stderr.on('error', () => {})
+  let dropped = 0
+  stderr.on('drop', () => {
+    dropped += 1
+  })
   process.once('exit', () => {
     giveUpAt = Date.now() + LAST_WORDS_MS
     try {
@@ -27,5 +31,10 @@ export function openLog(level: string): Logger {
       // Nobody reads it.
     }
   })
-  return pino({ level, base: null }, stderr)
+  const log = pino({ level, base: null }, stderr)
+  stderr.on('drain', () => {
+    if (dropped > 0) log.warn({ lines: dropped }, 'log lines dropped')
+    dropped = 0
+  })
+  return log
 }

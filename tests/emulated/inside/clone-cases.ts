@@ -9,7 +9,7 @@ const DRAWS_MS = 4_000
 
 /**
  * Draws from the kernel over and over, with the clocks' times before each: the clock of a machine jumps when the agent
- * sets it, which is when it has given the kernel a seed as well. The monotonic one dates the kernel's own words.
+ * sets it, which is after it has given the kernel a seed. The monotonic one dates the kernel's own words.
  */
 const DRAWING = `
 import os, time

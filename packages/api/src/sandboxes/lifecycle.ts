@@ -90,16 +90,11 @@ export class Lifecycle {
     id: string,
     options: ConnectOptions,
   ): Promise<{ sandbox: Sandbox; resumed: boolean }> {
-    const { answers, entries, running, store } = this.#parts
+    const { answers, entries } = this.#parts
     const { maxHours } = entries.limitsOf(team)
     checkLongestTimeout(options.timeoutSeconds, maxHours)
     for (let tries = 1; tries <= MAX_CONNECT_TRIES; tries += 1) {
-      const before = running.get(id)
-      const row = await store.sandboxes.find(team.id, id)
-      if (!row) throw sandboxNotFound(id)
-      const known = running.get(id)
-      // The row may be of before what has happened since, as the end of a pause.
-      if (known !== before) continue
+      const { row, known } = await this.#current(team, id)
       if (known?.phase === 'killing') throw new ApiError('conflict', `Sandbox ${id} is being killed.`)
       if (known && known.phase !== 'running') {
         await known.transition
@@ -119,12 +114,10 @@ export class Lifecycle {
 
   /** Brings back a paused sandbox; not for running ones. @throws ApiError 400, 404, 409, 429, 503 */
   async resume(team: Team, id: string, options: ConnectOptions): Promise<Sandbox> {
-    const { answers, entries, running, store } = this.#parts
+    const { answers, entries, running } = this.#parts
     checkTimeout(options.timeoutSeconds, entries.limitsOf(team).maxHours)
     await running.get(id)?.transition
-    const row = await store.sandboxes.find(team.id, id)
-    if (!row) throw sandboxNotFound(id)
-    const known = running.get(id)
+    const { row, known } = await this.#current(team, id)
     if (known?.phase === 'killing') throw sandboxNotFound(id)
     if (known || row.state !== 'paused') throw new ApiError('conflict', `Sandbox ${id} is already running`)
     return answers.started(factsOf(await this.#resume(team, row, options)))
@@ -218,6 +211,18 @@ export class Lifecycle {
       const newest = await templates.resolve(team, templateId)
       if (newest.buildId === template.buildId) throw error
       return launch(newest)
+    }
+  }
+
+  /** Row and entry of one moment: what is read may be of before what happens meanwhile, as the end of a pause. */
+  async #current(team: Team, id: string): Promise<{ row: SandboxRow; known: RunningSandbox | undefined }> {
+    const { running, store } = this.#parts
+    for (;;) {
+      const before = running.get(id)
+      const row = await store.sandboxes.find(team.id, id)
+      if (!row) throw sandboxNotFound(id)
+      const known = running.get(id)
+      if (known === before) return { row, known }
     }
   }
 

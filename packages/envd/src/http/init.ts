@@ -66,12 +66,13 @@ function apply(
   const env = stringMapField(body, 'envVars')
   const reseed = stringField(body, 'reseed')
   const clockMs = integerField(body, 'clockMs')
-  if (clockMs !== undefined) setClock(clockMs)
+  // Before all else: until then clones of one memory draw the same.
   if (reseed) {
     const seed = Buffer.from(reseed, 'hex')
     reseedKernel(seed)
     reseedOpenSsl(seed)
   }
+  if (clockMs !== undefined) setClock(clockMs)
   if (env) state.setUserEnv(env)
   state.setSystemEnv(systemEnv(identity))
   state.setToken(token)
