@@ -22,12 +22,19 @@ const plan = (more: Partial<MachinePlan> = {}): MachinePlan =>
     ...more,
   }) as MachinePlan
 
-test('a bucket holds a quarter of a second; none is no limit', () => {
-  const bandwidth = { size: 250_000, refill_time: 250 }
-  expect(diskLimiter({ diskBytesPerSecond: 1_000_000 })).toEqual({ rate_limiter: { bandwidth } })
-  expect(networkLimiters({ networkBytesPerSecond: 1_000_000 })).toEqual({
+test('a bucket holds a quarter of a second, and the largest operation; none is no limit', () => {
+  const bandwidth = { size: 2_500_000, refill_time: 250 }
+  expect(diskLimiter({ diskBytesPerSecond: 10_000_000 })).toEqual({ rate_limiter: { bandwidth } })
+  expect(networkLimiters({ networkBytesPerSecond: 10_000_000 })).toEqual({
     rx_rate_limiter: { bandwidth },
     tx_rate_limiter: { bandwidth },
+  })
+  const small = { rate_limiter: { bandwidth: { size: 1_310_720, refill_time: 1311 } } }
+  expect(diskLimiter({ diskBytesPerSecond: 1_000_000 })).toEqual(small)
+  const slow = { bandwidth: { size: 65_562, refill_time: 525 } }
+  expect(networkLimiters({ networkBytesPerSecond: 125_000 })).toEqual({
+    rx_rate_limiter: slow,
+    tx_rate_limiter: slow,
   })
   expect(diskLimiter({})).toEqual({ rate_limiter: { bandwidth: { size: 0, refill_time: 0 } } })
 })

@@ -23,6 +23,13 @@ export interface DeviceChange {
 /** Large enough for Firecracker's clock, which fills buckets every 100 ms, and small enough to be no second of grace. */
 const BUCKET_MS = 250
 const MS_PER_SECOND = 1000
+/**
+ * A bucket has room for the largest operation: what is larger is let through against a wait, and a wait of less than a
+ * millisecond never ends (github.com/firecracker-microvm/firecracker/issues/6212). Of a network it is a frame of 64 KiB
+ * with its headers, of a disk what Linux puts into one request unless root inside raises `max_sectors_kb`.
+ */
+const LARGEST_FRAME_BYTES = 65_562
+const LARGEST_REQUEST_BYTES = 1280 * 1024
 /** A bucket without size is none. */
 const UNLIMITED = { size: 0, refill_time: 0 }
 
@@ -31,19 +38,23 @@ export const NETWORK_ID = 'net'
 
 /** Fields of a drive as it is configured or changed. */
 export const diskLimiter = ({ diskBytesPerSecond }: RateLimits): Record<string, unknown> => ({
-  rate_limiter: { bandwidth: bucketOf(diskBytesPerSecond) },
+  rate_limiter: { bandwidth: bucketOf(diskBytesPerSecond, LARGEST_REQUEST_BYTES) },
 })
 
 /** Fields of a network interface as it is configured or changed. */
-export const networkLimiters = ({ networkBytesPerSecond }: RateLimits): Record<string, unknown> => ({
-  rx_rate_limiter: { bandwidth: bucketOf(networkBytesPerSecond) },
-  tx_rate_limiter: { bandwidth: bucketOf(networkBytesPerSecond) },
-})
+export const networkLimiters = ({ networkBytesPerSecond }: RateLimits): Record<string, unknown> => {
+  const bandwidth = bucketOf(networkBytesPerSecond, LARGEST_FRAME_BYTES)
+  return { rx_rate_limiter: { bandwidth }, tx_rate_limiter: { bandwidth } }
+}
 
-const bucketOf = (bytesPerSecond: number | undefined): { size: number; refill_time: number } =>
-  bytesPerSecond === undefined
-    ? UNLIMITED
-    : { size: Math.ceil((bytesPerSecond * BUCKET_MS) / MS_PER_SECOND), refill_time: BUCKET_MS }
+function bucketOf(
+  bytesPerSecond: number | undefined,
+  leastBytes: number,
+): { size: number; refill_time: number } {
+  if (bytesPerSecond === undefined) return UNLIMITED
+  const size = Math.max(Math.ceil((bytesPerSecond * BUCKET_MS) / MS_PER_SECOND), leastBytes)
+  return { size, refill_time: Math.ceil((size * MS_PER_SECOND) / bytesPerSecond) }
+}
 
 /** Says in a machine's directory under which limits it runs. */
 export function recordLimits(directory: string, limits: RateLimits): void {
