@@ -8,24 +8,25 @@ const PART = 'clones'
 const DRAWS_MS = 4_000
 
 /**
- * Draws from the kernel over and over, with the clocks' times before each: the clock of a machine jumps when the agent
- * sets it, which is after it has given the kernel a seed. The monotonic one dates the kernel's own words.
+ * Draws from the kernel over and over, with the host name before each: a clone has its own when its agent has given the
+ * kernel a seed, and not before. The monotonic clock dates the kernel's own words.
  */
 const DRAWING = `
 import os, time
 with open('/dev/shm/draws', 'w', buffering=1) as out:
     while True:
-        out.write(f'{time.time()} {time.monotonic()} {os.urandom(8).hex()}\\n')
+        out.write(f'{os.uname().nodename} {time.monotonic()} {os.urandom(8).hex()}\\n')
         time.sleep(0.002)
 `
 const DRAWING_IN_NODE = `
 const { readSync, openSync, appendFileSync } = require('node:fs')
+const { hostname } = require('node:os')
 const source = openSync('/dev/urandom')
 setInterval(() => {
   const bytes = Buffer.alloc(8)
-  const times = Date.now() / 1000 + ' ' + Number(process.hrtime.bigint()) / 1e9
+  const place = hostname() + ' ' + Number(process.hrtime.bigint()) / 1e9
   readSync(source, bytes)
-  appendFileSync('/dev/shm/node-draws', times + ' ' + bytes.toString('hex') + '\\n')
+  appendFileSync('/dev/shm/node-draws', place + ' ' + bytes.toString('hex') + '\\n')
 }, 50)
 `
 
@@ -50,7 +51,7 @@ print(heard[-1] + own if heard else 'nothing')
 `
 
 interface Draw {
-  atSec: number
+  host: string
   monotonicSec: number
   bytes: string
 }
@@ -59,35 +60,37 @@ async function drawsOf(host: HostUnderTest, { address }: Running, name: string):
   const text = await host.output(address, `cat /dev/shm/${name}`)
   const lines = text.split('\n').filter((line) => / [0-9a-f]{16}$/.test(line))
   return lines.map((line) => {
-    const [at, monotonic, bytes] = line.split(' ')
-    return { atSec: Number(at), monotonicSec: Number(monotonic), bytes: bytes! }
+    const [name, monotonic, bytes] = line.split(' ')
+    return { host: name!, monotonicSec: Number(monotonic), bytes: bytes! }
   })
 }
 
-/** Draws of one clone between its first instruction and the seed of the agent: without those of before the capture. */
-function beforeSeed(draws: readonly Draw[], captured: readonly Draw[], seedSec: number): Draw[] {
-  const times = new Set(captured.map(({ atSec }) => atSec))
-  return draws.filter(({ atSec }) => atSec <= seedSec && !times.has(atSec))
+/** Draws of one clone between its first instruction and its name: without those of before the capture. */
+function beforeName(draws: readonly Draw[], captured: readonly Draw[], name: string): Draw[] {
+  const times = new Set(captured.map(({ monotonicSec }) => monotonicSec))
+  return draws.filter(({ host, monotonicSec }) => host !== name && !times.has(monotonicSec))
 }
 
 /**
+ * @param names of the clones
  * @param heard when the kernels of both heard of it, on their monotonic clocks; without it they wait for the agent
  * @throws AssertionError when both drew the same after their kernels, or their agents, had been told
  */
 function compareDraws(
   [one, other]: readonly [readonly Draw[], readonly Draw[]],
-  capturedSec: number,
+  [name, otherName]: readonly [string, string],
   heard: readonly [number, number] | undefined,
 ): Record<string, number> {
   const ofOne = new Map(one.map((draw) => [draw.bytes, draw]))
-  const [apart, otherApart] = [one, other].map((draws) => draws.filter(({ atSec }) => atSec > capturedSec))
-  assert.ok(apart!.length > 5 && otherApart!.length > 5, `${apart!.length}, ${otherApart!.length} draws`)
+  const apart = one.filter(({ host }) => host === name)
+  const otherApart = other.filter(({ host }) => host === otherName)
+  assert.ok(apart.length > 5 && otherApart.length > 5, `${apart.length}, ${otherApart.length} draws`)
   assert.deepEqual(
-    otherApart!.filter(({ bytes }) => ofOne.has(bytes)),
+    otherApart.filter(({ bytes }) => ofOne.has(bytes)),
     [],
   )
-  const early = new Set(beforeSeed(one, other, capturedSec))
-  const twins = beforeSeed(other, one, capturedSec).flatMap((draw) => {
+  const early = new Set(beforeName(one, other, name))
+  const twins = beforeName(other, one, otherName).flatMap((draw) => {
     const twin = ofOne.get(draw.bytes)
     return twin && early.has(twin) ? [[twin, draw] as const] : []
   })
@@ -98,13 +101,16 @@ function compareDraws(
       `kernels heard at ${heard.join(' and ')}`,
     )
   const together = other.filter(({ bytes }) => ofOne.has(bytes)).length
-  return { together, apart: apart!.length, early: early.size, twins: twins.length }
+  return { together, apart: apart.length, early: early.size, twins: twins.length }
 }
 
 /** Whether the guest's kernel has a driver for it and the monitor tells it of a restore. */
 const listensToVmGenId = async (host: HostUnderTest, { address }: Running): Promise<boolean> =>
   host.monitor === 'firecracker' &&
   (await host.output(address, 'ls -d /sys/bus/*/drivers/vmgenid 2>/dev/null; true')) !== ''
+
+const nameOf = (host: HostUnderTest, { address }: Running): Promise<string> =>
+  host.output(address, 'hostname')
 
 /** When the kernel of a clone heard that it is one, on its monotonic clock. */
 async function heardSec(host: HostUnderTest, { address }: Running): Promise<number> {
@@ -130,7 +136,6 @@ while [ ! -s /dev/shm/draws ] || [ ! -s /dev/shm/node-draws ]; do sleep 0.1; don
       )
       await host.client.snapshot({ sandboxId: origin.sandboxId, snapshotId: 'drawing' })
       await host.stop(origin)
-      const capturedSec = Date.now() / 1000
       const clones = await Promise.all([host.start('drawing'), host.start('drawing')])
       await new Promise((resolve) => setTimeout(resolve, DRAWS_MS))
       const listens = await listensToVmGenId(host, clones[0]!)
@@ -139,9 +144,10 @@ while [ ! -s /dev/shm/draws ] || [ ! -s /dev/shm/node-draws ]; do sleep 0.1; don
         ? ([await heardSec(host, clone!), await heardSec(host, otherClone!)] as const)
         : undefined
       const facts: Record<string, unknown> = { listens }
+      const names = [await nameOf(host, clone!), await nameOf(host, otherClone!)] as const
       for (const name of ['draws', 'node-draws']) {
         const draws = [await drawsOf(host, clone!, name), await drawsOf(host, otherClone!, name)] as const
-        facts[name] = compareDraws(draws, capturedSec, heard)
+        facts[name] = compareDraws(draws, names, heard)
       }
       const ids = await Promise.all(
         clones.map(({ address }) =>
