@@ -3,6 +3,7 @@ import { execFile, execFileSync } from 'node:child_process'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { setTimeout as delay } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { runscPath } from '../../../packages/server/src/engines/gvisor.ts'
 import { type Attempt, attempts } from '../../engines/attempts.ts'
@@ -19,6 +20,7 @@ import { setWalled, WALLS, walled } from './walled.ts'
 
 const RULES_RETURN_MS = 180_000
 const REACHES_WITHIN_MS = 60_000
+const TAKEN_AWAY_EVERY_MS = 500
 
 /** An engine, and what is different with it. */
 interface Target {
@@ -115,30 +117,36 @@ async function networkIsClosed(host: HostUnderTest): Promise<void> {
     answers,
     urls.map(() => ''),
   )
-  const until = async (expected: (got: string) => boolean, before: () => void): Promise<void> => {
+  const until = async (expected: (got: string) => boolean): Promise<void> => {
     const endsAtMs = performance.now() + RULES_RETURN_MS
     for (;;) {
-      before()
       const got = await reach(host, inside, machine).catch(() => '')
       if (expected(got)) return
       assert.ok(performance.now() < endsAtMs, got)
     }
   }
-  await until(
-    (got) => got.includes(trap.secret),
-    () => {
-      try {
-        execFileSync('nft', ['delete', 'table', 'inet', 'e2b'], { stdio: 'ignore' })
-      } catch {
-        // Not back yet.
-      }
-    },
-  )
-  await until(
-    (got) => got === '',
-    () => {},
-  )
+  await withoutRules(() => until((got) => got.includes(trap.secret)))
+  await until((got) => got === '')
   server.close()
+}
+
+/** The host puts its rules back soon, perhaps before an emulated guest has tried: they are taken away again and again. */
+async function withoutRules(action: () => Promise<void>): Promise<void> {
+  let isOver = false
+  const takeAway = async (): Promise<void> => {
+    while (!isOver) {
+      // None are there while they are not back yet.
+      await promisify(execFile)('nft', ['delete', 'table', 'inet', 'e2b']).catch(() => {})
+      await delay(TAKEN_AWAY_EVERY_MS)
+    }
+  }
+  const taking = takeAway()
+  try {
+    await action()
+  } finally {
+    isOver = true
+    await taking
+  }
 }
 
 const casesOf = (target: Target): Case[] => [
