@@ -1,10 +1,12 @@
 import { type ChildProcessByStdio, spawn } from 'node:child_process'
+import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { Readable, Writable } from 'node:stream'
 import { setTimeout as delay } from 'node:timers/promises'
 import { isGone, Qmp } from '../../packages/host/src/engines/microvm/qmp.ts'
 import type { MachineDisks } from './machine-disks.ts'
 import type { MachineImage } from './machine-image.ts'
+import { nudge } from './nudge.ts'
 
 /**
  * A whole machine in software: an AMD processor with working virtualization, a Debian kernel with cgroup v2 and
@@ -23,7 +25,7 @@ export interface MachineOptions {
   options: Readonly<Record<string, unknown>>
   /** Memory that `keep` wrote of a machine with copies of the same disks: it goes on instead of booting. */
   memoryPath?: string
-  /** For the control socket: a directory with a short name. */
+  /** For the control sockets: a directory with a short name. */
   dir: string
   /** Each line of the console that is no report. */
   onConsole: (line: string) => void
@@ -48,9 +50,15 @@ export class Machine {
   #hasEnded = false
 
   constructor(options: MachineOptions) {
-    this.#controlPath = `${options.dir}/control`
+    this.#controlPath = join(options.dir, 'control')
     // Ends with this process, however that ends.
-    const argv = ['--pdeathsig', 'KILL', ...options.emulator, ...qemuArguments(options, this.#controlPath)]
+    const nudgePath = join(options.dir, 'nudge')
+    const argv = [
+      '--pdeathsig',
+      'KILL',
+      ...options.emulator,
+      ...qemuArguments(options, this.#controlPath, nudgePath),
+    ]
     this.#process = spawn('setpriv', argv, { stdio: ['pipe', 'pipe', 'pipe'] })
     this.#process.stdin.on('error', () => {
       // It is off: `off` says why.
@@ -63,6 +71,7 @@ export class Machine {
     }
     // Told to whoever waits for it; nobody has to at this moment.
     this.off.then(hasEnded, hasEnded)
+    void nudge(nudgePath, () => this.#hasEnded)
   }
 
   /** A line for the program inside, once it runs: what comes while memory is read is lost in part. */
@@ -140,6 +149,7 @@ function readConsole(child: Process, { onConsole, onReport }: MachineOptions): v
 function qemuArguments(
   { image, disks, memoryMib, processors, memoryPath, options }: MachineOptions,
   controlPath: string,
+  nudgePath: string,
 ): string[] {
   const encoded = Buffer.from(JSON.stringify(options)).toString('base64url')
   const drive = (file: string, more: string): string[] => [
@@ -149,7 +159,8 @@ function qemuArguments(
   return [
     ...['-accel', 'tcg,thread=multi', '-machine', 'q35', '-cpu', 'EPYC,+svm,+npt'],
     ...['-smp', String(processors), '-m', String(memoryMib), '-nographic', '-no-reboot', '-nic', 'none'],
-    ...['-serial', 'stdio', '-monitor', 'none', '-qmp', `unix:${controlPath},server=on,wait=off`],
+    ...['-serial', 'stdio', '-monitor', 'none'],
+    ...[controlPath, nudgePath].flatMap((path) => ['-qmp', `unix:${path},server=on,wait=off`]),
     ...['-kernel', image.kernelPath, '-initrd', image.initramfsPath],
     ...['-append', `console=ttyS0 panic=-1 quiet loglevel=4 rdinit=/init e2b.options=${encoded}`],
     ...drive(image.rootPath, 'readonly=on'),
