@@ -3,13 +3,13 @@ import { existsSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
-import { type Line, lineOf, sandboxOfTests } from './testing-sandbox.ts'
+import { type Line, lineOf, printedTo, sandboxOfTests } from './testing-sandbox.ts'
 
 const sandbox = sandboxOfTests()
 
 test('a variable of one execution leaves none behind, and an own one as it was', async () => {
-  const bash = async (code: string, fields = {}): Promise<unknown> =>
-    lineOf(await sandbox.execute(code, { language: 'bash', ...fields }), 'stdout')?.text
+  const bash = async (code: string, fields = {}): Promise<string> =>
+    printedTo('stdout', await sandbox.execute(code, { language: 'bash', ...fields }))
   await bash('OWN=kept')
   expect(await bash('echo "$OWN $NEW"', { env_vars: { OWN: 'once', NEW: "it's" } })).toBe("once it's\n")
   expect(await bash('echo "$OWN ${NEW-gone}"')).toBe('kept gone\n')
@@ -18,8 +18,7 @@ test('a variable of one execution leaves none behind, and an own one as it was',
 
 describe('a cell of Bash', () => {
   const bash = (code: string): Promise<Line[]> => sandbox.execute(code, { language: 'bash' })
-  const printed = (lines: Line[]): string =>
-    lines.map((line) => (line.type === 'stdout' ? line.text : '')).join('')
+  const printed = (lines: Line[]): string => printedTo('stdout', lines)
 
   test('prints in order what its programs write, line by line as they do', async () => {
     const start = Date.now()

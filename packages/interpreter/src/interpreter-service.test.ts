@@ -1,7 +1,7 @@
 import { writeFileSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
-import { type Line, lineOf, parseLine, residentMib, sandboxOfTests } from './testing-sandbox.ts'
+import { type Line, lineOf, parseLine, printedTo, residentMib, sandboxOfTests } from './testing-sandbox.ts'
 
 const sandbox = sandboxOfTests()
 
@@ -51,7 +51,7 @@ describe('the stream of an execution', () => {
     const body = await answer.text()
     expect(body).not.toMatch(/[\u0085\u2028\u2029]/)
     const lines = body.trimEnd().split('\n').map(parseLine)
-    expect(lineOf(lines, 'stdout')?.text).toBe('a\u0085b\u2028c\u2029d\ufffde\\ud800\n')
+    expect(printedTo('stdout', lines)).toBe('a\u0085b\u2028c\u2029d\ufffde\\ud800\n')
     expect(lineOf(lines, 'error')).toMatchObject({ name: 'ValueError', value: 'f\ufffd' })
   })
 
@@ -171,7 +171,7 @@ describe('contexts', () => {
       language: 'bash',
       env_vars: { TERM_TEST: "it's" },
     })
-    expect(lineOf(lines, 'stdout')?.text).toBe(`it's ${sandbox.home}\n`)
+    expect(printedTo('stdout', lines)).toBe(`it's ${sandbox.home}\n`)
     const answer = await sandbox.post('/execute', { code: '1', language: 'cobol' })
     expect([answer.status, await answer.text()]).toEqual([500, expect.stringContaining('cobol')])
     const both = await sandbox.post('/execute', { code: '1', language: 'python', context_id: 'x' })
@@ -287,10 +287,8 @@ describe('variables and copies', () => {
       }
       const code = read[language as keyof typeof read] ?? 'echo ${LAST-None}'
       const lines = await sandbox.execute(code, { language, env_vars })
-      expect(lineOf(lines, 'stdout')?.text).toBe('here\n')
-      expect(lineOf(await sandbox.execute(code, { language }), 'stdout')?.text).toMatch(
-        /^(None|undefined)\n$/,
-      )
+      expect(printedTo('stdout', lines)).toBe('here\n')
+      expect(printedTo('stdout', await sandbox.execute(code, { language }))).toMatch(/^(None|undefined)\n$/)
     },
   )
 

@@ -3,7 +3,7 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
-import { type Line, lineOf, parseLine, sandboxOfTests } from './testing-sandbox.ts'
+import { type Line, lineOf, parseLine, printedTo, sandboxOfTests } from './testing-sandbox.ts'
 
 const sandbox = sandboxOfTests()
 
@@ -59,7 +59,7 @@ describe('a cell of JavaScript', () => {
 
   test('prints and keeps errors with the frames of the cell alone', async () => {
     const lines = await run('function fail() { return new Error("no") }\nconsole.log(fail()); fail()')
-    const [printed, result] = [lineOf(lines, 'stdout')?.text, lineOf(lines, 'result')?.text]
+    const [printed, result] = [printedTo('stdout', lines), lineOf(lines, 'result')?.text]
     expect(String(printed)).toMatch(/^Error: no\n +at fail \(cell-\d+\.js:1:26\)\n +at cell-\d+\.js:2:13\n$/)
     expect(String(result)).toMatch(/^Error: no\n +at fail \(cell-\d+\.js:1:26\)\n +at cell-\d+\.js:2:22$/)
     const own = 'try { require("fs").readFileSync() } catch (error) { error.stack }'
@@ -79,7 +79,7 @@ describe('a cell of JavaScript', () => {
     const lines = await run(
       '(async () => { await new Promise((r) => setTimeout(r, 50)); console.log("late") })()',
     )
-    expect(lineOf(lines, 'stdout')?.text).toBe('late\n')
+    expect(printedTo('stdout', lines)).toBe('late\n')
   })
 
   test('leaves the kernel alive whatever it throws or exits', async () => {
@@ -88,13 +88,13 @@ describe('a cell of JavaScript', () => {
     const late = await run(
       'setTimeout(() => { throw new Error("late") }, 5); await new Promise((r) => setTimeout(r, 50))',
     )
-    expect(lineOf(late, 'stderr')?.text).toContain('Error: late')
+    expect(printedTo('stderr', late)).toContain('Error: late')
     expect(await value('kept')).toBe('1')
   })
 
   test('prints while it does not yield, ten megabytes in order', async () => {
     const lines = await run('for (let i = 0; i < 100; i++) console.log(String(i).padStart(99999, "."))')
-    const text = lines.map((line) => (line.type === 'stdout' ? line.text : '')).join('')
+    const text = printedTo('stdout', lines)
     expect(text.length).toBe(100 * 100_000)
     expect(text.endsWith('99\n')).toBe(true)
   })
@@ -119,7 +119,7 @@ describe('a cell of JavaScript', () => {
     const lines = await run(
       'require("fs").writeSync(1, "1\\n"); require("fs").writeSync(2, "2\\n"); undefined',
     )
-    expect([lineOf(lines, 'stdout')?.text, lineOf(lines, 'stderr')?.text]).toEqual(['1\n', '2\n'])
+    expect([printedTo('stdout', lines), printedTo('stderr', lines)]).toEqual(['1\n', '2\n'])
   })
 
   test('shows what a program writes while the code waits for it, thirty megabytes', async () => {
@@ -137,7 +137,7 @@ describe('a cell of JavaScript', () => {
     // The program itself waits half a second between the two.
     expect(Date.now() - start - firstMs).toBeGreaterThan(400)
     const lines = text.trimEnd().split('\n').map(parseLine)
-    const printed = lines.map((line) => (line.type === 'stdout' ? String(line.text) : '')).join('')
+    const printed = printedTo('stdout', lines)
     expect(printed.length).toBe(30_000_000 + 'first\n'.length)
     expect(lineOf(lines, 'result')?.text).toBe('1')
   })

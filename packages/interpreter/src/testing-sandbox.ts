@@ -213,6 +213,11 @@ export function lineOf(lines: Line[], type: string): Line | undefined {
   return lines.find((line) => line.type === type)
 }
 
+/** All that was printed to a stream: what one statement prints may come in pieces. */
+export function printedTo(stream: 'stdout' | 'stderr', lines: Line[]): string {
+  return lines.map((line) => (line.type === stream ? String(line.text) : '')).join('')
+}
+
 /** Memory that a process has touched, in MiB; 0 when there is no such process. */
 export function residentMib(pid: number | 'self'): number {
   try {
