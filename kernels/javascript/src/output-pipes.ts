@@ -14,8 +14,10 @@ import {
 import { type OutputSources, STREAMS } from './output-sources.ts'
 
 const FRAMES_BYTES = 1024 * 1024
-/** A listener that is slow for so long gets the rest out of order. */
-const MAX_WAIT_MS = 1000
+/** What the publisher may have taken from a pipe before it publishes it: a full buffer of its reader, and a piece. */
+const TAKEN_BYTES = 128 * 1024
+/** A listener that takes nothing for so long gets the rest out of order. */
+const STALLED_MS = 5000
 const PAUSE_MS = 1
 
 const pause = new Int32Array(new SharedArrayBuffer(4))
@@ -50,12 +52,17 @@ export class OutputPipes {
   #drainStream(fd: number, index: number): void {
     const waiting = waitingBytes(fd)
     if (waiting === 0) return
-    const wanted = Atomics.load(this.#published, index) + waiting
-    const endMs = Date.now() + MAX_WAIT_MS
-    // Compared by the difference, because the counter wraps.
-    while (((wanted - Atomics.load(this.#published, index)) | 0) > 0) {
+    let published = Atomics.load(this.#published, index)
+    const wanted = published + waiting + TAKEN_BYTES
+    let endMs = Date.now() + STALLED_MS
+    // Compared by the difference, because the counter wraps. A program that writes on is not waited for.
+    while (((wanted - published) | 0) > 0) {
+      // What is taken is published before what is sent next.
       if (waitingBytes(fd) === 0 || Date.now() > endMs) return
       Atomics.wait(pause, 0, 0, PAUSE_MS)
+      const now = Atomics.load(this.#published, index)
+      if (now !== published) endMs = Date.now() + STALLED_MS
+      published = now
     }
   }
 }

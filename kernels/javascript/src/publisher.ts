@@ -33,7 +33,8 @@ export class Publisher {
       }
     })
     const streams = STREAMS.map((name, index) => this.#follow(openReader(sources[name]), name, index))
-    this.#readers = [frames, ...streams]
+    // In this order they go on after a pause: what was written to a stream comes before a message that was sent after it.
+    this.#readers = [...streams, frames]
   }
 
   listen(endpoint: ZmtpEndpoint): Promise<void> {

@@ -142,6 +142,16 @@ describe('a cell of JavaScript', () => {
     expect(lineOf(lines, 'result')?.text).toBe('1')
   })
 
+  test('shows all that a program writes before it ends, however much that is', async () => {
+    for (let bytes = 100_000; bytes < 600_000; bytes += 12_345) {
+      const command = `head -c ${bytes} /dev/zero | tr "\\0" x`
+      const code = `require("child_process").execSync(${JSON.stringify(command)}, { stdio: "inherit" }); 1`
+      const lines = await run(code)
+      expect(printedTo('stdout', lines).length).toBe(bytes)
+      expect(lineOf(lines, 'result')?.text).toBe('1')
+    }
+  })
+
   test.each([
     'await require("readline/promises").createInterface({ input: process.stdin }).question("name? ")',
     'for await (const line of process.stdin) console.log(line)',
