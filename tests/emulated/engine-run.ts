@@ -27,11 +27,9 @@ export interface EngineRun {
   image: MachineImage
   disks: MachineDisks
   memoryMib: number
-  /** Default: see PROCESSORS. */
-  processors?: number
   /** For copies of the disk that is written on, memory of the machine, sockets. */
   dir: string
-  /** Parts that are wanted; empty: all that the engine has. */
+  /** Parts that are wanted, in this order; empty: all that the engine has. */
   parts: readonly string[]
   only: readonly string[]
   isShort: boolean
@@ -56,8 +54,6 @@ const REBOOT = 1
  * has state of a guest and must not be interrupted: the machine's kernel, or the guest, does not survive that.
  */
 const PROCESSORS = { withGuests: 1, without: 2 }
-/** Compares times of a monitor's threads, which one processor would be too busy for: a machine of its own with two. */
-const TIMED = 'limits'
 /** As a shell says it. */
 const SEGMENTATION_FAULT = 139
 const TAIL_LENGTH = 4_000
@@ -73,7 +69,8 @@ const engineTitle = (engine: string, monitor: string): string =>
 export async function runEngine(run: EngineRun): Promise<PartResult[]> {
   const { engine, monitor, dir, say } = run
   const title = engineTitle(engine, monitor)
-  const wanted = partsOf(engine, monitor).filter((part) => run.parts.length === 0 || run.parts.includes(part))
+  const parts = partsOf(engine, monitor)
+  const wanted = run.parts.length === 0 ? parts : run.parts.filter((part) => parts.includes(part))
   const results: PartResult[] = []
   const add = (part: string, startMs: number, reports: readonly Report[]): void => {
     const count = (event: string): number => reports.filter((report) => report.event === event).length
@@ -93,10 +90,7 @@ export async function runEngine(run: EngineRun): Promise<PartResult[]> {
     for (const part of isOpen ? wanted : []) {
       const partMs = performance.now()
       say(`${title}: ${part}`)
-      const isOwn = engine === 'microvm' && part === TIMED
-      const action = (watch: Watch): Promise<void> =>
-        isOwn ? bootAndRun({ ...run, processors: 2 }, [part], watch) : runPart(run, part, kept, watch)
-      add(part, partMs, await told(run, action))
+      add(part, partMs, await told(run, (watch) => runPart(run, part, kept, watch)))
     }
   } finally {
     for (const path of Object.values(kept)) rmSync(path, { force: true })
@@ -235,7 +229,7 @@ function start(
   let hasPanicked = false
   const machine = new Machine({
     ...{ emulator, image, disks, memoryMib, dir, options: { engine, monitor, boot } },
-    processors: run.processors ?? (engine === 'microvm' ? PROCESSORS.withGuests : PROCESSORS.without),
+    processors: engine === 'microvm' ? PROCESSORS.withGuests : PROCESSORS.without,
     ...(memoryPath === undefined ? {} : { memoryPath }),
     limitMs: memoryPath === undefined && !run.isShort ? OPENS_WITHIN_MS : PART_WITHIN_MS,
     onConsole: (line) => {

@@ -36,10 +36,11 @@ const USAGE = `npm run test:microvm -- [--engine ${ENGINES.join('|')}]… [--mon
   [--part ${PARTS.join('|')}]… [--only NAME]… [--short] [--memory-mib N] [--verbose] [--json]
 
 Boots an emulated machine (QEMU, no KVM needed) for each engine, and puts the engine through its parts: all engines
-without --engine, all parts without --part. The machine is kept when its host has opened, and every part goes on from
-there, also after another one has failed. It is about fifteen times slower than this machine, so the times say nothing
-about the product. --short runs what is essential of Firecracker in one go, --only the cases of these names. --verbose
-shows the machine's console, --json prints one line a report and at the end the results of engines and parts.
+without --engine; the parts of --part in the order given, else all. The machine is kept when its host has opened, and
+every part goes on from there, also after another one has failed. It is about fifteen times slower than this machine, so
+the times say nothing about the product. --short runs what is essential of Firecracker in one go, --only the cases of
+these names. --verbose shows the machine's console, --json prints one line a report and at the end the results of
+engines and parts.
 Exit status: 0 all passed, 1 something failed, 2 wrong usage.
 `
 
