@@ -12,8 +12,8 @@ import {
 } from './interpreter-report.ts'
 import { createOfficial, type OfficialSandbox, trustCertificatesOf } from './official-client.ts'
 import { step } from './progress.ts'
-import { untilQuiet } from './quiet.ts'
-import { describeLoad, describeMachine } from './report.ts'
+import { describeLoad, untilQuiet } from './quiet.ts'
+import { describeMachine } from './report.ts'
 import { sideBySide } from './side-by-side.ts'
 import { measureStarts, type StartTimes } from './starts.ts'
 

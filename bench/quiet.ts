@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs'
+import { loadavg } from 'node:os'
 import { setTimeout as delay } from 'node:timers/promises'
 import { step } from './progress.ts'
 
@@ -7,14 +8,23 @@ import { step } from './progress.ts'
 const QUIET_SHARE = 0.85
 const SAMPLE_MS = 500
 const WAIT_MS = 15_000
+let series = 0
+let busySeries = 0
 
 /** Waits up to 15 s for a moment in which the processors are idle; measures anyway then, and says so. */
 export async function untilQuiet(): Promise<void> {
   const endsAtMs = performance.now() + WAIT_MS
   let idle = await idleShare()
   while (idle < QUIET_SHARE && performance.now() < endsAtMs) idle = await idleShare()
-  if (idle < QUIET_SHARE) step(`the machine is busy with other work: only ${Math.round(idle * 100)} % idle`)
+  series++
+  if (idle >= QUIET_SHARE) return
+  busySeries++
+  step(`the machine is busy with other work: only ${Math.round(idle * 100)} % idle`)
 }
+
+/** At the end of a run: how far it was disturbed. The load average counts the run's own work too. */
+export const describeLoad = (): string =>
+  `at the end ${loadavg()[0]!.toFixed(1)}; ${busySeries} of ${series} series began beside other work`
 
 async function idleShare(): Promise<number> {
   const before = processorTimes()

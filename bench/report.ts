@@ -23,9 +23,6 @@ export function describeMachine(): string {
   )
 }
 
-/** Other work on the machine, at the end of a run. */
-export const describeLoad = (): string => `at the end ${loadavg()[0]!.toFixed(1)} (other work ran beside)`
-
 /** Replaces what stands between the markers of a benchmark in a README. */
 export function writeInto(path: string, name: string, markdown: string): void {
   const text = readFileSync(path, 'utf8')
