@@ -42,6 +42,7 @@ export class RunningProcess {
   #stdinClosed: boolean
   #paused = false
   #drainTimer: NodeJS.Timeout | undefined
+  #drainLook: NodeJS.Immediate | undefined
   #deadlineTimer: NodeJS.Timeout | undefined
 
   constructor(launched: Launched, request: ProcessRequest) {
@@ -188,20 +189,32 @@ export class RunningProcess {
     else this.#awaitSilence()
   }
 
+  /**
+   * Timers come before reads: of an agent that was busy, or paused with its sandbox, for as long, this one ends though
+   * output lies in the pipe. It is read before the immediate, and then the silence begins anew.
+   */
   #awaitSilence(): void {
-    clearTimeout(this.#drainTimer)
+    this.#stopDrain()
     const silenceMs = this.#killed ? KILLED_DRAIN_SILENCE_MS : DRAIN_SILENCE_MS
-    this.#drainTimer = setTimeout(() => {
+    const end = (): void => {
       if (this.#paused) this.#awaitSilence()
       else if (this.#exit) this.#finish(this.#exit)
+    }
+    this.#drainTimer = setTimeout(() => {
+      this.#drainLook = setImmediate(end)
     }, silenceMs)
+  }
+
+  #stopDrain(): void {
+    clearTimeout(this.#drainTimer)
+    clearImmediate(this.#drainLook)
   }
 
   /** A descendant that still writes is read and discarded, so that it is not ended by a broken pipe. */
   #finish(exit: ExitStatus): void {
     if (this.#finished) return
     this.#finished = true
-    clearTimeout(this.#drainTimer)
+    this.#stopDrain()
     clearTimeout(this.#deadlineTimer)
     const event: ProcessEvent = { event: { case: 'end', value: { ...exit } } }
     this.#resolveEnded(exit)
