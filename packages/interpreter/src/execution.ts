@@ -18,15 +18,17 @@ export interface ExecutionOutput {
   onDrain(resume: () => void): void
 }
 
-/** Some kernels never reply to a request; after its idle status this long is waited for it. */
-const REPLY_GRACE_MS = 500
-
 /**
- * Some never tell that they are idle again: after the reply, so many looks in a row at a kernel that publishes
- * nothing end the execution. Several, because a sandbox that was frozen meanwhile finds its timers over at once.
+ * Some kernels never reply to a request: after its idle status, the execution ends when so many looks in a row have not
+ * found the reply. Several, because a sandbox that was frozen meanwhile, and a service that was busy, finds a timer
+ * over at once.
  */
+const REPLY_LOOKS = 5
+const REPLY_LOOK_MS = 100
+
+/** Some never tell that they are idle again: after the reply, so many looks at a kernel that publishes nothing. */
 const QUIET_LOOKS = 6
-const LOOK_MS = 500
+const QUIET_LOOK_MS = 500
 
 /** A kernel that has not even taken up a request after this time has lost it. */
 const TAKE_UP_TIMEOUT_MS = 30_000
@@ -108,13 +110,20 @@ export class Execution {
       if (bytes !== bytesBefore || this.#channel.isPaused) this.#awaitIdle(bytes, QUIET_LOOKS)
       else if (looks > 1) this.#awaitIdle(bytes, looks - 1)
       else this.#end()
-    }, LOOK_MS)
+    }, QUIET_LOOK_MS)
+  }
+
+  #awaitReply(looks: number): void {
+    this.#graceTimer = setTimeout(() => {
+      if (looks > 1) this.#awaitReply(looks - 1)
+      else this.#end()
+    }, REPLY_LOOK_MS)
   }
 
   #becomeIdle(): void {
     this.#isIdle = true
     clearTimeout(this.#graceTimer)
-    this.#graceTimer = setTimeout(() => this.#end(), REPLY_GRACE_MS)
+    this.#awaitReply(REPLY_LOOKS)
     this.#endWhenComplete()
   }
 

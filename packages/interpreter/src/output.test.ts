@@ -1,6 +1,6 @@
 /** Much output and slow readers: nothing is lost, nothing piles up. */
 import { type IncomingMessage, request } from 'node:http'
-import { setTimeout as delay } from 'node:timers/promises'
+import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promises'
 import { describe, expect, test } from 'vitest'
 import { type Line, parseLine, residentMib, sandboxOfTests } from './testing-sandbox.ts'
 
@@ -204,3 +204,40 @@ test('an execution with its reply but never idle ends with what it has', async (
   ])
   expect(performance.now() - start).toBeLessThan(6000)
 }, 30_000)
+
+/** Tells that it is idle, and later of an error, by its reply alone. */
+const LATE_REPLY = `
+import sys, time
+from ipykernel.ipkernel import IPythonKernel
+from ipykernel.kernelapp import IPKernelApp
+class Kernel(IPythonKernel):
+    async def do_execute(self, code, *args, **options):
+        reply = await super().do_execute(code, *args, **options)
+        if 'late' not in code: return reply
+        sys.stdout.flush()
+        self._publish_status('idle', 'shell')
+        time.sleep(0.3)
+        return {**reply, 'status': 'error', 'ename': 'Late', 'evalue': 'by the reply', 'traceback': []}
+IPKernelApp.launch_instance(argv=['-f', sys.argv[1]], kernel_class=Kernel)
+`
+
+test('an error that comes by a late reply alone is told, also by a service that was busy meanwhile', async () => {
+  sandbox.installKernel('late-reply', LATE_REPLY)
+  await sandbox.execute('1', { language: 'late-reply' })
+  const answer = await unread('print("late")', { language: 'late-reply' })
+  const errors: unknown[] = []
+  for await (const line of linesOf(answer)) {
+    if (line.type === 'error') errors.push(line.name)
+    if (line.type !== 'stdout') continue
+    await delay(100)
+    // What is due comes before what has come in, when the thread is free again.
+    await nextTurn()
+    beBusy(1000)
+  }
+  expect(errors).toEqual(['Late'])
+}, 30_000)
+
+/** As in a sandbox that was frozen: nothing else happens in this thread, which is the service's too. */
+function beBusy(ms: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms)
+}
