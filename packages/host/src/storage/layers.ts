@@ -141,7 +141,8 @@ export class LayerStore {
     const before = await needed()
     const isOld = ({ imagePath }: Layer): boolean => {
       const stats = statSync(imagePath, { throwIfNoEntry: false })
-      return stats !== undefined && Date.now() - stats.mtimeMs >= youngMs
+      // A file's time has fractions of a millisecond, the clock here has none: the file of now would be of later.
+      return stats !== undefined && Date.now() - Math.floor(stats.mtimeMs) >= youngMs
     }
     for (const layer of this.list()) {
       if (before.has(layer.digest) || !isOld(layer)) continue
