@@ -35,11 +35,14 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 #include "guest-export.h"
 
 #define ROOT "/root"
 #define BOOT_ID "/run/e2b/boot_id"
+#define CGROUPS "/sys/fs/cgroup"
+#define GROUP CGROUPS "/sandbox"
 #define BUNDLE_MAGIC "E2BPACK1"
 enum { LOWERS = 256, BUNDLE_IMAGES = 255, BUNDLE_HEADER = 4096, OPTIONS = 4096, LINE = 4096 };
 
@@ -305,6 +308,29 @@ static void set_limits(void) {
     write_file("/proc/sys/kernel/threads-max", text, 0);
 }
 
+/*
+ * All that runs here shares a little less memory than there is. Without that, a kernel that has none left may look for
+ * some for ever: unpacking a page of a layer needs memory in a way that ends nobody (GFP_NOFS), and whoever could be
+ * ended waits for that page. The group's limit is met before, and ends a process. What is left above the kernel's own
+ * watermarks is for what it does on nobody's account.
+ */
+static void limit_memory(void) {
+    const unsigned long long unaccounted = 8 << 20;
+    struct sysinfo memory;
+    char text[32];
+    if (read_file("/proc/sys/vm/min_free_kbytes", text, sizeof text) < 0 || sysinfo(&memory)) fail("read", "memory");
+    unsigned long long free_bytes = (unsigned long long)memory.freeram * memory.mem_unit;
+    unsigned long long high_watermark = strtoull(text, NULL, 10) * 1024 * 3 / 2;
+    unsigned long long kept = high_watermark + unaccounted;
+    if (kept > free_bytes / 2) kept = free_bytes / 2;
+    snprintf(text, sizeof text, "%llu", free_bytes - kept);
+    must_mount("cgroup2", CGROUPS, "cgroup2", MS_NOSUID | MS_NOEXEC | MS_NODEV, NULL);
+    if (mkdir(GROUP, 0755)) fail("mkdir", GROUP);
+    if (write_file(CGROUPS "/cgroup.subtree_control", "+memory", 0) || write_file(GROUP "/memory.max", text, 0) ||
+        write_file(GROUP "/cgroup.procs", "0", 0))
+        fail("write", GROUP);
+}
+
 static _Noreturn void become_init(void) {
     static char *words[] = {"/.e2b/bin/init", NULL};
     static char *environment[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", NULL};
@@ -348,6 +374,7 @@ int main(void) {
     char *gateway = required("e2b.gw"), *host = option("e2b.host");
     if (host && sethostname(host, strlen(host))) fail("host name", host);
     set_network(gateway);
+    limit_memory();
     mount_root();
     prepare_root(gateway);
     set_limits();
