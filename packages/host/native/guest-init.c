@@ -310,9 +310,9 @@ static void set_limits(void) {
 
 /*
  * All that runs here shares a little less memory than there is. Without that, a kernel that has none left may look for
- * some for ever: unpacking a page of a layer needs memory in a way that ends nobody (GFP_NOFS), and whoever could be
- * ended waits for that page. The group's limit is met before, and ends a process. What is left above the kernel's own
- * watermarks is for what it does on nobody's account.
+ * some for ever: what file systems allocate (GFP_NOFS) ends nobody, and whoever could be ended may wait for them. The
+ * group's limit is met before, and ends a process whoever asks. What is left above the kernel's own watermarks is for
+ * what it does on nobody's account.
  */
 static void limit_memory(void) {
     const unsigned long long unaccounted = 8 << 20;
